@@ -1,0 +1,1 @@
+//! The admin link: RPC server and client.

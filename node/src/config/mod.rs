@@ -1,0 +1,1 @@
+//! Configuration: HOCON text into checked structs.

@@ -1,0 +1,1 @@
+//! `causeway dev`: everything in one process, and the try-it clients.

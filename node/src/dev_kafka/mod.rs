@@ -1,0 +1,1 @@
+//! A small in-memory Kafka for development and tests. Not for production.

@@ -1,0 +1,167 @@
+//! The seam between those who bring messages in and those who carry them on.
+//!
+//! A publisher (an MQTT connection, a Kafka consumer, an API call) offers a [`Message`] to each
+//! [`MessageSink`] whose topic filter matches it. A sink that needs time to finish keeps a
+//! [`Ticket`]; when the fate of the message is known it tells the ticket's [`AckSink`], many
+//! sequences at a time. Nobody on this path knows the type of the other side.
+//!
+//! Invariants:
+//! * A ticket that was taken is completed exactly once. A sink that goes away completes what it holds.
+//! * [`MessageSink::accept`] never blocks and never waits: a sink without room says [`Accepted::Full`]
+//!   and has then taken nothing.
+//! * Sequences of one publisher are consecutive and rise in the order of its publications.
+
+use std::sync::Arc;
+
+use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode};
+use smallvec::SmallVec;
+
+/// Who published: constant for the life of a connection, shared by all its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Client identifier; for internal publishers their own name, such as `kafka_consumer:NAME`.
+    pub client_id: Box<str>,
+    /// User name, where the client gave one.
+    pub username: Option<Box<str>>,
+    /// Address of the client; `None` for internal publishers.
+    pub peer: Option<std::net::SocketAddr>,
+}
+
+/// One publication, borrowed from wherever it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Who published it.
+    pub origin: &'a Arc<Origin>,
+    /// Topic name, valid, aliases resolved.
+    pub topic: &'a str,
+    /// Payload as it came.
+    pub payload: &'a [u8],
+    /// QoS it was published with.
+    pub qos: QoS,
+    /// Retain flag.
+    pub retain: bool,
+    /// DUP flag.
+    pub dup: bool,
+    /// MQTT 5 properties; empty for older clients.
+    pub properties: &'a PublishProperties<'a>,
+    /// When it reached this node: milliseconds since the Unix epoch.
+    pub received_at: i64,
+}
+
+/// What became of a message in one sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carried on as far as the sink promises.
+    Success,
+    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x97, 0x99).
+    Failed(ReasonCode),
+}
+
+/// Consecutive sequences of one publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequenceRange {
+    /// First sequence.
+    pub first: u64,
+    /// How many, at least 1.
+    pub count: u32,
+}
+
+/// Learns what became of tickets. Called from any thread; must not block.
+pub trait AckSink: Send + Sync {
+    /// The outcome of all sequences in `ranges`, which are in the order the sink finished them.
+    fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome);
+}
+
+/// The obligation to report one message's outcome.
+#[derive(Clone)]
+pub struct Ticket {
+    /// Whom to tell.
+    pub sink: Arc<dyn AckSink>,
+    /// Which message of that publisher.
+    pub sequence: u64,
+}
+
+/// A message sink's answer.
+pub enum Accepted {
+    /// Taken; the ticket, if there was one, will be completed.
+    Taken,
+    /// Finished on the spot; the ticket will not be completed.
+    Done(Outcome),
+    /// No room, nothing was taken. Only where a ticket was offered: without one the sink makes room
+    /// by dropping its oldest message without a ticket, and counts it.
+    Full(Room),
+}
+
+/// Wakes one who was turned away when it is worth trying again.
+pub type Room = Arc<tokio::sync::Notify>;
+
+/// Takes messages that match its topic filter: a producer bridge, later a rule.
+pub trait MessageSink: Send + Sync {
+    /// Offers a message. Whoever must be woken because of it goes on `wakes`, once for a whole read batch.
+    fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted;
+
+    /// False for a sink that acknowledgements do not wait for (`ack_wait = false`): it gets no ticket.
+    fn holds_acknowledgement(&self) -> bool {
+        true
+    }
+}
+
+/// Something that sleeps until it has work.
+pub trait Wake: Send + Sync {
+    /// Wakes it. Cheap, never blocks, may be called more than once.
+    fn wake(&self);
+}
+
+/// Wake-ups owed at the end of a read batch: one a sleeper, however many messages went to it.
+#[derive(Default)]
+pub struct WakeList {
+    sleepers: SmallVec<[Arc<dyn Wake>; 8]>,
+}
+
+impl WakeList {
+    /// Adds a sleeper. The caller makes sure (with a flag of its own) that one sleeper is not added for
+    /// every message.
+    pub fn push(&mut self, sleeper: Arc<dyn Wake>) {
+        self.sleepers.push(sleeper);
+    }
+
+    /// Wakes all and forgets them.
+    pub fn wake_all(&mut self) {
+        for sleeper in self.sleepers.drain(..) {
+            sleeper.wake();
+        }
+    }
+}
+
+impl Drop for WakeList {
+    fn drop(&mut self) {
+        self.wake_all();
+    }
+}
+
+/// A message's hand-over to every session (and sink) that it matched: complete when the last clone of
+/// its `Arc` is dropped. A delivery holds a clone until it is written (QoS 0), acknowledged by the
+/// client, or stored in a session that outlives its connection.
+pub struct HandOver {
+    ticket: Ticket,
+    failed: parking_lot::Mutex<Option<ReasonCode>>,
+}
+
+impl HandOver {
+    /// A hand-over that completes `ticket`.
+    pub fn new(ticket: Ticket) -> Arc<Self> {
+        Arc::new(Self { ticket, failed: parking_lot::Mutex::new(None) })
+    }
+
+    /// Makes the outcome a failure; the first reason stays.
+    pub fn fail(&self, reason: ReasonCode) {
+        self.failed.lock().get_or_insert(reason);
+    }
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        let outcome = self.failed.lock().map_or(Outcome::Success, Outcome::Failed);
+        self.ticket.sink.acknowledge(&[SequenceRange { first: self.ticket.sequence, count: 1 }], outcome);
+    }
+}

@@ -1,0 +1,5 @@
+//! The Kafka client: connections, producers, group members.
+
+pub mod client;
+pub mod consumer;
+pub mod producer;

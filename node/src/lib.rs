@@ -1,0 +1,12 @@
+//! The Causeway node: MQTT front, Kafka client, bridges, admin link and command line.
+
+pub mod admin;
+pub mod bridge;
+pub mod cli;
+pub mod config;
+pub mod dev;
+pub mod dev_kafka;
+pub mod flow;
+pub mod kafka;
+pub mod mailbox;
+pub mod mqtt;

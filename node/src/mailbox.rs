@@ -1,0 +1,1 @@
+//! The batch mailbox: data moves between actors in whole queues.

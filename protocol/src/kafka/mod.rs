@@ -1,0 +1,1 @@
+//! Kafka record batches, framing and partitioners.

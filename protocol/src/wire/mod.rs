@@ -1,0 +1,1 @@
+//! Versioned, size-limited frames of the admin link.
