@@ -1,0 +1,413 @@
+//! Apache Kafka for tests: one KRaft node per [`RealKafka`], and Kafka's own command-line tools.
+//!
+//! The jars come from `tests/kafka/fetch`. Which releases a test runs against is decided by
+//! [`versions`]: those that are there, and with `CAUSEWAY_REQUIRE_KAFKA=1` a missing one is a failure.
+
+use std::fmt;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tempfile::TempDir;
+
+use crate::process::{self, Finished, Process};
+
+/// How long a node may take to start: a few seconds alone, more when tests share two cores.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long an orderly shutdown may take.
+const STOP_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long one of Kafka's command-line tools may take.
+pub const TOOL_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// User and password of the SASL/PLAIN listener.
+pub const SASL_USER: (&str, &str) = ("causeway", "secret");
+
+const KNOWN_VERSIONS: &str = include_str!("../kafka/versions");
+const SERVER_PROPERTIES: &str = include_str!("../kafka/server.properties");
+
+/// A release of Apache Kafka whose jars are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    name: String,
+    libs: PathBuf,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.name)
+    }
+}
+
+impl Version {
+    /// The release called `name`, if its jars are there.
+    pub fn find(name: &str) -> Result<Self> {
+        let libs = cache()?.join(name).join("libs");
+        let jar = libs.join(format!("kafka_2.13-{name}.jar"));
+        ensure!(
+            jar.exists(),
+            "Apache Kafka {name} is not in {}: run tests/kafka/fetch {name}",
+            libs.display()
+        );
+        Ok(Self { name: name.to_owned(), libs })
+    }
+
+    /// Its number, such as `3.9.2`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_older_than(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.name.split('.').map(|part| part.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (major, minor)
+    }
+
+    fn java(&self, heap: &str) -> Command {
+        let logging = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka");
+        let mut command = Command::new("java");
+        command
+            .arg(format!("-Xmx{heap}"))
+            .arg("-XX:+UseSerialGC")
+            .arg(format!("-Dlog4j.configuration=file:{}", logging.join("log4j.properties").display()))
+            .arg(format!("-Dlog4j2.configurationFile={}", logging.join("log4j2.properties").display()))
+            .arg("-cp")
+            .arg(self.libs.join("*"));
+        command
+    }
+
+    /// One of Kafka's command-line tools in this release, without arguments.
+    pub fn tool(&self, tool: Tool) -> Command {
+        let mut command = self.java("256m");
+        command.arg("-XX:TieredStopAtLevel=1").arg(tool.class(self));
+        command
+    }
+}
+
+/// The numbers of the releases that the tests are meant to run against, oldest first.
+pub fn known_versions() -> impl Iterator<Item = &'static str> {
+    KNOWN_VERSIONS.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// The releases that are there, oldest first.
+///
+/// With `CAUSEWAY_REQUIRE_KAFKA=1` a missing one is an error; without it, it is left out, which the
+/// caller says on its output.
+pub fn versions() -> Result<Vec<Version>> {
+    let required = std::env::var_os("CAUSEWAY_REQUIRE_KAFKA").is_some_and(|value| value == "1");
+    let mut found = Vec::new();
+    for name in known_versions() {
+        match Version::find(name) {
+            Ok(version) => found.push(version),
+            Err(error) if required => {
+                return Err(error.context("CAUSEWAY_REQUIRE_KAFKA=1 and a release of Kafka is missing"));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+fn cache() -> Result<PathBuf> {
+    let directory = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    directory("CAUSEWAY_KAFKA_CACHE")
+        .or_else(|| directory("XDG_CACHE_HOME").map(|cache| cache.join("causeway/kafka")))
+        .or_else(|| directory("HOME").map(|home| home.join(".cache/causeway/kafka")))
+        .ok_or_else(|| anyhow!("none of CAUSEWAY_KAFKA_CACHE, XDG_CACHE_HOME and HOME is set"))
+}
+
+/// Kafka's command-line tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the tool of its name")]
+pub enum Tool {
+    Topics,
+    ConsoleProducer,
+    ConsoleConsumer,
+    ConsumerGroups,
+    GetOffsets,
+    Storage,
+}
+
+impl Tool {
+    /// Main class: the tools moved out of Kafka's core between 3.5 and 4.0.
+    fn class(self, version: &Version) -> &'static str {
+        match self {
+            Self::Topics if version.is_older_than(3, 5) => "kafka.admin.TopicCommand",
+            Self::Topics => "org.apache.kafka.tools.TopicCommand",
+            Self::ConsoleProducer if version.is_older_than(4, 0) => "kafka.tools.ConsoleProducer",
+            Self::ConsoleProducer => "org.apache.kafka.tools.ConsoleProducer",
+            Self::ConsoleConsumer if version.is_older_than(3, 8) => "kafka.tools.ConsoleConsumer",
+            Self::ConsoleConsumer => "org.apache.kafka.tools.consumer.ConsoleConsumer",
+            Self::ConsumerGroups if version.is_older_than(3, 7) => "kafka.admin.ConsumerGroupCommand",
+            Self::ConsumerGroups => "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+            Self::GetOffsets if version.is_older_than(3, 6) => "kafka.tools.GetOffsetShell",
+            Self::GetOffsets => "org.apache.kafka.tools.GetOffsetShell",
+            Self::Storage => "kafka.tools.StorageTool",
+        }
+    }
+}
+
+/// One node of Apache Kafka, broker and controller in one, with a data directory of its own.
+///
+/// Topics are not created on request; the offsets topic has one partition and one replica.
+pub struct RealKafka {
+    version: Version,
+    directory: Option<TempDir>,
+    port: u16,
+    sasl_port: u16,
+    process: Option<Process>,
+}
+
+impl RealKafka {
+    /// Starts a fresh node and waits until it serves.
+    pub fn start(version: &Version) -> Result<Self> {
+        // A port that was free a moment ago may have been taken by a test beside this one.
+        let mut last = None;
+        for _ in 0..3 {
+            match Self::start_once(version) {
+                Ok(kafka) => return Ok(kafka),
+                Err(error) if error.to_string().contains("Address already in use") => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow!("no attempt was made")))
+    }
+
+    fn start_once(version: &Version) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("causeway-kafka-").tempdir()?;
+        process::remove_at_exit(directory.path());
+        let [port, sasl_port, controller_port] = free_ports()?;
+        let properties = SERVER_PROPERTIES
+            .replace("@PORT@", &port.to_string())
+            .replace("@SASL_PORT@", &sasl_port.to_string())
+            .replace("@CONTROLLER_PORT@", &controller_port.to_string())
+            .replace("@DATA@", &directory.path().join("data").display().to_string());
+        let file = directory.path().join("server.properties");
+        std::fs::write(&file, properties)?;
+        let mut kafka =
+            Self { version: version.clone(), directory: Some(directory), port, sasl_port, process: None };
+
+        let id = process::run(version.tool(Tool::Storage).arg("random-uuid"), b"", TOOL_TIMEOUT)?;
+        let id = id.successful()?.stdout.trim().to_owned();
+        process::run(
+            version.tool(Tool::Storage).args(["format", "-t", &id, "-c"]).arg(&file),
+            b"",
+            TOOL_TIMEOUT,
+        )?
+        .successful()
+        .context("cannot format the storage of Kafka")?;
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    /// Which release it is.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// `127.0.0.1:PORT`, without security.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `127.0.0.1:PORT` of the listener that wants SASL/PLAIN with [`SASL_USER`]. Brokers found through
+    /// it are reached through it.
+    pub fn sasl_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// Ends it in order, as a rolling restart does.
+    pub fn stop(&mut self) -> Result<()> {
+        let process = self.process.take().context("this Kafka does not run")?;
+        process.terminate(STOP_TIMEOUT)?;
+        Ok(())
+    }
+
+    /// Ends it at once: `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("this Kafka does not run")?.kill();
+        Ok(())
+    }
+
+    /// Stops it where it stands: connections stay open and nothing is answered until [`Self::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("this Kafka does not run")?.pause()
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("this Kafka does not run")?.resume()
+    }
+
+    /// Starts it again, on the same ports and data, and waits until it serves. Kills it first if it runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = None;
+        let directory = self.directory.as_ref().context("the data directory is gone")?;
+        let process = Process::spawn(
+            &format!("Apache Kafka {}", self.version),
+            self.version
+                .java("512m")
+                .arg("kafka.Kafka")
+                .arg(directory.path().join("server.properties"))
+                .stdin(std::process::Stdio::null()),
+        )?;
+        self.process = Some(process);
+        let deadline = Instant::now() + START_TIMEOUT;
+        let bootstrap = self.bootstrap();
+        loop {
+            if serves(&bootstrap) {
+                return Ok(());
+            }
+            let process = self.process.as_mut().context("this Kafka does not run")?;
+            if !process.is_running() {
+                bail!("Apache Kafka {} ended at its start:\n{}", self.version, process.tail(40));
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "Apache Kafka {} does not serve after {START_TIMEOUT:?}:\n{}",
+                    self.version,
+                    process.tail(40)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What it logged last, for the text of a failure.
+    pub fn log_tail(&self) -> String {
+        self.process.as_ref().map(|process| process.tail(40)).unwrap_or_default()
+    }
+
+    /// Runs one of Kafka's tools of this release against this node and returns what it printed.
+    pub fn tool(&self, tool: Tool, arguments: &[&str], input: &[u8]) -> Result<Finished> {
+        run_tool(&self.version, tool, &self.bootstrap(), arguments, input)
+    }
+
+    /// Creates a topic with Kafka's own tool.
+    pub fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
+        let partitions = partitions.to_string();
+        self.tool(Tool::Topics, &["--create", "--topic", topic, "--partitions", &partitions], b"")?
+            .successful()
+            .with_context(|| format!("cannot create topic {topic}"))?;
+        Ok(())
+    }
+}
+
+impl Drop for RealKafka {
+    fn drop(&mut self) {
+        self.process = None;
+        if let Some(directory) = self.directory.take() {
+            let path = directory.path().to_owned();
+            if directory.close().is_ok() {
+                process::removed(&path);
+            }
+        }
+    }
+}
+
+/// Runs one of Kafka's tools against any broker.
+pub fn run_tool(
+    version: &Version,
+    tool: Tool,
+    bootstrap: &str,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<Finished> {
+    process::run(
+        version.tool(tool).args(["--bootstrap-server", bootstrap]).args(arguments),
+        input,
+        TOOL_TIMEOUT,
+    )
+}
+
+/// The first `count` values of a topic as Kafka's console consumer prints them, from the beginning.
+pub fn console_consume(version: &Version, bootstrap: &str, topic: &str, count: usize) -> Result<Vec<String>> {
+    let count = count.to_string();
+    let arguments = ["--topic", topic, "--from-beginning", "--max-messages", &count, "--timeout-ms", "60000"];
+    let finished = run_tool(version, Tool::ConsoleConsumer, bootstrap, &arguments, b"")?.successful()?;
+    Ok(finished.stdout.lines().map(str::to_owned).collect())
+}
+
+/// Writes lines with Kafka's console producer; with `key_separator` a line is `KEY SEPARATOR VALUE`.
+pub fn console_produce(
+    version: &Version,
+    bootstrap: &str,
+    topic: &str,
+    lines: &[&str],
+    key_separator: Option<&str>,
+) -> Result<()> {
+    let mut arguments = vec!["--topic".to_owned(), topic.to_owned()];
+    if let Some(separator) = key_separator {
+        for property in ["parse.key=true".to_owned(), format!("key.separator={separator}")] {
+            arguments.extend(["--property".to_owned(), property]);
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut input = lines.join("\n");
+    input.push('\n');
+    run_tool(version, Tool::ConsoleProducer, bootstrap, &arguments, input.as_bytes())?.successful()?;
+    Ok(())
+}
+
+/// Ports that were free a moment ago, all different.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut listeners = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}
+
+/// Whether the broker answers a metadata request with itself in it.
+fn serves(bootstrap: &str) -> bool {
+    fn ask(bootstrap: &str) -> Result<bool> {
+        use std::io::{Read, Write};
+        let limit = Some(Duration::from_secs(2));
+        let mut stream = std::net::TcpStream::connect(bootstrap)?;
+        stream.set_read_timeout(limit)?;
+        stream.set_write_timeout(limit)?;
+        // Metadata version 1: size, api key 3, version 1, correlation id 7, client id "t", no topics.
+        stream.write_all(b"\0\0\0\x0f\0\x03\0\x01\0\0\0\x07\0\x01t\0\0\0\0")?;
+        // Size, correlation id, number of brokers.
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        let [_, _, _, _, _, _, _, correlation, brokers @ ..] = answer;
+        Ok(correlation == 7 && i32::from_be_bytes(brokers) > 0)
+    }
+    ask(bootstrap).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_kafka_keeps_its_port_and_records_through_stop_kill_and_restart() {
+        let versions = versions().unwrap();
+        for version in &versions {
+            let started = Instant::now();
+            let mut kafka = RealKafka::start(version).unwrap();
+            eprintln!("Apache Kafka {version} serves after {:?}", started.elapsed());
+            kafka.create_topic("greetings", 1).unwrap();
+            console_produce(version, &kafka.bootstrap(), "greetings", &["k:hello", "k:world"], Some(":"))
+                .unwrap();
+            kafka.stop().unwrap();
+            kafka.restart().unwrap();
+            kafka.kill().unwrap();
+            kafka.restart().unwrap();
+            assert_eq!(
+                console_consume(version, &kafka.bootstrap(), "greetings", 2).unwrap(),
+                ["hello", "world"]
+            );
+            let offsets = kafka.tool(Tool::GetOffsets, &["--topic", "greetings"], b"").unwrap();
+            assert_eq!(offsets.successful().unwrap().stdout.trim(), "greetings:0:2");
+            let groups = kafka.tool(Tool::ConsumerGroups, &["--list"], b"").unwrap();
+            assert!(groups.successful().unwrap().stdout.contains("console-consumer-"));
+        }
+    }
+}
