@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_negative_hash_loses_its_sign_and_not_its_bits() {
-        let expected = (-790_332_482_i32 & 0x7fff_ffff) as u32 % 7;
+        let hash = -790_332_482_i32;
+        let expected = (hash & i32::MAX) as u32 % 7;
         assert_eq!(KeyHash::Murmur2.partition(b"foobar", 7), Some(expected));
         assert_eq!(KeyHash::Murmur2.partition(b"foobar", 0), None);
     }
