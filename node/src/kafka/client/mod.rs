@@ -1,1 +1,35 @@
 //! Connections to brokers, version negotiation, metadata.
+//!
+//! [`ClientPool`] hands out one [`Client`] for equal [`ClientOptions`]; a client shares one
+//! [`BrokerConnection`] per broker and [`Purpose`] among all its users. Everything above (producers,
+//! group members, fetchers) asks the client for a connection each time it needs one and never keeps a
+//! dead one.
+//!
+//! Invariants:
+//! * A connection either answers a request or fails it with an [`Error`]; it never forgets one.
+//! * Kafka answers the requests of one connection strictly one after another, so what waits on purpose
+//!   (a long poll, a join) has a connection of its own: see [`Purpose`].
+//! * Nothing that a broker sends makes us panic or allocate more than a small multiple of what it sent.
+
+mod auth;
+mod connection;
+mod error;
+mod handle;
+mod layout;
+mod links;
+mod metadata;
+mod options;
+mod transport;
+mod wire;
+
+pub use auth::Authentication;
+pub use connection::{Answer, BrokerConnection, Completion, RawRequest, Written};
+pub use error::Error;
+pub use handle::{Client, ClientPool, Coordinator, ListedOffset, OffsetAt, ProducerIdentity};
+pub use links::Purpose;
+pub use metadata::{Broker, PartitionView, TopicView, TopicWatch};
+pub use options::{Address, Backoff, ClientOptions, Keepalive, Secret, SocketOptions};
+pub use wire::decode_answer;
+
+/// An error code in a broker's answer.
+pub use kafka_protocol::error::ResponseError;

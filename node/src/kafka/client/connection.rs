@@ -1,0 +1,731 @@
+//! One connection to one broker: requests out in order, answers matched to them.
+//!
+//! [`BrokerConnection`] owns the socket through two tasks. The writer takes everything that is queued and
+//! writes it with one vectored call; it also watches the clock. The reader takes frames apart; Kafka
+//! answers in the order of the requests, so an answer belongs to the oldest unanswered request or the
+//! connection is broken.
+//!
+//! Invariants:
+//! * Every request that was accepted gets exactly one completion: its answer, or the error that ended
+//!   the connection.
+//! * Requests leave in the order in which they were accepted.
+//! * What is queued or unanswered is bounded in bytes ([`ClientOptions::max_in_flight_bytes`]); more
+//!   waits in [`BrokerConnection::submit`].
+//! * No lock is held while a completion runs.
+//!
+//! A broker that closes a connection on which nothing is outstanding does what its
+//! `connections.max.idle.ms` says: that is no error.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, SaslAuthenticateRequest, SaslHandshakeRequest,
+};
+use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::auth::Step;
+use super::transport::{ReadHalf, WriteHalf};
+use super::wire::{api_name, decode_answer, encode_body, encode_header, our_versions, strip_response_header};
+use super::{Address, ClientOptions, Error, ResponseError, transport};
+
+/// Read at most this much ahead of the frame being taken apart: room for a few small answers.
+const READ_AHEAD: usize = 8 * 1024;
+
+/// A frame's buffer starts no larger than this and grows with what really arrives.
+const FIRST_FRAME_BUFFER: usize = 256 * 1024;
+
+/// Slices handed to one vectored write; the system's own limit is 1024.
+const SLICES_PER_WRITE: usize = 64;
+
+/// The unit in which queued bytes are counted, and the least that a request counts: with the default
+/// limit of 64 MiB at most 4096 requests are outstanding.
+const PERMIT_BYTES: usize = 1024;
+const LEAST_PERMITS: usize = 16;
+
+/// A request whose body is already in bytes: parts are sent as they are, without copying.
+#[derive(Debug, Clone)]
+pub struct RawRequest {
+    /// Which API.
+    pub api_key: i16,
+    /// In which version; the header follows from it.
+    pub version: i16,
+    /// The body, in parts.
+    pub body: Vec<Bytes>,
+    /// How long the answer may take; `None` is [`ClientOptions::request_timeout`].
+    pub timeout: Option<Duration>,
+}
+
+/// Called once with the body of the answer (response header taken off) or the reason why there is none.
+/// Runs on the connection's tasks or the caller's: it must be quick and must not block.
+pub type Completion = Box<dyn FnOnce(Result<Bytes, Error>) + Send>;
+
+/// The answer to a submitted request. Dropping it does not take the request back.
+#[derive(Debug)]
+pub struct Answer(oneshot::Receiver<Result<Bytes, Error>>);
+
+impl Future for Answer {
+    type Output = Result<Bytes, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|result| result.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+/// Resolves when an unanswered request (`acks = 0`) has been handed to the operating system.
+#[derive(Debug)]
+pub struct Written(oneshot::Receiver<Result<(), Error>>);
+
+impl Future for Written {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|result| result.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+/// Someone to tell that everything before this point is written.
+type WrittenSender = oneshot::Sender<Result<(), Error>>;
+
+/// A part of the out-queue.
+enum Outgoing {
+    Bytes(Bytes),
+    Written { sender: WrittenSender, _room: OwnedSemaphorePermit },
+}
+
+/// A request whose answer is outstanding.
+struct Unanswered {
+    correlation_id: i32,
+    api_key: i16,
+    version: i16,
+    deadline: Instant,
+    timeout: Duration,
+    completion: Completion,
+    _room: OwnedSemaphorePermit,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Vec<Outgoing>,
+    unanswered: VecDeque<Unanswered>,
+    next_correlation_id: i32,
+    ended: Option<Error>,
+}
+
+struct Shared {
+    address: Address,
+    client_id: Box<str>,
+    request_timeout: Duration,
+    state: Mutex<State>,
+    ended: AtomicBool,
+    wake_writer: Notify,
+    room: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Ends the connection: the first cause stays, all that is outstanding fails with it.
+    fn end(&self, cause: &Error) {
+        let (queue, unanswered) = {
+            let mut state = self.state.lock();
+            if state.ended.is_some() {
+                return;
+            }
+            state.ended = Some(cause.clone());
+            (std::mem::take(&mut state.queue), std::mem::take(&mut state.unanswered))
+        };
+        self.ended.store(true, Ordering::Release);
+        self.room.close();
+        self.wake_writer.notify_one();
+        for outgoing in queue {
+            if let Outgoing::Written { sender, .. } = outgoing {
+                let _ = sender.send(Err(cause.clone()));
+            }
+        }
+        for request in unanswered {
+            (request.completion)(Err(cause.clone()));
+        }
+    }
+
+    fn disconnected(&self, reason: &str) -> Error {
+        Error::Disconnected { address: self.address.clone(), reason: reason.into() }
+    }
+
+    fn cause(&self) -> Error {
+        self.state.lock().ended.clone().unwrap_or(Error::Closed)
+    }
+}
+
+/// A live (or ended) connection to one broker.
+pub struct BrokerConnection {
+    shared: Arc<Shared>,
+    versions: HashMap<i16, VersionRange>,
+    max_permits: usize,
+    retire_at: Option<Instant>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for BrokerConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerConnection")
+            .field("address", &self.shared.address)
+            .field("ended", &!self.is_alive())
+            .finish_non_exhaustive()
+    }
+}
+
+impl BrokerConnection {
+    /// Connects, agrees on versions and logs in, all within [`ClientOptions::connect_timeout`].
+    pub async fn connect(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
+        let attempt = Self::establish(address, options);
+        tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                address: address.clone(),
+                what: "connecting".into(),
+                after: options.connect_timeout,
+            })
+        })
+    }
+
+    async fn establish(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
+        let (read, write) = transport::open(address, &options.socket).await?;
+        let mut greeting = Greeting {
+            address,
+            options,
+            read: BufReader::with_capacity(READ_AHEAD, read),
+            write,
+            correlation_id: 0,
+        };
+        let versions = greeting.negotiate().await?;
+        let lifetime = greeting.authenticate(&versions).await?;
+        let Greeting { read, write, correlation_id, .. } = greeting;
+
+        let max_permits =
+            (options.max_in_flight_bytes / PERMIT_BYTES).clamp(LEAST_PERMITS, u32::MAX as usize);
+        let shared = Arc::new(Shared {
+            address: address.clone(),
+            client_id: options.client_id.clone(),
+            request_timeout: options.request_timeout,
+            state: Mutex::new(State { next_correlation_id: correlation_id, ..State::default() }),
+            ended: AtomicBool::new(false),
+            wake_writer: Notify::new(),
+            room: Arc::new(Semaphore::new(max_permits)),
+        });
+        let limit = options.max_response_bytes;
+        tokio::spawn(write_queue(shared.clone(), write));
+        let reader = tokio::spawn(read_answers(shared.clone(), read, limit));
+        Ok(Arc::new(Self {
+            shared,
+            versions,
+            max_permits,
+            // A broker ends a session at its lifetime (KIP-368): stop using it a little before.
+            retire_at: lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(0.85)),
+            reader,
+        }))
+    }
+
+    /// Whom it leads to.
+    pub fn address(&self) -> &Address {
+        &self.shared.address
+    }
+
+    /// False once the connection has ended: ask the client for another.
+    pub fn is_alive(&self) -> bool {
+        !self.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// Alive, and its login is not about to lapse.
+    pub fn is_usable(&self) -> bool {
+        self.is_alive() && self.retire_at.is_none_or(|at| Instant::now() < at)
+    }
+
+    /// Why it ended; `None` while it is alive.
+    pub fn ended_by(&self) -> Option<Error> {
+        self.shared.state.lock().ended.clone()
+    }
+
+    /// Requests whose answers are outstanding.
+    pub fn outstanding(&self) -> usize {
+        self.shared.state.lock().unanswered.len()
+    }
+
+    /// Closes it; what is outstanding fails with [`Error::Closed`].
+    pub fn close(&self) {
+        self.shared.end(&Error::Closed);
+        self.reader.abort();
+    }
+
+    /// The version in which an API is spoken here: the highest that both sides know.
+    pub fn version<R: Request>(&self) -> Result<i16, Error> {
+        self.version_of(R::KEY, R::VERSIONS)
+    }
+
+    /// As [`Self::version`], for a caller that encodes on its own and can speak `ours`.
+    pub fn version_of(&self, api_key: i16, ours: VersionRange) -> Result<i16, Error> {
+        common_version(&self.shared.address, &self.versions, api_key, ours)
+    }
+
+    /// Sends a request in the highest common version and waits for its answer.
+    pub async fn call<R: Request>(&self, request: &R) -> Result<R::Response, Error> {
+        self.call_within(request, None).await
+    }
+
+    /// As [`Self::call`], for requests that the broker may hold for `timeout`.
+    pub async fn call_within<R: Request>(
+        &self,
+        request: &R,
+        timeout: Option<Duration>,
+    ) -> Result<R::Response, Error> {
+        let version = self.version::<R>()?;
+        let body = encode_body(&self.shared.address, request, version)?;
+        let raw = RawRequest { api_key: R::KEY, version, body: vec![body], timeout };
+        let answer = self.submit(raw).await?.await?;
+        decode_answer::<R>(&self.shared.address, version, answer)
+    }
+
+    /// Queues a request, waiting for room if need be, and returns the future of its answer.
+    pub async fn submit(&self, request: RawRequest) -> Result<Answer, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let completion = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.submit_with(request, completion).await?;
+        Ok(Answer(receiver))
+    }
+
+    /// As [`Self::submit`], with a callback in place of a future. On an error here the callback is
+    /// dropped uncalled.
+    pub async fn submit_with(&self, request: RawRequest, completion: Completion) -> Result<(), Error> {
+        let room = self.room_for(&request).await?;
+        self.enqueue(&request, Expect::Answer(completion), room)
+    }
+
+    /// As [`Self::submit_with`] for callers that must not wait. Where there is no room now the request
+    /// comes back, untouched.
+    pub fn try_submit_with(
+        &self,
+        request: RawRequest,
+        completion: Completion,
+    ) -> Result<Result<(), (RawRequest, Completion)>, Error> {
+        match self.shared.room.clone().try_acquire_many_owned(self.permits(&request)) {
+            Ok(room) => self.enqueue(&request, Expect::Answer(completion), room).map(Ok),
+            Err(tokio::sync::TryAcquireError::NoPermits) => Ok(Err((request, completion))),
+            Err(tokio::sync::TryAcquireError::Closed) => Err(self.shared.cause()),
+        }
+    }
+
+    /// Queues a request that Kafka never answers (Produce with `acks = 0`).
+    pub async fn submit_unanswered(&self, request: RawRequest) -> Result<Written, Error> {
+        let room = self.room_for(&request).await?;
+        let (sender, receiver) = oneshot::channel();
+        self.enqueue(&request, Expect::Nothing(sender), room)?;
+        Ok(Written(receiver))
+    }
+
+    fn permits(&self, request: &RawRequest) -> u32 {
+        let bytes: usize = request.body.iter().map(Bytes::len).sum();
+        bytes.div_ceil(PERMIT_BYTES).max(LEAST_PERMITS).min(self.max_permits) as u32
+    }
+
+    async fn room_for(&self, request: &RawRequest) -> Result<OwnedSemaphorePermit, Error> {
+        let room = self.shared.room.clone().acquire_many_owned(self.permits(request)).await;
+        room.map_err(|_| self.shared.cause())
+    }
+
+    fn enqueue(&self, request: &RawRequest, expect: Expect, room: OwnedSemaphorePermit) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let body_len = request.body.iter().map(Bytes::len).sum();
+        let timeout = request.timeout.unwrap_or(shared.request_timeout);
+        {
+            let mut state = shared.state.lock();
+            if let Some(cause) = &state.ended {
+                return Err(cause.clone());
+            }
+            let correlation_id = state.next_correlation_id;
+            let header = encode_header(
+                &shared.address,
+                request.api_key,
+                request.version,
+                correlation_id,
+                &shared.client_id,
+                body_len,
+            )?;
+            state.next_correlation_id = correlation_id.wrapping_add(1);
+            state.queue.push(Outgoing::Bytes(header));
+            state
+                .queue
+                .extend(request.body.iter().filter(|part| !part.is_empty()).cloned().map(Outgoing::Bytes));
+            match expect {
+                Expect::Answer(completion) => state.unanswered.push_back(Unanswered {
+                    correlation_id,
+                    api_key: request.api_key,
+                    version: request.version,
+                    deadline: Instant::now() + timeout,
+                    timeout,
+                    completion,
+                    _room: room,
+                }),
+                Expect::Nothing(sender) => state.queue.push(Outgoing::Written { sender, _room: room }),
+            }
+        }
+        shared.wake_writer.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for BrokerConnection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+enum Expect {
+    Answer(Completion),
+    Nothing(WrittenSender),
+}
+
+fn common_version(
+    address: &Address,
+    theirs: &HashMap<i16, VersionRange>,
+    api_key: i16,
+    ours: VersionRange,
+) -> Result<i16, Error> {
+    let ours = our_versions(api_key, ours);
+    let offered = theirs.get(&api_key);
+    let common = offered.map(|theirs| theirs.intersect(&ours)).filter(|common| !common.is_empty());
+    common.map(|common| common.max).ok_or_else(|| Error::UnsupportedVersion {
+        address: address.clone(),
+        api: api_name(api_key),
+        ours: format!("{} to {}", ours.min, ours.max).into(),
+        theirs: offered.map_or_else(
+            || "none at all".into(),
+            |theirs| format!("{} to {}", theirs.min, theirs.max).into(),
+        ),
+    })
+}
+
+/// The writer: one vectored write for all that is queued, and the watch over the oldest deadline.
+async fn write_queue(shared: Arc<Shared>, mut write: WriteHalf) {
+    let mut batch: Vec<Outgoing> = Vec::new();
+    let mut alarm: Option<Instant> = None;
+    loop {
+        let nothing_queued = {
+            let mut state = shared.state.lock();
+            if state.ended.is_some() {
+                break;
+            }
+            std::mem::swap(&mut batch, &mut state.queue);
+            // An alarm that is already set early enough stays: moving a timer for every request costs
+            // more than one needless wake-up.
+            let oldest = state.unanswered.front().map(|request| request.deadline);
+            alarm = match (alarm, oldest) {
+                (Some(set), Some(oldest)) => Some(set.min(oldest)),
+                (_, oldest) => oldest,
+            };
+            batch.is_empty()
+        };
+        if !nothing_queued {
+            match tokio::time::timeout(shared.request_timeout, write_batch(&mut write, &mut batch)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    shared.end(&shared.disconnected(&error.to_string()));
+                }
+                Err(_) => shared.end(&Error::Timeout {
+                    address: shared.address.clone(),
+                    what: "sending (the broker does not read)".into(),
+                    after: shared.request_timeout,
+                }),
+            }
+            let outcome = shared.state.lock().ended.clone().map_or(Ok(()), Err);
+            for outgoing in batch.drain(..) {
+                if let Outgoing::Written { sender, .. } = outgoing {
+                    let _ = sender.send(outcome.clone());
+                }
+            }
+            continue;
+        }
+        match alarm {
+            None => shared.wake_writer.notified().await,
+            Some(at) => {
+                tokio::select! {
+                    () = shared.wake_writer.notified() => {}
+                    () = tokio::time::sleep_until(at) => {
+                        alarm = None;
+                        if let Some(cause) = overdue(&shared, Instant::now()) {
+                            shared.end(&cause);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(1), write.shutdown()).await;
+}
+
+/// The reason to give the connection up, where its oldest request has waited too long.
+fn overdue(shared: &Shared, now: Instant) -> Option<Error> {
+    let state = shared.state.lock();
+    let oldest = state.unanswered.front().filter(|request| request.deadline <= now)?;
+    Some(Error::Timeout {
+        address: shared.address.clone(),
+        what: api_name(oldest.api_key),
+        after: oldest.timeout,
+    })
+}
+
+/// Writes all byte parts of `batch`.
+async fn write_batch(write: &mut WriteHalf, batch: &mut [Outgoing]) -> io::Result<()> {
+    let mut next = 0;
+    while next < batch.len() {
+        let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
+        let mut used = 0;
+        for part in batch.get(next..).unwrap_or_default() {
+            let Outgoing::Bytes(bytes) = part else { continue };
+            let Some(slice) = slices.get_mut(used) else { break };
+            *slice = IoSlice::new(bytes);
+            used += 1;
+        }
+        if used == 0 {
+            return Ok(());
+        }
+        let mut written = write.write_vectored(slices.get(..used).unwrap_or_default()).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        for part in batch.get_mut(next..).unwrap_or_default() {
+            if let Outgoing::Bytes(bytes) = part {
+                let taken = written.min(bytes.len());
+                bytes.advance(taken);
+                written -= taken;
+                if bytes.has_remaining() {
+                    break;
+                }
+            }
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The reader: one frame after another until the connection ends.
+async fn read_answers(shared: Arc<Shared>, mut read: BufReader<ReadHalf>, limit: usize) {
+    loop {
+        let frame = match read_frame(&mut read, &shared.address, limit).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                let idle = shared.state.lock().unanswered.is_empty();
+                if idle {
+                    tracing::debug!(broker = %shared.address, "kafka closed an idle connection");
+                }
+                shared.end(&shared.disconnected("closed by the broker"));
+                return;
+            }
+            Err(error) => return shared.end(&error),
+        };
+        if let Err(error) = deliver(&shared, frame) {
+            return shared.end(&error);
+        }
+    }
+}
+
+/// Hands a frame to the oldest unanswered request.
+fn deliver(shared: &Shared, mut frame: Bytes) -> Result<(), Error> {
+    let malformed = |what: Box<str>, reason: String| Error::MalformedAnswer {
+        address: shared.address.clone(),
+        what,
+        reason: reason.into(),
+    };
+    let Ok(correlation_id) = frame.try_get_i32() else {
+        return Err(malformed("a request".into(), format!("a frame of {} bytes", frame.len())));
+    };
+    let request = {
+        let mut state = shared.state.lock();
+        match state.unanswered.front() {
+            Some(oldest) if oldest.correlation_id == correlation_id => state.unanswered.pop_front(),
+            Some(oldest) => {
+                let reason = format!("correlation id {correlation_id} in place of {}", oldest.correlation_id);
+                return Err(malformed(api_name(oldest.api_key), reason));
+            }
+            None => None,
+        }
+    };
+    let Some(request) = request else {
+        return Err(malformed(
+            "nothing".into(),
+            format!("correlation id {correlation_id} was not asked for"),
+        ));
+    };
+    match strip_response_header(request.api_key, request.version, &mut frame) {
+        Ok(()) => {
+            (request.completion)(Ok(frame));
+            Ok(())
+        }
+        Err(reason) => {
+            let error = malformed(api_name(request.api_key), reason.to_owned());
+            (request.completion)(Err(error.clone()));
+            Err(error)
+        }
+    }
+}
+
+/// One frame without its length; `None` at the end of the stream between two frames.
+async fn read_frame<R: AsyncRead + Unpin>(
+    read: &mut R,
+    address: &Address,
+    limit: usize,
+) -> Result<Option<Bytes>, Error> {
+    let lost = |error: io::Error| {
+        let reason = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "closed by the broker in the middle of an answer".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::Disconnected { address: address.clone(), reason: reason.into() }
+    };
+    let mut prefix = [0; 4];
+    let first = read.read(&mut prefix).await.map_err(lost)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    read.read_exact(prefix.get_mut(first..).unwrap_or_default()).await.map_err(lost)?;
+    let declared = u32::from_be_bytes(prefix);
+    let size = declared as usize;
+    if size > limit {
+        return Err(Error::AnswerTooLarge { address: address.clone(), size: declared.into(), limit });
+    }
+    let mut frame = BytesMut::with_capacity(size.min(FIRST_FRAME_BUFFER));
+    while frame.len() < size {
+        if frame.capacity() == frame.len() {
+            // Twice what has come so far, never more than is still to come.
+            frame.reserve(frame.len().min(size - frame.len()));
+        }
+        let mut rest = (&mut *read).take((size - frame.len()) as u64);
+        if rest.read_buf(&mut frame).await.map_err(lost)? == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    Ok(Some(frame.freeze()))
+}
+
+/// The conversation before a connection is of use: one request at a time.
+struct Greeting<'a> {
+    address: &'a Address,
+    options: &'a ClientOptions,
+    read: BufReader<ReadHalf>,
+    write: WriteHalf,
+    correlation_id: i32,
+}
+
+impl Greeting<'_> {
+    /// Sends `request` and returns the body of the answer.
+    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<Bytes, Error> {
+        let body = encode_body(self.address, request, version)?;
+        let id = self.correlation_id;
+        let header = encode_header(self.address, R::KEY, version, id, &self.options.client_id, body.len())?;
+        self.correlation_id = id.wrapping_add(1);
+        let lost = |error: io::Error| Error::Disconnected {
+            address: self.address.clone(),
+            reason: error.to_string().into(),
+        };
+        self.write.write_all(&header).await.map_err(lost)?;
+        self.write.write_all(&body).await.map_err(lost)?;
+        let frame = read_frame(&mut self.read, self.address, self.options.max_response_bytes).await?;
+        let mut frame = frame.ok_or_else(|| Error::Disconnected {
+            address: self.address.clone(),
+            reason: format!(
+                "closed by the broker after {}; is this a Kafka port, and does it want TLS or a login?",
+                api_name(R::KEY)
+            )
+            .into(),
+        })?;
+        let malformed = |reason: &str| Error::MalformedAnswer {
+            address: self.address.clone(),
+            what: api_name(R::KEY),
+            reason: reason.into(),
+        };
+        match frame.try_get_i32() {
+            Ok(answered) if answered == id => {}
+            _ => return Err(malformed("wrong correlation id")),
+        }
+        strip_response_header(R::KEY, version, &mut frame).map_err(malformed)?;
+        Ok(frame)
+    }
+
+    /// Learns the broker's versions (KIP-35, KIP-511). A broker that does not know our version of
+    /// ApiVersions answers UNSUPPORTED_VERSION in version 0: then we ask again in version 0.
+    async fn negotiate(&mut self) -> Result<HashMap<i16, VersionRange>, Error> {
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str("causeway"))
+            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
+        let newest = 3;
+        let body = self.ask(&request, newest).await?;
+        let refused = body.first_chunk::<2>().map(|code| i16::from_be_bytes(*code))
+            == Some(ResponseError::UnsupportedVersion.code());
+        let answer: ApiVersionsResponse = if refused {
+            let body = self.ask(&ApiVersionsRequest::default(), 0).await?;
+            decode_answer::<ApiVersionsRequest>(self.address, 0, body)?
+        } else {
+            decode_answer::<ApiVersionsRequest>(self.address, newest, body)?
+        };
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            return Err(Error::Broker { address: self.address.clone(), what: "ApiVersions".into(), code });
+        }
+        let ranges = answer.api_keys.iter();
+        Ok(ranges
+            .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }))
+            .collect())
+    }
+
+    /// Logs in (KIP-43, KIP-152). Returns how long the login lasts, where the broker limits it.
+    async fn authenticate(
+        &mut self,
+        versions: &HashMap<i16, VersionRange>,
+    ) -> Result<Option<Duration>, Error> {
+        let Some(mut conversation) = self.options.authentication.start() else { return Ok(None) };
+        let mechanism = conversation.mechanism();
+        let address = self.address;
+        let refused = |reason: String| Error::Authentication {
+            address: address.clone(),
+            mechanism,
+            reason: reason.into(),
+        };
+        // Version 1 of the handshake wraps the tokens in SaslAuthenticate requests.
+        let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
+        common_version(address, versions, ApiKey::SaslHandshake as i16, VersionRange { min: 1, max: 1 })?;
+        let body = self.ask(&handshake, 1).await?;
+        let answer = decode_answer::<SaslHandshakeRequest>(address, 1, body)?;
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            let offered: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
+            return Err(refused(format!("Kafka answered {code}, it offers {}", offered.join(", "))));
+        }
+        let version = common_version(
+            address,
+            versions,
+            SaslAuthenticateRequest::KEY,
+            <SaslAuthenticateRequest as kafka_protocol::protocol::Message>::VERSIONS,
+        )?;
+        let mut challenge = Bytes::new();
+        let mut lifetime = None;
+        while let Step::Send(token) = conversation.step(&challenge).map_err(refused)? {
+            let request = SaslAuthenticateRequest::default().with_auth_bytes(token.into());
+            let body = self.ask(&request, version).await?;
+            let answer = decode_answer::<SaslAuthenticateRequest>(address, version, body)?;
+            if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+                let text = answer.error_message.filter(|text| !text.is_empty());
+                return Err(refused(text.map_or_else(|| code.to_string(), |text| text.to_string())));
+            }
+            lifetime = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
+            challenge = answer.auth_bytes;
+        }
+        Ok(lifetime.map(Duration::from_millis))
+    }
+}

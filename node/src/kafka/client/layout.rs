@@ -1,0 +1,590 @@
+//! The shapes of the answers that we read, walked before they are decoded.
+//!
+//! The generated decoders allocate room for as many elements as an answer *declares*. Walking the bytes
+//! first proves that every declared element, string and byte block is really there, so what is then
+//! allocated is bounded by what was received. An answer without a shape here cannot be decoded: adding
+//! a request means adding its answer's shape.
+
+use std::fmt;
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::ApiKey;
+
+/// What a field looks like on the wire.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A number, boolean or id of this many bytes.
+    Fixed(usize),
+    /// A string, null allowed: the decoder minds the difference.
+    Text,
+    /// A block of bytes, null allowed.
+    Block,
+    /// An array of numbers of this many bytes.
+    Numbers(usize),
+    /// An array of strings.
+    Texts,
+    /// An array of structures.
+    Structs(&'static Shape),
+    /// One structure.
+    Struct(&'static Shape),
+}
+
+/// A field and the versions that have it.
+struct Field {
+    since: i16,
+    until: i16,
+    kind: Kind,
+}
+
+/// A structure: its fields in order and, in flexible versions, the tagged fields that the decoder knows.
+struct Shape {
+    fields: &'static [Field],
+    tags: &'static [(u32, Kind)],
+}
+
+const fn field(kind: Kind) -> Field {
+    Field { since: 0, until: i16::MAX, kind }
+}
+
+const fn since(since: i16, kind: Kind) -> Field {
+    Field { since, until: i16::MAX, kind }
+}
+
+const fn between(since: i16, until: i16, kind: Kind) -> Field {
+    Field { since, until, kind }
+}
+
+use Kind::{Block, Fixed, Numbers, Struct, Structs, Text, Texts};
+
+macro_rules! shape {
+    ($name:ident = [$($field:expr),* $(,)?] $(, tags [$(($tag:expr, $kind:expr)),* $(,)?])?) => {
+        static $name: Shape = Shape { fields: &[$($field),*], tags: &[$($(($tag, $kind)),*)?] };
+    };
+}
+
+shape!(NODE_ENDPOINT = [field(Fixed(4)), field(Text), field(Fixed(4)), field(Text)]);
+
+shape!(API_VERSION = [field(Fixed(6))]);
+shape!(FEATURE = [field(Text), field(Fixed(4))]);
+shape!(
+    API_VERSIONS = [field(Fixed(2)), field(Structs(&API_VERSION)), since(1, Fixed(4))],
+    tags [(0, Structs(&FEATURE)), (1, Fixed(8)), (2, Structs(&FEATURE)), (3, Fixed(1))]
+);
+
+shape!(METADATA_BROKER = [field(Fixed(4)), field(Text), field(Fixed(4)), since(1, Text)]);
+shape!(
+    METADATA_PARTITION =
+        [field(Fixed(10)), since(7, Fixed(4)), field(Numbers(4)), field(Numbers(4)), since(5, Numbers(4))]
+);
+shape!(
+    METADATA_TOPIC = [
+        field(Fixed(2)),
+        field(Text),
+        since(10, Fixed(16)),
+        since(1, Fixed(1)),
+        field(Structs(&METADATA_PARTITION)),
+        since(8, Fixed(4))
+    ]
+);
+shape!(
+    METADATA = [
+        since(3, Fixed(4)),
+        field(Structs(&METADATA_BROKER)),
+        since(2, Text),
+        since(1, Fixed(4)),
+        field(Structs(&METADATA_TOPIC)),
+        between(8, 10, Fixed(4)),
+        since(13, Fixed(2))
+    ]
+);
+
+shape!(
+    COORDINATOR = [field(Text), field(Fixed(4)), field(Text), field(Fixed(4)), field(Fixed(2)), field(Text)]
+);
+shape!(
+    FIND_COORDINATOR = [
+        since(1, Fixed(4)),
+        between(0, 3, Fixed(2)),
+        between(1, 3, Text),
+        between(0, 3, Fixed(4)),
+        between(0, 3, Text),
+        between(0, 3, Fixed(4)),
+        since(4, Structs(&COORDINATOR))
+    ]
+);
+
+shape!(LISTED_PARTITION = [field(Fixed(6)), since(1, Fixed(16)), since(4, Fixed(4))]);
+shape!(LISTED_TOPIC = [field(Text), field(Structs(&LISTED_PARTITION))]);
+shape!(LIST_OFFSETS = [since(2, Fixed(4)), field(Structs(&LISTED_TOPIC))]);
+
+shape!(INIT_PRODUCER_ID = [field(Fixed(16))]);
+
+shape!(LEADER = [field(Fixed(8))]);
+shape!(RECORD_ERROR = [field(Fixed(4)), field(Text)]);
+shape!(
+    PRODUCED_PARTITION = [
+        field(Fixed(14)),
+        since(2, Fixed(8)),
+        since(5, Fixed(8)),
+        since(8, Structs(&RECORD_ERROR)),
+        since(8, Text)
+    ],
+    tags[(0, Struct(&LEADER))]
+);
+shape!(PRODUCED_TOPIC = [field(Text), field(Structs(&PRODUCED_PARTITION))]);
+shape!(PRODUCE = [field(Structs(&PRODUCED_TOPIC)), since(1, Fixed(4))], tags[(0, Structs(&NODE_ENDPOINT))]);
+
+shape!(ABORTED_TRANSACTION = [field(Fixed(16))]);
+shape!(EPOCH_END_OFFSET = [field(Fixed(12))]);
+shape!(SNAPSHOT_ID = [field(Fixed(12))]);
+shape!(
+    FETCHED_PARTITION = [
+        field(Fixed(14)),
+        since(4, Fixed(8)),
+        since(5, Fixed(8)),
+        since(4, Structs(&ABORTED_TRANSACTION)),
+        since(11, Fixed(4)),
+        field(Block)
+    ],
+    tags [(0, Struct(&EPOCH_END_OFFSET)), (1, Struct(&LEADER)), (2, Struct(&SNAPSHOT_ID))]
+);
+shape!(FETCHED_TOPIC = [field(Text), field(Structs(&FETCHED_PARTITION))]);
+shape!(
+    FETCH = [since(1, Fixed(4)), since(7, Fixed(6)), field(Structs(&FETCHED_TOPIC))],
+    tags[(0, Structs(&NODE_ENDPOINT))]
+);
+
+shape!(GROUP_MEMBER = [field(Text), since(5, Text), field(Block)]);
+shape!(
+    JOIN_GROUP = [
+        since(2, Fixed(4)),
+        field(Fixed(6)),
+        since(7, Text),
+        field(Text),
+        field(Text),
+        since(9, Fixed(1)),
+        field(Text),
+        field(Structs(&GROUP_MEMBER))
+    ]
+);
+shape!(SYNC_GROUP = [since(1, Fixed(4)), field(Fixed(2)), since(5, Text), since(5, Text), field(Block)]);
+shape!(HEARTBEAT = [since(1, Fixed(4)), field(Fixed(2))]);
+shape!(LEAVING_MEMBER = [field(Text), field(Text), field(Fixed(2))]);
+shape!(LEAVE_GROUP = [since(1, Fixed(4)), field(Fixed(2)), since(3, Structs(&LEAVING_MEMBER))]);
+
+shape!(COMMITTED_PARTITION = [field(Fixed(6))]);
+shape!(COMMITTED_TOPIC = [field(Text), field(Structs(&COMMITTED_PARTITION))]);
+shape!(OFFSET_COMMIT = [since(3, Fixed(4)), field(Structs(&COMMITTED_TOPIC))]);
+shape!(OFFSET_PARTITION = [field(Fixed(12)), since(5, Fixed(4)), field(Text), field(Fixed(2))]);
+shape!(OFFSET_TOPIC = [field(Text), field(Structs(&OFFSET_PARTITION))]);
+shape!(OFFSET_FETCH = [since(3, Fixed(4)), field(Structs(&OFFSET_TOPIC)), since(2, Fixed(2))]);
+
+shape!(SASL_HANDSHAKE = [field(Fixed(2)), field(Texts)]);
+shape!(SASL_AUTHENTICATE = [field(Fixed(2)), field(Text), field(Block), since(1, Fixed(8))]);
+
+shape!(ACTIVE_PRODUCER = [field(Fixed(36))]);
+shape!(PRODUCERS_PARTITION = [field(Fixed(6)), field(Text), field(Structs(&ACTIVE_PRODUCER))]);
+shape!(PRODUCERS_TOPIC = [field(Text), field(Structs(&PRODUCERS_PARTITION))]);
+shape!(DESCRIBE_PRODUCERS = [field(Fixed(4)), field(Structs(&PRODUCERS_TOPIC))]);
+
+/// An answer's shape, its first flexible version, and the last version that the shape covers.
+fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
+    Some(match ApiKey::try_from(api).ok()? {
+        ApiKey::ApiVersions => (&API_VERSIONS, 3, 4),
+        ApiKey::Metadata => (&METADATA, 9, 13),
+        ApiKey::FindCoordinator => (&FIND_COORDINATOR, 3, 6),
+        ApiKey::ListOffsets => (&LIST_OFFSETS, 6, 10),
+        ApiKey::InitProducerId => (&INIT_PRODUCER_ID, 2, 5),
+        ApiKey::Produce => (&PRODUCE, 9, 12),
+        ApiKey::Fetch => (&FETCH, 12, 12),
+        ApiKey::JoinGroup => (&JOIN_GROUP, 6, 9),
+        ApiKey::SyncGroup => (&SYNC_GROUP, 4, 5),
+        ApiKey::Heartbeat => (&HEARTBEAT, 4, 4),
+        ApiKey::LeaveGroup => (&LEAVE_GROUP, 4, 5),
+        ApiKey::OffsetCommit => (&OFFSET_COMMIT, 8, 9),
+        ApiKey::OffsetFetch => (&OFFSET_FETCH, 6, 7),
+        ApiKey::SaslHandshake => (&SASL_HANDSHAKE, i16::MAX, 1),
+        ApiKey::SaslAuthenticate => (&SASL_AUTHENTICATE, 2, 2),
+        ApiKey::DescribeProducers => (&DESCRIBE_PRODUCERS, 0, 0),
+        _ => return None,
+    })
+}
+
+/// Why an answer cannot be what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// It ends before what it declares.
+    Short,
+    /// A length or count is negative or too large for its type.
+    Length,
+    /// A tagged field is larger or smaller than its content.
+    Tag,
+    /// We have no shape for this API and version.
+    Unknown,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Short => "it declares more than it holds",
+            Self::Length => "a length is out of range",
+            Self::Tag => "a tagged field does not have its declared size",
+            Self::Unknown => "this version of this api is not known here",
+        })
+    }
+}
+
+/// Proves that everything declared in `body`, an answer of `api` and `version`, is there.
+pub(super) fn check(api: i16, version: i16, body: &[u8]) -> Result<(), Misfit> {
+    let (shape, flexible_since, last) = shape_of(api).ok_or(Misfit::Unknown)?;
+    if version > last {
+        return Err(Misfit::Unknown);
+    }
+    let mut walker = Walker { rest: body, version, flexible: version >= flexible_since };
+    walker.shape(shape)
+}
+
+/// Takes a response header's tagged fields off `frame`.
+pub(super) fn skip_tagged_fields(frame: &mut Bytes) -> Result<(), &'static str> {
+    let mut walker = Walker { rest: frame, version: 0, flexible: true };
+    walker.tags(&[]).map_err(|_| "a damaged response header")?;
+    let taken = frame.len() - walker.rest.len();
+    frame.advance(taken);
+    Ok(())
+}
+
+struct Walker<'a> {
+    rest: &'a [u8],
+    version: i16,
+    flexible: bool,
+}
+
+impl<'a> Walker<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Misfit> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Misfit::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<[u8; N], Misfit> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(Misfit::Short)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn varint(&mut self) -> Result<u32, Misfit> {
+        let mut value = 0u32;
+        for shift in [0, 7, 14, 21, 28] {
+            let [byte] = self.number()?;
+            let bits = u32::from(byte & 0x7f);
+            if shift == 28 && bits > 0x0f {
+                return Err(Misfit::Length);
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Misfit::Length)
+    }
+
+    /// A length in the flexible form: 0 is null, otherwise one more than the length.
+    fn compact(&mut self) -> Result<usize, Misfit> {
+        Ok((self.varint()? as usize).saturating_sub(1))
+    }
+
+    fn long(&mut self) -> Result<usize, Misfit> {
+        match i32::from_be_bytes(self.number()?) {
+            -1 => Ok(0),
+            length => usize::try_from(length).map_err(|_| Misfit::Length),
+        }
+    }
+
+    fn short(&mut self) -> Result<usize, Misfit> {
+        match i16::from_be_bytes(self.number()?) {
+            -1 => Ok(0),
+            length => usize::try_from(length).map_err(|_| Misfit::Length),
+        }
+    }
+
+    fn count(&mut self) -> Result<usize, Misfit> {
+        if self.flexible { self.compact() } else { self.long() }
+    }
+
+    fn text(&mut self) -> Result<(), Misfit> {
+        let length = if self.flexible { self.compact()? } else { self.short()? };
+        self.take(length).map(|_| ())
+    }
+
+    fn shape(&mut self, shape: &Shape) -> Result<(), Misfit> {
+        for field in shape.fields {
+            if (field.since..=field.until).contains(&self.version) {
+                self.kind(field.kind)?;
+            }
+        }
+        if self.flexible { self.tags(shape.tags) } else { Ok(()) }
+    }
+
+    fn kind(&mut self, kind: Kind) -> Result<(), Misfit> {
+        match kind {
+            Fixed(size) => self.take(size).map(|_| ()),
+            Text => self.text(),
+            Block => {
+                let length = self.count()?;
+                self.take(length).map(|_| ())
+            }
+            Numbers(size) => {
+                let count = self.count()?;
+                self.take(count.checked_mul(size).ok_or(Misfit::Length)?).map(|_| ())
+            }
+            Texts => {
+                for _ in 0..self.count()? {
+                    self.text()?;
+                }
+                Ok(())
+            }
+            Structs(shape) => {
+                for _ in 0..self.count()? {
+                    self.shape(shape)?;
+                }
+                Ok(())
+            }
+            Struct(shape) => self.shape(shape),
+        }
+    }
+
+    fn tags(&mut self, known: &[(u32, Kind)]) -> Result<(), Misfit> {
+        for _ in 0..self.varint()? {
+            let tag = self.varint()?;
+            let size = self.varint()? as usize;
+            let content = self.take(size)?;
+            if let Some((_, kind)) = known.iter().find(|(number, _)| *number == tag) {
+                let mut inner = Walker { rest: content, version: self.version, flexible: true };
+                inner.kind(*kind)?;
+                if !inner.rest.is_empty() {
+                    return Err(Misfit::Tag);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use kafka_protocol::messages::fetch_response::{
+        AbortedTransaction, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    };
+    use kafka_protocol::messages::metadata_response::{
+        MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+    };
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::{Decodable, Encodable, Message, Request, StrBytes};
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::wire::our_versions;
+    use super::*;
+
+    fn text(text: &'static str) -> StrBytes {
+        StrBytes::from_static_str(text)
+    }
+
+    fn encode<T: Encodable>(answer: &T, version: i16) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        answer.encode(&mut bytes, version).unwrap_or_else(|error| panic!("version {version}: {error}"));
+        bytes
+    }
+
+    /// Every version that we may speak, answered with whatever fields `make` fills in: the walk must end
+    /// exactly where the answer ends, and must refuse every shortened answer.
+    fn fits<R: Request>(make: impl Fn(i16) -> R::Response)
+    where
+        R::Response: Encodable + Decodable,
+    {
+        let ours = our_versions(R::KEY, R::VERSIONS);
+        let theirs = <R::Response as Message>::VERSIONS;
+        for version in ours.min.max(theirs.min)..=ours.max.min(theirs.max) {
+            let bytes = encode(&make(version), version);
+            let (shape, flexible_since, _) = shape_of(R::KEY).unwrap();
+            let mut walker = Walker { rest: &bytes, version, flexible: version >= flexible_since };
+            walker.shape(shape).unwrap_or_else(|misfit| panic!("api {} v{version}: {misfit}", R::KEY));
+            assert!(walker.rest.is_empty(), "api {} v{version}: {} bytes left", R::KEY, walker.rest.len());
+            assert_eq!(check(R::KEY, version, &bytes), Ok(()), "api {} v{version}", R::KEY);
+            for length in 0..bytes.len() {
+                assert!(check(R::KEY, version, &bytes[..length]).is_err(), "v{version} cut to {length}");
+            }
+        }
+    }
+
+    fn metadata(version: i16) -> MetadataResponse {
+        let mut topic = MetadataResponseTopic::default().with_name(Some(TopicName(text("topic"))));
+        topic.partitions = vec![
+            MetadataResponsePartition::default()
+                .with_replica_nodes(vec![1.into(), 2.into()])
+                .with_isr_nodes(vec![1.into()]);
+            3
+        ];
+        let broker = MetadataResponseBroker::default().with_host(text("host")).with_port(9092);
+        let mut answer =
+            MetadataResponse::default().with_brokers(vec![broker; 2]).with_topics(vec![topic; 2]);
+        if version >= 2 {
+            answer.cluster_id = Some(text("cluster"));
+        }
+        answer
+    }
+
+    fn fetch(version: i16) -> FetchResponse {
+        let aborted = AbortedTransaction::default().with_producer_id(5.into());
+        let mut partition = PartitionData::default()
+            .with_aborted_transactions(Some(vec![aborted; 2]))
+            .with_records(Some(Bytes::from_static(b"records")));
+        if version >= 12 {
+            partition.current_leader = LeaderIdAndEpoch::default().with_leader_id(3.into());
+        }
+        let topic = FetchableTopicResponse::default()
+            .with_topic(TopicName(text("topic")))
+            .with_partitions(vec![partition; 2]);
+        FetchResponse::default().with_responses(vec![topic; 2])
+    }
+
+    #[test]
+    fn every_answer_we_may_get_fits_its_shape_and_no_shortened_one_does() {
+        fits::<ApiVersionsRequest>(|_| {
+            ApiVersionsResponse::default()
+                .with_api_keys(vec![api_versions_response::ApiVersion::default(); 3])
+        });
+        fits::<MetadataRequest>(metadata);
+        fits::<FetchRequest>(fetch);
+        fits::<FindCoordinatorRequest>(|version| {
+            let answer = FindCoordinatorResponse::default().with_host(text("host")).with_port(1);
+            if version >= 1 { answer.with_error_message(Some(text("why"))) } else { answer }
+        });
+        fits::<ListOffsetsRequest>(|_| {
+            let partition = list_offsets_response::ListOffsetsPartitionResponse::default();
+            let topic = list_offsets_response::ListOffsetsTopicResponse::default()
+                .with_name(TopicName(text("topic")))
+                .with_partitions(vec![partition; 2]);
+            ListOffsetsResponse::default().with_topics(vec![topic])
+        });
+        fits::<InitProducerIdRequest>(|_| InitProducerIdResponse::default());
+        fits::<ProduceRequest>(|version| {
+            let mut partition = produce_response::PartitionProduceResponse::default();
+            if version >= 8 {
+                let error = produce_response::BatchIndexAndErrorMessage::default()
+                    .with_batch_index_error_message(Some(text("bad")));
+                partition.record_errors = vec![error];
+                partition.error_message = Some(text("worse"));
+            }
+            if version >= 10 {
+                partition.current_leader =
+                    produce_response::LeaderIdAndEpoch::default().with_leader_id(4.into());
+            }
+            let topic = produce_response::TopicProduceResponse::default()
+                .with_name(TopicName(text("topic")))
+                .with_partition_responses(vec![partition; 2]);
+            let answer = ProduceResponse::default().with_responses(vec![topic; 2]);
+            if version >= 10 {
+                let node = produce_response::NodeEndpoint::default().with_host(text("host"));
+                answer.with_node_endpoints(vec![node; 2])
+            } else {
+                answer
+            }
+        });
+        fits::<JoinGroupRequest>(|version| {
+            let mut member = join_group_response::JoinGroupResponseMember::default()
+                .with_member_id(text("member"))
+                .with_metadata(Bytes::from_static(b"metadata"));
+            if version >= 5 {
+                member.group_instance_id = Some(text("instance"));
+            }
+            JoinGroupResponse::default()
+                .with_protocol_name(Some(text("range")))
+                .with_leader(text("member"))
+                .with_members(vec![member; 2])
+        });
+        fits::<SyncGroupRequest>(|_| {
+            SyncGroupResponse::default().with_assignment(Bytes::from_static(b"assignment"))
+        });
+        fits::<HeartbeatRequest>(|_| HeartbeatResponse::default());
+        fits::<LeaveGroupRequest>(|version| {
+            let answer = LeaveGroupResponse::default();
+            if version >= 3 {
+                let member = leave_group_response::MemberResponse::default().with_member_id(text("member"));
+                answer.with_members(vec![member; 2])
+            } else {
+                answer
+            }
+        });
+        fits::<OffsetCommitRequest>(|_| {
+            let partition = offset_commit_response::OffsetCommitResponsePartition::default();
+            let topic = offset_commit_response::OffsetCommitResponseTopic::default()
+                .with_name(TopicName(text("topic")))
+                .with_partitions(vec![partition; 2]);
+            OffsetCommitResponse::default().with_topics(vec![topic])
+        });
+        fits::<OffsetFetchRequest>(|_| {
+            let partition = offset_fetch_response::OffsetFetchResponsePartition::default();
+            let topic = offset_fetch_response::OffsetFetchResponseTopic::default()
+                .with_name(TopicName(text("topic")))
+                .with_partitions(vec![partition; 2]);
+            OffsetFetchResponse::default().with_topics(vec![topic])
+        });
+        fits::<SaslHandshakeRequest>(|_| {
+            SaslHandshakeResponse::default().with_mechanisms(vec![text("PLAIN"), text("GSSAPI")])
+        });
+        fits::<SaslAuthenticateRequest>(|_| {
+            SaslAuthenticateResponse::default().with_error_message(Some(text("no")))
+        });
+        fits::<DescribeProducersRequest>(|_| {
+            let partition = describe_producers_response::PartitionResponse::default()
+                .with_active_producers(vec![describe_producers_response::ProducerState::default(); 2]);
+            let topic = describe_producers_response::TopicResponse::default()
+                .with_name(TopicName(text("topic")))
+                .with_partitions(vec![partition]);
+            DescribeProducersResponse::default().with_topics(vec![topic])
+        });
+    }
+
+    #[test]
+    fn a_declared_count_beyond_what_is_there_is_refused() {
+        // Metadata 7: throttle time, then 2,147,483,647 brokers.
+        assert_eq!(check(MetadataRequest::KEY, 7, &[0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff]), Err(Misfit::Short));
+        // Metadata 12: throttle time, then 4,294,967,294 brokers.
+        let flexible = [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        assert_eq!(check(MetadataRequest::KEY, 12, &flexible), Err(Misfit::Short));
+        assert_eq!(
+            check(MetadataRequest::KEY, 7, &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe]),
+            Err(Misfit::Length)
+        );
+    }
+
+    #[test]
+    fn damaged_answers_never_panic_and_what_passes_is_safe_to_decode() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let (api, version, mut bytes) = if random.random() {
+                let version = random.random_range(0..=12);
+                (MetadataRequest::KEY, version, encode(&metadata(version), version))
+            } else {
+                let version = random.random_range(4..=12);
+                (FetchRequest::KEY, version, encode(&fetch(version), version))
+            };
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] = random.random();
+            }
+            if check(api, version, &bytes).is_ok() {
+                let mut bytes = bytes.freeze();
+                if api == MetadataRequest::KEY {
+                    let _ = MetadataResponse::decode(&mut bytes, version);
+                } else {
+                    let _ = FetchResponse::decode(&mut bytes, version);
+                }
+            }
+        }
+    }
+}
