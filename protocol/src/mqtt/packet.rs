@@ -52,7 +52,7 @@ pub enum Packet<'a> {
 
 /// User properties in order, duplicates kept (MQTT-5.0 1.5.7): the validated property section of a
 /// packet, read when somebody asks.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Default)]
 pub struct UserProperties<'a> {
     /// A property section that the decoder has validated; it
     /// may hold other properties between the user properties.
@@ -116,7 +116,7 @@ pub struct Will<'a> {
 }
 
 /// CONNACK (MQTT-5.0 3.2).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConnAck<'a> {
     /// The server has a session for this client.
     pub session_present: bool,
@@ -199,7 +199,7 @@ pub struct PublishProperties<'a> {
 }
 
 /// PUBACK, PUBREC, PUBREL, PUBCOMP (MQTT-5.0 3.4 to 3.7).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ack<'a> {
     /// Packet identifier, never 0.
     pub packet_identifier: u16,
@@ -212,7 +212,7 @@ pub struct Ack<'a> {
 }
 
 /// SUBSCRIBE (MQTT-5.0 3.8).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Subscribe<'a> {
     /// Packet identifier, never 0.
     pub packet_identifier: u16,
@@ -260,7 +260,7 @@ pub enum RetainHandling {
 }
 
 /// SUBACK (MQTT-5.0 3.9) and UNSUBACK (MQTT-5.0 3.11); in 3.x an UNSUBACK has no reasons.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SubAck<'a> {
     /// Packet identifier, never 0.
     pub packet_identifier: u16,
@@ -273,7 +273,7 @@ pub struct SubAck<'a> {
 }
 
 /// UNSUBSCRIBE (MQTT-5.0 3.10).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unsubscribe<'a> {
     /// Packet identifier, never 0.
     pub packet_identifier: u16,
@@ -284,7 +284,7 @@ pub struct Unsubscribe<'a> {
 }
 
 /// DISCONNECT (MQTT-5.0 3.14).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Disconnect<'a> {
     /// Why; normal in 3.x.
     pub reason: ReasonCode,
@@ -299,7 +299,7 @@ pub struct Disconnect<'a> {
 }
 
 /// AUTH (MQTT-5.0 3.15).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Auth<'a> {
     /// 0x00, 0x18 or 0x19.
     pub reason: ReasonCode,
