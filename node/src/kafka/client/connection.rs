@@ -25,26 +25,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, SaslAuthenticateRequest, SaslHandshakeRequest,
-};
-use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
+use bytes::{Buf, Bytes};
+use kafka_protocol::protocol::{Request, VersionRange};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::auth::Step;
-use super::transport::{ReadHalf, WriteHalf};
-use super::wire::{api_name, decode_answer, encode_body, encode_header, our_versions, strip_response_header};
-use super::{Address, ClientOptions, Error, ResponseError, transport};
-
-/// Read at most this much ahead of the frame being taken apart: room for a few small answers.
-const READ_AHEAD: usize = 8 * 1024;
-
-/// A frame's buffer starts no larger than this and grows with what really arrives.
-const FIRST_FRAME_BUFFER: usize = 256 * 1024;
+use super::greeting::Greeting;
+use super::transport::{ReadHalf, WriteHalf, read_frame};
+use super::wire::{
+    api_name, common_version, decode_answer, encode_body, encode_header, strip_response_header,
+};
+use super::{Address, ClientOptions, Error, transport};
 
 /// Slices handed to one vectored write; the system's own limit is 1024.
 const SLICES_PER_WRITE: usize = 64;
@@ -199,16 +192,10 @@ impl BrokerConnection {
 
     async fn establish(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
         let (read, write) = transport::open(address, &options.socket).await?;
-        let mut greeting = Greeting {
-            address,
-            options,
-            read: BufReader::with_capacity(READ_AHEAD, read),
-            write,
-            correlation_id: 0,
-        };
+        let mut greeting = Greeting::new(address, options, read, write);
         let versions = greeting.negotiate().await?;
         let lifetime = greeting.authenticate(&versions).await?;
-        let Greeting { read, write, correlation_id, .. } = greeting;
+        let (read, write, correlation_id) = greeting.into_parts();
 
         let max_permits =
             (options.max_in_flight_bytes / PERMIT_BYTES).clamp(LEAST_PERMITS, u32::MAX as usize);
@@ -394,26 +381,6 @@ enum Expect {
     Nothing(WrittenSender),
 }
 
-fn common_version(
-    address: &Address,
-    theirs: &HashMap<i16, VersionRange>,
-    api_key: i16,
-    ours: VersionRange,
-) -> Result<i16, Error> {
-    let ours = our_versions(api_key, ours);
-    let offered = theirs.get(&api_key);
-    let common = offered.map(|theirs| theirs.intersect(&ours)).filter(|common| !common.is_empty());
-    common.map(|common| common.max).ok_or_else(|| Error::UnsupportedVersion {
-        address: address.clone(),
-        api: api_name(api_key),
-        ours: format!("{} to {}", ours.min, ours.max).into(),
-        theirs: offered.map_or_else(
-            || "none at all".into(),
-            |theirs| format!("{} to {}", theirs.min, theirs.max).into(),
-        ),
-    })
-}
-
 /// The writer: one vectored write for all that is queued, and the watch over the oldest deadline.
 async fn write_queue(shared: Arc<Shared>, mut write: WriteHalf) {
     let mut batch: Vec<Outgoing> = Vec::new();
@@ -578,154 +545,5 @@ fn deliver(shared: &Shared, mut frame: Bytes) -> Result<(), Error> {
     }
 }
 
-/// One frame without its length; `None` at the end of the stream between two frames.
-async fn read_frame<R: AsyncRead + Unpin>(
-    read: &mut R,
-    address: &Address,
-    limit: usize,
-) -> Result<Option<Bytes>, Error> {
-    let lost = |error: io::Error| {
-        let reason = match error.kind() {
-            io::ErrorKind::UnexpectedEof => "closed by the broker in the middle of an answer".to_owned(),
-            _ => error.to_string(),
-        };
-        Error::Disconnected { address: address.clone(), reason: reason.into() }
-    };
-    let mut prefix = [0; 4];
-    let first = read.read(&mut prefix).await.map_err(lost)?;
-    if first == 0 {
-        return Ok(None);
-    }
-    read.read_exact(prefix.get_mut(first..).unwrap_or_default()).await.map_err(lost)?;
-    let declared = u32::from_be_bytes(prefix);
-    let size = declared as usize;
-    if size > limit {
-        return Err(Error::AnswerTooLarge { address: address.clone(), size: declared.into(), limit });
-    }
-    let mut frame = BytesMut::with_capacity(size.min(FIRST_FRAME_BUFFER));
-    while frame.len() < size {
-        if frame.capacity() == frame.len() {
-            // Twice what has come so far, never more than is still to come.
-            frame.reserve(frame.len().min(size - frame.len()));
-        }
-        let mut rest = (&mut *read).take((size - frame.len()) as u64);
-        if rest.read_buf(&mut frame).await.map_err(lost)? == 0 {
-            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-    Ok(Some(frame.freeze()))
-}
-
-/// The conversation before a connection is of use: one request at a time.
-struct Greeting<'a> {
-    address: &'a Address,
-    options: &'a ClientOptions,
-    read: BufReader<ReadHalf>,
-    write: WriteHalf,
-    correlation_id: i32,
-}
-
-impl Greeting<'_> {
-    /// Sends `request` and returns the body of the answer.
-    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<Bytes, Error> {
-        let body = encode_body(self.address, request, version)?;
-        let id = self.correlation_id;
-        let header = encode_header(self.address, R::KEY, version, id, &self.options.client_id, body.len())?;
-        self.correlation_id = id.wrapping_add(1);
-        let lost = |error: io::Error| Error::Disconnected {
-            address: self.address.clone(),
-            reason: error.to_string().into(),
-        };
-        self.write.write_all(&header).await.map_err(lost)?;
-        self.write.write_all(&body).await.map_err(lost)?;
-        let frame = read_frame(&mut self.read, self.address, self.options.max_response_bytes).await?;
-        let mut frame = frame.ok_or_else(|| Error::Disconnected {
-            address: self.address.clone(),
-            reason: format!(
-                "closed by the broker after {}; is this a Kafka port, and does it want TLS or a login?",
-                api_name(R::KEY)
-            )
-            .into(),
-        })?;
-        let malformed = |reason: &str| Error::MalformedAnswer {
-            address: self.address.clone(),
-            what: api_name(R::KEY),
-            reason: reason.into(),
-        };
-        match frame.try_get_i32() {
-            Ok(answered) if answered == id => {}
-            _ => return Err(malformed("wrong correlation id")),
-        }
-        strip_response_header(R::KEY, version, &mut frame).map_err(malformed)?;
-        Ok(frame)
-    }
-
-    /// Learns the broker's versions (KIP-35, KIP-511). A broker that does not know our version of
-    /// ApiVersions answers UNSUPPORTED_VERSION in version 0: then we ask again in version 0.
-    async fn negotiate(&mut self) -> Result<HashMap<i16, VersionRange>, Error> {
-        let request = ApiVersionsRequest::default()
-            .with_client_software_name(StrBytes::from_static_str("causeway"))
-            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-        let newest = 3;
-        let body = self.ask(&request, newest).await?;
-        let refused = body.first_chunk::<2>().map(|code| i16::from_be_bytes(*code))
-            == Some(ResponseError::UnsupportedVersion.code());
-        let answer: ApiVersionsResponse = if refused {
-            let body = self.ask(&ApiVersionsRequest::default(), 0).await?;
-            decode_answer::<ApiVersionsRequest>(self.address, 0, body)?
-        } else {
-            decode_answer::<ApiVersionsRequest>(self.address, newest, body)?
-        };
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            return Err(Error::Broker { address: self.address.clone(), what: "ApiVersions".into(), code });
-        }
-        let ranges = answer.api_keys.iter();
-        Ok(ranges
-            .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }))
-            .collect())
-    }
-
-    /// Logs in (KIP-43, KIP-152). Returns how long the login lasts, where the broker limits it.
-    async fn authenticate(
-        &mut self,
-        versions: &HashMap<i16, VersionRange>,
-    ) -> Result<Option<Duration>, Error> {
-        let Some(mut conversation) = self.options.authentication.start() else { return Ok(None) };
-        let mechanism = conversation.mechanism();
-        let address = self.address;
-        let refused = |reason: String| Error::Authentication {
-            address: address.clone(),
-            mechanism,
-            reason: reason.into(),
-        };
-        // Version 1 of the handshake wraps the tokens in SaslAuthenticate requests.
-        let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
-        common_version(address, versions, ApiKey::SaslHandshake as i16, VersionRange { min: 1, max: 1 })?;
-        let body = self.ask(&handshake, 1).await?;
-        let answer = decode_answer::<SaslHandshakeRequest>(address, 1, body)?;
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            let offered: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
-            return Err(refused(format!("Kafka answered {code}, it offers {}", offered.join(", "))));
-        }
-        let version = common_version(
-            address,
-            versions,
-            SaslAuthenticateRequest::KEY,
-            <SaslAuthenticateRequest as kafka_protocol::protocol::Message>::VERSIONS,
-        )?;
-        let mut challenge = Bytes::new();
-        let mut lifetime = None;
-        while let Step::Send(token) = conversation.step(&challenge).map_err(refused)? {
-            let request = SaslAuthenticateRequest::default().with_auth_bytes(token.into());
-            let body = self.ask(&request, version).await?;
-            let answer = decode_answer::<SaslAuthenticateRequest>(address, version, body)?;
-            if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-                let text = answer.error_message.filter(|text| !text.is_empty());
-                return Err(refused(text.map_or_else(|| code.to_string(), |text| text.to_string())));
-            }
-            lifetime = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
-            challenge = answer.auth_bytes;
-        }
-        Ok(lifetime.map(Duration::from_millis))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@
 mod auth;
 mod connection;
 mod error;
+mod greeting;
 mod handle;
 mod layout;
 mod links;

@@ -4,8 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Address, Error, SocketOptions};
@@ -14,6 +15,9 @@ use super::{Address, Error, SocketOptions};
 pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
 /// Writing half.
 pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A frame's buffer starts no larger than this and grows with what really arrives.
+const FIRST_FRAME_BUFFER: usize = 256 * 1024;
 
 /// Opens a stream to `address`, trying every address that the name stands for. The caller bounds the
 /// time.
@@ -64,4 +68,42 @@ async fn connect(to: SocketAddr, options: &SocketOptions) -> io::Result<TcpStrea
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(stream)
+}
+
+/// One frame without its length; `None` at the end of the stream between two frames.
+pub(super) async fn read_frame<R: AsyncRead + Unpin>(
+    read: &mut R,
+    address: &Address,
+    limit: usize,
+) -> Result<Option<Bytes>, Error> {
+    let lost = |error: io::Error| {
+        let reason = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "closed by the broker in the middle of an answer".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::Disconnected { address: address.clone(), reason: reason.into() }
+    };
+    let mut prefix = [0; 4];
+    let first = read.read(&mut prefix).await.map_err(lost)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    read.read_exact(prefix.get_mut(first..).unwrap_or_default()).await.map_err(lost)?;
+    let declared = u32::from_be_bytes(prefix);
+    let size = declared as usize;
+    if size > limit {
+        return Err(Error::AnswerTooLarge { address: address.clone(), size: declared.into(), limit });
+    }
+    let mut frame = BytesMut::with_capacity(size.min(FIRST_FRAME_BUFFER));
+    while frame.len() < size {
+        if frame.capacity() == frame.len() {
+            // Twice what has come so far, never more than is still to come.
+            frame.reserve(frame.len().min(size - frame.len()));
+        }
+        let mut rest = (&mut *read).take((size - frame.len()) as u64);
+        if rest.read_buf(&mut frame).await.map_err(lost)? == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    Ok(Some(frame.freeze()))
 }

@@ -1,5 +1,7 @@
 //! Requests into frames and frames into answers, with the checks that hostile input needs.
 
+use std::collections::HashMap;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, Request, VersionRange};
@@ -19,6 +21,27 @@ pub(super) fn our_versions(api: i16, messages: VersionRange) -> VersionRange {
         _ => i16::MAX,
     };
     VersionRange { min: messages.min, max: messages.max.min(ceiling) }
+}
+
+/// The highest version of an API that both sides know.
+pub(super) fn common_version(
+    address: &Address,
+    theirs: &HashMap<i16, VersionRange>,
+    api_key: i16,
+    ours: VersionRange,
+) -> Result<i16, Error> {
+    let ours = our_versions(api_key, ours);
+    let offered = theirs.get(&api_key);
+    let common = offered.map(|theirs| theirs.intersect(&ours)).filter(|common| !common.is_empty());
+    common.map(|common| common.max).ok_or_else(|| Error::UnsupportedVersion {
+        address: address.clone(),
+        api: api_name(api_key),
+        ours: format!("{} to {}", ours.min, ours.max).into(),
+        theirs: offered.map_or_else(
+            || "none at all".into(),
+            |theirs| format!("{} to {}", theirs.min, theirs.max).into(),
+        ),
+    })
 }
 
 /// The API's name for messages: `Metadata`, or its number where we do not know it.
