@@ -1,0 +1,161 @@
+//! A publication on its way to sessions: owned, immutable, shared by all its deliveries.
+
+use std::sync::Arc;
+
+use causeway_protocol::mqtt::{PublishProperties, PublishPropertiesBuf, QoS};
+
+use crate::flow::{HandOver, Message};
+
+/// What one copy costs beside its bytes: the structures around it.
+const OVERHEAD: usize = 128;
+
+/// One message, shared by everyone it goes to.
+pub(crate) struct Publication {
+    /// Topic and payload in one piece.
+    body: Box<[u8]>,
+    topic_length: usize,
+    properties: PublishPropertiesBuf,
+    /// QoS it was published with.
+    pub(crate) qos: QoS,
+    /// Retain flag it was published with.
+    pub(crate) retain: bool,
+    /// When it reached this node: milliseconds since the Unix epoch.
+    pub(crate) received_at: i64,
+}
+
+impl Publication {
+    /// Copies a message out of wherever it was borrowed from.
+    pub(crate) fn new(message: &Message<'_>) -> Self {
+        let mut body = Vec::with_capacity(message.topic.len() + message.payload.len());
+        body.extend_from_slice(message.topic.as_bytes());
+        body.extend_from_slice(message.payload);
+        Self {
+            body: body.into_boxed_slice(),
+            topic_length: message.topic.len(),
+            properties: PublishPropertiesBuf::from(message.properties),
+            qos: message.qos,
+            retain: message.retain,
+            received_at: message.received_at,
+        }
+    }
+
+    /// Topic name.
+    pub(crate) fn topic(&self) -> &str {
+        self.body
+            .get(..self.topic_length)
+            .and_then(|topic| std::str::from_utf8(topic).ok())
+            .unwrap_or_default()
+    }
+
+    /// Payload.
+    pub(crate) fn payload(&self) -> &[u8] {
+        self.body.get(self.topic_length..).unwrap_or_default()
+    }
+
+    /// Bytes it is charged with in a queue.
+    pub(crate) fn weight(&self) -> usize {
+        OVERHEAD + self.body.len() + self.properties.heap_size()
+    }
+
+    /// Properties as they were published; none for most messages.
+    pub(crate) fn properties(&self) -> &PublishPropertiesBuf {
+        &self.properties
+    }
+
+    /// Properties as they are sent on at `now`: the expiry interval is what remains of it
+    /// (MQTT-5.0 3.3.2.3.3). `None` when the message has expired.
+    pub(crate) fn properties_at(&self, now: i64) -> Option<PublishProperties<'_>> {
+        let mut properties = self.properties.borrow();
+        properties.subscription_identifiers.clear();
+        if let Some(interval) = properties.message_expiry_interval {
+            properties.message_expiry_interval = Some(self.remaining(interval, now)?);
+        }
+        Some(properties)
+    }
+
+    /// True once its expiry interval has passed.
+    pub(crate) fn is_expired(&self, now: i64) -> bool {
+        self.properties
+            .message_expiry_interval()
+            .is_some_and(|interval| self.remaining(interval, now).is_none())
+    }
+
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub(crate) fn expires_at(&self) -> Option<i64> {
+        let interval = self.properties.message_expiry_interval()?;
+        Some(self.received_at.saturating_add(i64::from(interval) * 1000))
+    }
+
+    fn remaining(&self, interval: u32, now: i64) -> Option<u32> {
+        let waited = u64::try_from(now.saturating_sub(self.received_at)).unwrap_or(0) / 1000;
+        let remaining = u64::from(interval).checked_sub(waited).filter(|&remaining| remaining > 0)?;
+        u32::try_from(remaining).ok()
+    }
+}
+
+/// One publication for one session.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    pub(crate) publication: Arc<Publication>,
+    /// Identifiers of the subscriptions that matched.
+    pub(crate) identifiers: Option<Arc<[u32]>>,
+    /// Kept until the message is handed over; see [`HandOver`].
+    pub(crate) hand_over: Option<Arc<HandOver>>,
+    /// The lower of the publication's QoS and the subscription's.
+    pub(crate) qos: QoS,
+    /// The retain flag to send.
+    pub(crate) retain: bool,
+}
+
+impl Delivery {
+    pub(crate) fn weight(&self) -> usize {
+        self.publication.weight()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::flow::Origin;
+
+    pub(crate) fn publication(topic: &str, payload: &[u8], qos: QoS, retain: bool) -> Publication {
+        with_expiry(topic, payload, qos, retain, None)
+    }
+
+    pub(crate) fn with_expiry(
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        message_expiry_interval: Option<u32>,
+    ) -> Publication {
+        let origin = Arc::new(Origin { client_id: "test".into(), username: None, peer: None });
+        let properties = PublishProperties { message_expiry_interval, ..PublishProperties::default() };
+        Publication::new(&Message {
+            origin: &origin,
+            topic,
+            payload,
+            qos,
+            retain,
+            dup: false,
+            properties: &properties,
+            received_at: 0,
+        })
+    }
+
+    #[test]
+    fn the_expiry_interval_runs_down_and_out() {
+        let publication = with_expiry("t", b"x", QoS::AtMostOnce, false, Some(3));
+        let interval = |now| publication.properties_at(now).map(|p| p.message_expiry_interval);
+        assert_eq!(interval(999), Some(Some(3)));
+        assert_eq!(interval(1000), Some(Some(2)));
+        assert_eq!(interval(2999), Some(Some(1)));
+        assert_eq!(interval(3000), None);
+        assert!(publication.is_expired(3000) && !publication.is_expired(2999));
+    }
+
+    #[test]
+    fn a_delivery_stays_small() {
+        assert!(size_of::<Delivery>() <= 40, "{}", size_of::<Delivery>());
+    }
+}

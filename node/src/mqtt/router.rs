@@ -1,0 +1,508 @@
+//! The router: who takes messages of which topic, and the way in for publishers inside the node.
+//!
+//! It owns the subscription tree (sessions and message sinks by topic filter) and the retained messages.
+//! Connections do not come here for every message: they keep a [`RouteCache`] and look again when the
+//! generation has changed.
+//!
+//! Invariants:
+//! * A subscription that was confirmed is seen by every publication that is read afterwards: the
+//!   generation rises before the call returns.
+//! * [`Router::publish`] gives a message to each sink and each session at most once, however often it is
+//!   called again with the same progress.
+//! * No lock is held while a sink or a hand-over is called.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use causeway_protocol::mqtt::{SubscriptionOptions, topic};
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+
+use super::{
+    inbox::{Inbox, Offered},
+    level_tree::{LevelTree, ROOT},
+    publication::{Delivery, Publication},
+    retained::{Retained, RetainedLimits},
+    route::{Route, RouteCache, RouteSink, RouteSubscriber},
+    stats::Stats,
+};
+use crate::flow::{
+    Accepted, AckSink, HandOver, Message, MessageSink, Outcome, Room, SequenceRange, Ticket, WakeList,
+};
+
+/// Names a registered message sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SinkId(u64);
+
+/// What [`Router::publish`] did.
+pub enum Published {
+    /// The message is with everyone who takes it.
+    Done {
+        /// Sessions and sinks that it matched.
+        matched: usize,
+    },
+    /// Somebody has no room. Call again with the same progress when `Room` is notified, and now and then
+    /// in any case.
+    Full(Room),
+}
+
+/// How far a publication has come, and the routes its publisher used lately. Ready for the next message
+/// once [`Published::Done`] was returned.
+#[derive(Default)]
+pub struct PublishProgress {
+    routes: RouteCache,
+    current: Option<Current>,
+}
+
+struct Current {
+    route: Arc<Route>,
+    next_sink: usize,
+    next_subscriber: usize,
+    stored: bool,
+    publication: Option<Arc<Publication>>,
+    matched: usize,
+}
+
+impl PublishProgress {
+    /// Forgets a publication that was begun: the next call starts another.
+    pub fn abandon(&mut self) {
+        self.current = None;
+    }
+}
+
+#[derive(Clone)]
+struct Subscription {
+    inbox: Arc<Inbox>,
+    options: SubscriptionOptions,
+    identifier: Option<u32>,
+}
+
+/// Subscribers of one filter: most filters have one, some have a hundred thousand.
+enum Subscribers {
+    Few(Vec<Subscription>),
+    Many(HashMap<u64, Subscription>),
+}
+
+const FEW: usize = 16;
+
+impl Subscribers {
+    /// True where the session had no subscription here.
+    fn insert(&mut self, subscription: Subscription) -> bool {
+        let id = subscription.inbox.id();
+        match self {
+            Self::Few(few) => {
+                if let Some(known) = few.iter_mut().find(|known| known.inbox.id() == id) {
+                    *known = subscription;
+                    return false;
+                }
+                few.push(subscription);
+                if few.len() > FEW {
+                    *self = Self::Many(few.drain(..).map(|known| (known.inbox.id(), known)).collect());
+                }
+                true
+            }
+            Self::Many(many) => many.insert(id, subscription).is_none(),
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        match self {
+            Self::Few(few) => {
+                let position = few.iter().position(|known| known.inbox.id() == id);
+                position.map(|position| few.swap_remove(position)).is_some()
+            }
+            Self::Many(many) => many.remove(&id).is_some(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn for_each(&self, each: impl FnMut(&Subscription)) {
+        match self {
+            Self::Few(few) => few.iter().for_each(each),
+            Self::Many(many) => many.values().for_each(each),
+        }
+    }
+}
+
+struct Leaf {
+    subscribers: Subscribers,
+    sinks: Vec<(SinkId, Arc<dyn MessageSink>)>,
+}
+
+impl Leaf {
+    fn new() -> Self {
+        Self { subscribers: Subscribers::Few(Vec::new()), sinks: Vec::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.subscribers.is_empty() && self.sinks.is_empty()
+    }
+}
+
+#[derive(Default)]
+struct Filters {
+    tree: LevelTree<Leaf>,
+    sinks: HashMap<u64, Box<str>>,
+}
+
+impl Filters {
+    fn remove_session(&mut self, id: u64, filter: &str) -> bool {
+        self.change(filter, |leaf| leaf.subscribers.remove(id))
+    }
+
+    /// Changes the leaf of a filter, and removes it when nothing is left in it.
+    fn change(&mut self, filter: &str, change: impl FnOnce(&mut Leaf) -> bool) -> bool {
+        let Some(node) = self.tree.find(filter) else { return false };
+        let Some(leaf) = self.tree.value_mut(node) else { return false };
+        let changed = change(leaf);
+        if leaf.is_empty() {
+            self.tree.prune(node);
+        }
+        changed
+    }
+
+    /// Visits every leaf whose filter matches `topic` (MQTT-5.0 4.7). Each node at most once.
+    fn for_each_match<'a>(&'a self, topic: &str, mut visit: impl FnMut(&'a Leaf)) {
+        let levels: SmallVec<[&str; 16]> = topic.split('/').collect();
+        let mut open: SmallVec<[(u32, usize); 32]> = SmallVec::new();
+        open.push((ROOT, 0));
+        while let Some((node, depth)) = open.pop() {
+            // A leading wildcard does not match a topic that starts with `$` (MQTT-4.7.2-1).
+            let wildcards = depth > 0 || !topic.starts_with('$');
+            if wildcards && let Some(leaf) = self.tree.child(node, "#").and_then(|all| self.tree.value(all)) {
+                visit(leaf);
+            }
+            match levels.get(depth) {
+                None => {
+                    if let Some(leaf) = self.tree.value(node) {
+                        visit(leaf);
+                    }
+                }
+                Some(level) => {
+                    if let Some(child) = self.tree.child(node, level) {
+                        open.push((child, depth + 1));
+                    }
+                    if wildcards && let Some(child) = self.tree.child(node, "+") {
+                        open.push((child, depth + 1));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Subscriptions, message sinks and retained messages of the node.
+pub struct Router {
+    filters: RwLock<Filters>,
+    generation: AtomicU64,
+    next_id: AtomicU64,
+    retained: Mutex<Retained>,
+    stats: Arc<Stats>,
+}
+
+impl Router {
+    /// An empty router.
+    pub fn new(retained: RetainedLimits) -> Arc<Self> {
+        Arc::new(Self {
+            filters: RwLock::default(),
+            generation: AtomicU64::new(1),
+            next_id: AtomicU64::new(1),
+            retained: Mutex::new(Retained::new(retained)),
+            stats: Arc::default(),
+        })
+    }
+
+    /// The counters of the MQTT front.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Gives every message whose topic matches `filter` to `sink`, until it is removed. The filter must be
+    /// valid; a sink that is registered under several filters gets a message once for each that matches.
+    pub fn add_sink(&self, filter: &str, sink: Arc<dyn MessageSink>) -> SinkId {
+        let id = SinkId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut filters = self.filters.write();
+        if let Some(leaf) = filters.tree.entry(filter, Leaf::new) {
+            leaf.sinks.push((id, sink));
+            filters.sinks.insert(id.0, filter.into());
+        }
+        self.changed();
+        id
+    }
+
+    /// Takes a sink away; false where it is not registered. Publishers that are at work with a route may
+    /// still offer it messages for a moment.
+    pub fn remove_sink(&self, id: SinkId) -> bool {
+        let mut filters = self.filters.write();
+        let Some(filter) = filters.sinks.remove(&id.0) else { return false };
+        let removed = filters.change(&filter, |leaf| {
+            let before = leaf.sinks.len();
+            leaf.sinks.retain(|(known, _)| *known != id);
+            leaf.sinks.len() < before
+        });
+        self.changed();
+        removed
+    }
+
+    /// Subscribes a session; true where the subscription is new.
+    pub(crate) fn subscribe(
+        &self,
+        inbox: &Arc<Inbox>,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: Option<u32>,
+    ) -> bool {
+        let subscription = Subscription { inbox: inbox.clone(), options, identifier };
+        let mut filters = self.filters.write();
+        let leaf = filters.tree.entry(filter, Leaf::new);
+        let new = leaf.is_some_and(|leaf| leaf.subscribers.insert(subscription));
+        self.changed();
+        drop(filters);
+        if new {
+            Stats::add(&self.stats.subscriptions, 1);
+        }
+        new
+    }
+
+    /// Ends a subscription; false where there was none.
+    pub(crate) fn unsubscribe(&self, inbox: u64, filter: &str) -> bool {
+        self.unsubscribe_all(inbox, std::iter::once(filter)) == 1
+    }
+
+    /// Ends several subscriptions of a session; how many there were.
+    pub(crate) fn unsubscribe_all<'a>(&self, inbox: u64, of: impl Iterator<Item = &'a str>) -> usize {
+        let mut filters = self.filters.write();
+        let removed = of.filter(|filter| filters.remove_session(inbox, filter)).count();
+        if removed > 0 {
+            self.changed();
+            Stats::subtract(&self.stats.subscriptions, removed as u64);
+        }
+        removed
+    }
+
+    fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// A number that no other session of this process has.
+    pub(crate) fn next_inbox_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Works out where messages of `topic` go. Publishers use a [`RouteCache`].
+    pub fn find_route(&self, topic: &str) -> Arc<Route> {
+        let mut subscribers: Vec<RouteSubscriber> = Vec::new();
+        let mut sinks: Vec<RouteSink> = Vec::new();
+        let mut leaves = 0;
+        self.filters.read().for_each_match(topic, |leaf| {
+            leaves += usize::from(!leaf.subscribers.is_empty());
+            leaf.subscribers.for_each(|subscription| {
+                subscribers.push(RouteSubscriber {
+                    inbox: subscription.inbox.clone(),
+                    identifiers: subscription.identifier.map(|identifier| Arc::from([identifier])),
+                    qos: subscription.options.qos,
+                    no_local: subscription.options.no_local,
+                    retain_as_published: subscription.options.retain_as_published,
+                });
+            });
+            sinks.extend(leaf.sinks.iter().map(|(_, sink)| RouteSink {
+                sink: sink.clone(),
+                holds_acknowledgement: sink.holds_acknowledgement(),
+            }));
+        });
+        if leaves > 1 {
+            merge(&mut subscribers);
+        }
+        Arc::new(Route {
+            topic: topic.into(),
+            subscribers: subscribers.into_boxed_slice(),
+            sinks: sinks.into_boxed_slice(),
+        })
+    }
+
+    /// Keeps a message as the retained one of its topic, or removes it where the payload is empty
+    /// (MQTT-5.0 3.3.1.3).
+    pub(crate) fn retain(&self, publication: &Arc<Publication>) {
+        let mut retained = self.retained.lock();
+        if publication.payload().is_empty() {
+            retained.remove(publication.topic());
+        } else if !retained.store(publication, publication.received_at) {
+            Stats::add(&self.stats.retained_refused, 1);
+        }
+        self.count_retained(&retained);
+    }
+
+    /// Retained messages that match `filter` and have not expired.
+    pub(crate) fn retained_matching(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
+        self.retained.lock().matching(filter, now)
+    }
+
+    /// Removes retained messages that have expired.
+    pub(crate) fn expire_retained(&self, now: i64) {
+        let mut retained = self.retained.lock();
+        retained.expire(now);
+        self.count_retained(&retained);
+    }
+
+    fn count_retained(&self, retained: &Retained) {
+        self.stats.retained_messages.store(retained.len() as u64, Ordering::Relaxed);
+        self.stats.retained_bytes.store(retained.bytes() as u64, Ordering::Relaxed);
+    }
+
+    /// Publishes a message from inside the node: a Kafka consumer, an API call, a will.
+    ///
+    /// With a hand-over each sink and each delivery keeps a clone of it until its part is done, and one
+    /// without room is waited for ([`Published::Full`]). Without one nobody is waited for: sinks and
+    /// queues drop by their policy, and count it.
+    ///
+    /// A topic that is not a valid topic name reaches nobody and is counted as `dropped_invalid_topic`.
+    pub fn publish(
+        &self,
+        message: &Message<'_>,
+        hand_over: Option<&Arc<HandOver>>,
+        progress: &mut PublishProgress,
+        wakes: &mut WakeList,
+    ) -> Published {
+        let current = match &mut progress.current {
+            Some(current) => current,
+            none => {
+                if topic::validate_topic_name(message.topic, topic::DEFAULT_MAX_LEVELS).is_err() {
+                    Stats::add(&self.stats.dropped_invalid_topic, 1);
+                    return Published::Done { matched: 0 };
+                }
+                let route = progress.routes.route(self, message.topic);
+                none.insert(Current {
+                    route,
+                    next_sink: 0,
+                    next_subscriber: 0,
+                    stored: false,
+                    publication: None,
+                    matched: 0,
+                })
+            }
+        };
+        if let Some(room) = self.advance(message, hand_over, current, wakes) {
+            return Published::Full(room);
+        }
+        let matched = current.matched;
+        progress.current = None;
+        if matched == 0 {
+            Stats::add(&self.stats.unmatched, 1);
+        }
+        Published::Done { matched }
+    }
+
+    fn advance(
+        &self,
+        message: &Message<'_>,
+        hand_over: Option<&Arc<HandOver>>,
+        current: &mut Current,
+        wakes: &mut WakeList,
+    ) -> Option<Room> {
+        while let Some(sink) = current.route.sinks.get(current.next_sink) {
+            let ticket = hand_over.filter(|_| sink.holds_acknowledgement).map(SinkPart::ticket);
+            match sink.sink.accept(message, ticket.as_ref(), wakes) {
+                Accepted::Taken => {}
+                Accepted::Done(outcome) => {
+                    if let Some(ticket) = ticket {
+                        ticket.sink.acknowledge(&[SequenceRange { first: 0, count: 1 }], outcome);
+                    }
+                }
+                Accepted::Full(room) => return Some(room),
+            }
+            current.matched += 1;
+            current.next_sink += 1;
+        }
+        if current.route.subscribers.is_empty() && (!message.retain || current.stored) {
+            return None;
+        }
+        let publication = current.publication.get_or_insert_with(|| Arc::new(Publication::new(message)));
+        if message.retain && !current.stored {
+            self.retain(publication);
+            current.stored = true;
+        }
+        while let Some(subscriber) = current.route.subscribers.get(current.next_subscriber) {
+            let delivery = subscriber.delivery(publication, hand_over.cloned());
+            match subscriber.inbox.offer(delivery) {
+                Offered::Queued(true) => wakes.push(subscriber.inbox.clone()),
+                Offered::Queued(false) | Offered::Dropped => {}
+                Offered::Full(room) => return Some(room),
+            }
+            current.matched += 1;
+            current.next_subscriber += 1;
+        }
+        None
+    }
+}
+
+impl RouteSubscriber {
+    /// The delivery of a publication to this session.
+    pub(crate) fn delivery(
+        &self,
+        publication: &Arc<Publication>,
+        hand_over: Option<Arc<HandOver>>,
+    ) -> Delivery {
+        Delivery {
+            publication: publication.clone(),
+            identifiers: self.identifiers.clone(),
+            hand_over,
+            qos: publication.qos.min(self.qos),
+            retain: publication.retain && self.retain_as_published,
+        }
+    }
+}
+
+/// Merges the overlapping subscriptions of each session into one delivery.
+fn merge(subscribers: &mut Vec<RouteSubscriber>) {
+    subscribers.sort_by_key(|subscriber| subscriber.inbox.id());
+    subscribers.dedup_by(|other, kept| {
+        if other.inbox.id() != kept.inbox.id() {
+            return false;
+        }
+        kept.qos = kept.qos.max(other.qos);
+        kept.no_local &= other.no_local;
+        kept.retain_as_published |= other.retain_as_published;
+        if let Some(more) = other.identifiers.take() {
+            let known = kept.identifiers.iter().flat_map(|known| known.iter());
+            kept.identifiers = Some(known.chain(more.iter()).copied().collect());
+        }
+        true
+    });
+}
+
+/// A sink's part of a hand-over.
+struct SinkPart {
+    hand_over: Mutex<Option<Arc<HandOver>>>,
+}
+
+impl SinkPart {
+    fn ticket(hand_over: &Arc<HandOver>) -> Ticket {
+        Ticket { sink: Arc::new(Self { hand_over: Mutex::new(Some(hand_over.clone())) }), sequence: 0 }
+    }
+}
+
+impl AckSink for SinkPart {
+    fn acknowledge(&self, _: &[SequenceRange], outcome: Outcome) {
+        let part = self.hand_over.lock().take();
+        if let (Some(hand_over), Outcome::Failed(reason)) = (&part, outcome) {
+            hand_over.fail(reason);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

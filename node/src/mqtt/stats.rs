@@ -1,0 +1,152 @@
+//! The counters of the MQTT front, as types: a name cannot be mistyped.
+//!
+//! [`Stats`] is shared and atomic; connections add to it once per turn, not once per message.
+//! [`StatsSnapshot`] is what others see.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Live counters.
+        #[derive(Debug, Default)]
+        pub struct Stats { $($(#[$doc])* pub(crate) $name: AtomicU64),* }
+
+        /// Counters at one moment.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        pub struct StatsSnapshot { $($(#[$doc])* pub $name: u64),* }
+
+        impl Stats {
+            /// Reads every counter.
+            pub fn snapshot(&self) -> StatsSnapshot {
+                StatsSnapshot { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+
+        impl Tally {
+            /// Adds everything to the shared counters and starts again at nothing.
+            pub(crate) fn flush(&mut self, stats: &Stats) {
+                if self.dirty {
+                    $(if self.counts.$name != 0 {
+                        stats.$name.fetch_add(self.counts.$name, Ordering::Relaxed);
+                    })*
+                    *self = Self::default();
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections open now.
+    connections,
+    /// Connections accepted since the start.
+    connections_accepted,
+    /// Connections refused because `max_connections` was reached.
+    connections_refused,
+    /// Connections that ended without an accepted CONNECT.
+    handshakes_failed,
+    /// Connections closed because the client was silent for 1.5 times its keep-alive.
+    keep_alive_timeouts,
+    /// Connections closed for a malformed packet or a protocol error.
+    protocol_errors,
+    /// Connections whose task panicked.
+    connections_panicked,
+    /// Errors of `accept`.
+    accept_errors,
+    /// Sessions now, with or without a connection.
+    sessions,
+    /// Sessions taken over by a newer connection.
+    sessions_taken_over,
+    /// Sessions that ended because their expiry interval passed.
+    sessions_expired,
+    /// Sessions resumed.
+    sessions_resumed,
+    /// Subscriptions now.
+    subscriptions,
+    /// Retained messages now.
+    retained_messages,
+    /// Bytes of retained messages now.
+    retained_bytes,
+    /// Retained messages not kept because the store was full.
+    retained_refused,
+    /// Bytes read from clients.
+    bytes_received,
+    /// Bytes written to clients.
+    bytes_sent,
+    /// PUBLISH packets with QoS 0 received.
+    received_qos0,
+    /// PUBLISH packets with QoS 1 received.
+    received_qos1,
+    /// PUBLISH packets with QoS 2 received, repetitions included.
+    received_qos2,
+    /// QoS 2 publications that had been received before and were not dispatched again.
+    received_duplicates,
+    /// Publications that nobody took.
+    unmatched,
+    /// PUBLISH packets with QoS 0 sent.
+    sent_qos0,
+    /// PUBLISH packets with QoS 1 sent, repetitions included.
+    sent_qos1,
+    /// PUBLISH packets with QoS 2 sent, repetitions included.
+    sent_qos2,
+    /// QoS 0 deliveries dropped because the client was too slow for its queue.
+    dropped_slow,
+    /// QoS 1 and 2 deliveries dropped because the queue of a connected client was full.
+    dropped_queue_full,
+    /// QoS 0 deliveries dropped because the client was not connected.
+    dropped_offline,
+    /// QoS 1 and 2 deliveries dropped because the queue of a client that is not connected was full.
+    dropped_offline_full,
+    /// Deliveries dropped because the message expired.
+    dropped_expired,
+    /// Deliveries dropped because the packet is larger than the client takes.
+    dropped_too_large,
+    /// Publications refused because their topic name was not valid.
+    dropped_invalid_topic,
+    /// Publications that a message sink gave up for good.
+    failed_in_sink,
+    /// Will messages published.
+    wills_published,
+    /// Will messages given up: too many waited.
+    wills_dropped,
+}
+
+impl Stats {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(gauge: &AtomicU64, count: u64) {
+        gauge.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// Counts of one turn of one connection, added to the shared [`Stats`] at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    counts: StatsSnapshot,
+    dirty: bool,
+}
+
+impl Tally {
+    /// The counts, to be changed.
+    pub(crate) fn counts(&mut self) -> &mut StatsSnapshot {
+        self.dirty = true;
+        &mut self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_is_added_once() {
+        let stats = Stats::default();
+        let mut tally = Tally::default();
+        tally.counts().sent_qos1 += 3;
+        tally.flush(&stats);
+        tally.flush(&stats);
+        assert_eq!(stats.snapshot(), StatsSnapshot { sent_qos1: 3, ..StatsSnapshot::default() });
+    }
+}
