@@ -1,1 +1,268 @@
-//! Configuration: HOCON text into checked structs.
+//! Configuration: HOCON text into typed structs.
+//!
+//! * One struct a section, declared with its defaults, ranges and meanings in one place; the reader, the
+//!   canonical JSON and the reference page come from that declaration.
+//! * Reading collects every problem before it gives up; each names file, line, key path, value and what
+//!   would be right. Secrets are in none of them.
+//! * Unknown keys are errors. What is understood but changes nothing is said once
+//!   ([`Loaded::not_in_effect`]).
+//! * Bridges are data: [`parse_producer_bridge`] and [`parse_consumer_bridge`] read them from text (HOCON or
+//!   JSON), their `Serialize` writes canonical JSON that reads back as the same value.
+
+mod address;
+mod connection;
+mod consumer;
+mod general;
+mod kafka_names;
+mod kind;
+mod kind_numbers;
+mod lines;
+mod mqtt;
+mod producer;
+mod secret;
+mod section;
+mod tree;
+mod units;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use hocon::{HoconError, HoconValue, ParseOptions};
+
+use kind::Kind;
+use lines::{LineIndex, Place};
+use section::{Section, named, nested, section};
+use tree::{Node, Walk};
+
+pub use address::{HostPort, KAFKA_PORT};
+pub use connection::{
+    Authentication, ConnectionConfig, KerberosAuthentication, PasswordAuthentication, ResourceOptions,
+    SaslMechanism, ServerName, SocketOptions, SslConfig, TcpKeepalive, TlsVersion, Verify,
+};
+pub use consumer::{ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping};
+pub use general::{
+    AdminConfig, ListenersConfig, LogConfig, LogFormat, LogLevel, NodeConfig, TcpListenerConfig,
+    open_files_limit,
+};
+pub use kafka_names::check_name;
+pub use kind::{Choice, FieldDoc, Secrets};
+pub use mqtt::{MqttConfig, RetainConfig};
+pub use producer::{
+    BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,
+    ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
+};
+pub use secret::{MASK, Secret};
+pub use tree::{Errors, Problem};
+pub use units::ByteSize;
+
+section! {
+    /// The whole configuration of a node.
+    pub struct Config {
+        /// Who this node is and where it keeps its data.
+        node: NodeConfig => nested();
+        /// Where MQTT clients connect.
+        listeners: ListenersConfig => nested();
+        /// Limits of the device side.
+        mqtt: MqttConfig => nested();
+        /// Logging.
+        log: LogConfig => nested();
+        /// The link that `causeway ctl` uses.
+        admin: AdminConfig => nested();
+        /// What is carried between MQTT and Kafka.
+        bridges: BridgesConfig => nested();
+    }
+}
+
+section! {
+    /// Bridges by kind and name.
+    pub struct BridgesConfig {
+        /// A producer bridge.
+        kafka: BTreeMap<String, ProducerBridgeConfig> => named(ProducerKind, check_name);
+        /// A consumer bridge.
+        kafka_consumer: BTreeMap<String, ConsumerBridgeConfig> => named(nested(), check_name);
+    }
+}
+
+/// Kind of a producer bridge in any of its spellings.
+struct ProducerKind;
+
+impl Kind for ProducerKind {
+    type Out = ProducerBridgeConfig;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<ProducerBridgeConfig> {
+        let object = walk.object(node)?;
+        let object = producer::modernise(object, walk)?;
+        ProducerBridgeConfig::read_object(&object, walk)
+    }
+
+    fn json(&self, value: &ProducerBridgeConfig, secrets: Secrets) -> serde_json::Value {
+        value.to_json(secrets)
+    }
+
+    fn name(&self) -> String {
+        "object".into()
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        nested::<ProducerBridgeConfig>().docs(key, meaning)
+    }
+}
+
+/// What was read, and what there is to say about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded<T> {
+    /// The value.
+    pub value: T,
+    /// What works, but hardly as meant.
+    pub warnings: Vec<Problem>,
+    /// What was written, is understood, and changes nothing in this version.
+    pub not_in_effect: Vec<Problem>,
+}
+
+/// Reads a configuration file; its includes count from its folder.
+pub fn load_file(path: &Path) -> Result<Loaded<Config>, Errors> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            std::io::ErrorKind::InvalidData => "not a text file in UTF-8".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        };
+        Errors(vec![Problem { file: name.clone(), line: 0, key: String::new(), value: None, message }])
+    })?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    read(&name, &text, Source::File(folder), &nested::<Config>())
+}
+
+/// Reads a configuration from text that messages call `name`. It can include no files.
+pub fn load_text(name: &str, text: &str) -> Result<Loaded<Config>, Errors> {
+    read(name, text, Source::Text, &nested::<Config>())
+}
+
+/// Reads one producer bridge from HOCON or JSON text, with or without the outer braces. The text comes
+/// from another machine: it sees no files and no environment variables of this one.
+pub fn parse_producer_bridge(name: &str, text: &str) -> Result<Loaded<ProducerBridgeConfig>, Errors> {
+    parse_bridge(name, text, &ProducerKind)
+}
+
+/// Reads one consumer bridge; see [`parse_producer_bridge`].
+pub fn parse_consumer_bridge(name: &str, text: &str) -> Result<Loaded<ConsumerBridgeConfig>, Errors> {
+    parse_bridge(name, text, &nested::<ConsumerBridgeConfig>())
+}
+
+fn parse_bridge<K: Kind>(name: &str, text: &str, kind: &K) -> Result<Loaded<K::Out>, Errors> {
+    let what = format!("bridge {name:?}");
+    if let Err(message) = check_name(name) {
+        return Err(Errors(vec![Problem { file: what, line: 0, key: String::new(), value: None, message }]));
+    }
+    read(&what, text, Source::Text, kind)
+}
+
+impl serde::Serialize for ProducerBridgeConfig {
+    /// Canonical JSON with the secrets masked; [`ProducerBridgeConfig::canonical_json`] can reveal them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.canonical_json(Secrets::Masked).serialize(serializer)
+    }
+}
+
+impl serde::Serialize for ConsumerBridgeConfig {
+    /// Canonical JSON with the secrets masked; [`ConsumerBridgeConfig::canonical_json`] can reveal them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.canonical_json(Secrets::Masked).serialize(serializer)
+    }
+}
+
+impl ProducerBridgeConfig {
+    /// The bridge as JSON with every field in its current spelling; [`parse_producer_bridge`] reads it back.
+    pub fn canonical_json(&self, secrets: Secrets) -> serde_json::Value {
+        self.to_json(secrets)
+    }
+
+    /// Takes the secrets of `stored` where this configuration has only their mask.
+    pub fn keep_secrets_of(&mut self, stored: &Self) {
+        self.connection.keep_secrets_of(&stored.connection);
+    }
+}
+
+impl ConsumerBridgeConfig {
+    /// The bridge as JSON with every field in its current spelling; [`parse_consumer_bridge`] reads it back.
+    pub fn canonical_json(&self, secrets: Secrets) -> serde_json::Value {
+        self.to_json(secrets)
+    }
+
+    /// Takes the secrets of `stored` where this configuration has only their mask.
+    pub fn keep_secrets_of(&mut self, stored: &Self) {
+        self.connection.keep_secrets_of(&stored.connection);
+    }
+}
+
+/// Where text comes from decides what it may reach.
+#[derive(Clone, Copy)]
+enum Source<'p> {
+    /// A file of the operator: includes and environment variables work.
+    File(&'p Path),
+    /// Text from anywhere: neither works.
+    Text,
+}
+
+fn read<K: Kind>(name: &str, text: &str, source: Source<'_>, kind: &K) -> Result<Loaded<K::Out>, Errors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let base = match source {
+        Source::File(folder) => Some(folder),
+        Source::Text => None,
+    };
+    let lines = LineIndex::scan(name, text, base);
+    let options = match source {
+        Source::File(folder) => ParseOptions::defaults().with_base_dir(folder.to_path_buf()),
+        Source::Text if lines.has_includes() => {
+            let message = "include is not possible here".to_owned();
+            return Err(Errors(vec![Problem {
+                file: name.into(),
+                line: 0,
+                key: String::new(),
+                value: None,
+                message,
+            }]));
+        }
+        Source::Text => ParseOptions::defaults().with_env(HashMap::new()),
+    };
+    let tree = hocon::parse_string_with_options(text, options)
+        .map_err(|error| Errors(vec![syntax_problem(name, text, &error)]))?;
+    let quoted = |key: &str| format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+    let keys = tree.keys().into_iter();
+    let entries = keys.filter_map(|key| Some((key.to_owned(), tree.get(&quoted(key))?.clone())));
+    let root = HoconValue::Object(entries.collect());
+    let mut walk = Walk::new(lines);
+    let node = Node { value: &root, path: String::new(), place: Place::default() };
+    let value = kind.read(&node, &mut walk);
+    match value {
+        Some(value) if walk.errors.is_empty() => {
+            Ok(Loaded { value, warnings: walk.warnings, not_in_effect: walk.not_in_effect })
+        }
+        _ => {
+            walk.errors.sort_by_key(|problem| problem.line);
+            Err(Errors(walk.errors))
+        }
+    }
+}
+
+/// What the parser says, without the values it may quote.
+fn syntax_problem(name: &str, text: &str, error: &HoconError) -> Problem {
+    let (line, message) = match error {
+        HoconError::Parse(error) => (error.line, error.message.clone()),
+        HoconError::Resolve(error) => (error.line, format!("{} ({})", error.message, error.path)),
+        HoconError::Config(error) => (0, error.message.clone()),
+        other => (0, other.to_string()),
+    };
+    let content = line.checked_sub(1).and_then(|at| text.lines().nth(at)).unwrap_or("");
+    let lower = content.to_ascii_lowercase();
+    let mut message = if ["password", "secret"].iter().any(|word| lower.contains(word)) {
+        "syntax error".to_owned()
+    } else {
+        format!("syntax error: {message}")
+    };
+    if content.contains("${") {
+        message.push_str("; a template such as \"${.payload}\" has to stand in quotes");
+    }
+    Problem { file: name.to_owned(), line: line as u32, key: String::new(), value: None, message }
+}

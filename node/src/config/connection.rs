@@ -1,0 +1,358 @@
+//! How a bridge connects to Kafka: the fields that producer and consumer bridges share.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::address::{HostPort, read_bootstrap_hosts};
+use super::kafka_names::check_kafka_topic;
+use super::kind::{FieldDoc, Kind, Parsed, Secrets, boolean, choice, parsed, secret, text};
+use super::kind_numbers::{bytes, integer, millis};
+use super::secret::Secret;
+use super::section::{Section, choices, list, nested, section};
+use super::tree::{Node, Object, Walk};
+use super::units::ByteSize;
+
+section! {
+    /// Connection to a Kafka cluster.
+    pub struct ConnectionConfig {
+        /// Brokers to ask first, as `host:port` separated by commas; the others are learned from them. The
+        /// port is 9092 where none is written, IPv6 addresses stand in brackets.
+        bootstrap_hosts: Vec<HostPort> => bootstrap_hosts();
+        /// Budget for connecting: TCP, TLS and authentication together.
+        connect_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(5));
+        /// Shortest time between two refreshes of the metadata of a topic.
+        min_metadata_refresh_interval: Duration => millis().or(Duration::from_secs(3));
+        /// How long an answer to a metadata request may take.
+        metadata_request_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(5));
+        /// How old the oldest request without an answer may be before the connection counts as dead and is
+        /// made again.
+        request_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(30));
+        /// How the bridge proves who it is: `none`, or an object with `mechanism`, `username` and `password`,
+        /// or one with `kerberos_principal` and `kerberos_keytab_file`.
+        authentication: Authentication => AuthenticationKind;
+        /// Options of the TCP connections.
+        socket_opts: SocketOptions => nested();
+        /// TLS.
+        ssl: SslConfig => nested();
+        /// Topic that a health check asks for. Unset, a topic that need not exist is asked for, and only the
+        /// connection counts.
+        health_check_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional()
+            .later("the state of the connections is the health check");
+        /// Whether asking for a topic may create it; the broker has to allow it, too.
+        allow_auto_topic_creation: bool => boolean().or(false);
+        /// Health checks and start.
+        resource_opts: ResourceOptions => nested();
+    }
+}
+
+impl ConnectionConfig {
+    /// Takes the secrets of `stored` where this configuration has only their mask.
+    pub(super) fn keep_secrets_of(&mut self, stored: &Self) {
+        if let (Authentication::Password(new), Authentication::Password(old)) =
+            (&mut self.authentication, &stored.authentication)
+            && new.password.is_mask()
+        {
+            new.password = old.password.clone();
+        }
+        if self.ssl.password.as_ref().is_some_and(Secret::is_mask) {
+            self.ssl.password.clone_from(&stored.ssl.password);
+        }
+    }
+}
+
+choices! {
+    /// A SASL mechanism with user name and password.
+    pub enum SaslMechanism {
+        /// The password as it is (RFC 4616); use it over TLS only.
+        Plain = "plain";
+        /// Challenge and response with SHA-256 (RFC 7677).
+        ScramSha256 = "scram_sha_256";
+        /// Challenge and response with SHA-512.
+        ScramSha512 = "scram_sha_512";
+    }
+}
+
+/// How a bridge proves who it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Authentication {
+    /// Not at all.
+    None,
+    /// With user name and password.
+    Password(PasswordAuthentication),
+    /// With a Kerberos key table.
+    Kerberos(KerberosAuthentication),
+}
+
+section! {
+    /// SASL with user name and password.
+    pub struct PasswordAuthentication {
+        /// SASL mechanism.
+        mechanism: SaslMechanism => choice();
+        /// User name.
+        username: String => text().check(|text| not_empty(text));
+        /// Password.
+        password: Secret => secret();
+    }
+}
+
+section! {
+    /// SASL with Kerberos (GSSAPI).
+    pub struct KerberosAuthentication {
+        /// Principal, such as `causeway@EXAMPLE.ORG`.
+        kerberos_principal: String => text().check(|text| not_empty(text));
+        /// Path of the key table on this node.
+        kerberos_keytab_file: String => text().check(|text| not_empty(text));
+    }
+}
+
+/// Kind of [`Authentication`].
+struct AuthenticationKind;
+
+const AUTHENTICATION_SHAPES: &str = "write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username \
+     and password, or one with kerberos_principal and kerberos_keytab_file";
+
+impl Kind for AuthenticationKind {
+    type Out = Authentication;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Authentication> {
+        if node.scalar() == Some("none") {
+            return Some(Authentication::None);
+        }
+        // Whatever stands here may hold a password: it is not shown.
+        if !node.value.is_object() {
+            return walk.wrong_at(&node.path, node.place, format!("not known; {AUTHENTICATION_SHAPES}"));
+        }
+        let object = walk.object(node)?;
+        if object.get("mechanism").is_some() {
+            return PasswordAuthentication::read_object(&object, walk).map(Authentication::Password);
+        }
+        if object.entries.iter().any(|(key, _)| key.starts_with("kerberos")) {
+            return KerberosAuthentication::read_object(&object, walk).map(Authentication::Kerberos);
+        }
+        walk.wrong_at(&node.path, node.place, format!("lacks its mechanism; {AUTHENTICATION_SHAPES}"))
+    }
+
+    fn missing(&self, _: &Object<'_>, _: &str, _: &mut Walk) -> Option<Authentication> {
+        Some(Authentication::None)
+    }
+
+    fn json(&self, value: &Authentication, secrets: Secrets) -> Json {
+        match value {
+            Authentication::None => "none".into(),
+            Authentication::Password(password) => password.to_json(secrets),
+            Authentication::Kerberos(kerberos) => kerberos.to_json(secrets),
+        }
+    }
+
+    fn name(&self) -> String {
+        "object or `none`".into()
+    }
+
+    fn default_text(&self) -> String {
+        "none".into()
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        let mut docs = vec![FieldDoc {
+            key: key.to_owned(),
+            kind: self.name(),
+            default: self.default_text(),
+            allowed: String::new(),
+            meaning: meaning.to_owned(),
+            not_in_effect: None,
+        }];
+        let nested = PasswordAuthentication::docs().into_iter().chain(KerberosAuthentication::docs());
+        docs.extend(nested.map(|doc| FieldDoc { key: format!("{key}.{}", doc.key), ..doc }));
+        docs
+    }
+}
+
+section! {
+    /// Options of TCP connections.
+    pub struct SocketOptions {
+        /// Send buffer of the socket.
+        sndbuf: ByteSize => bytes().within(ByteSize(1024)..=ByteSize::gb(1)).or(ByteSize::mb(1));
+        /// Receive buffer of the socket.
+        recbuf: ByteSize => bytes().within(ByteSize(1024)..=ByteSize::gb(1)).or(ByteSize::mb(1));
+        /// Send small requests at once (TCP_NODELAY).
+        nodelay: bool => boolean().or(true);
+        /// Probes on idle connections.
+        tcp_keepalive: Option<TcpKeepalive> => tcp_keepalive().or_word("none");
+    }
+}
+
+/// Probes on an idle connection, written `Idle,Interval,Probes` with seconds, such as `240,30,5`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Idle time before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes without an answer before the connection counts as dead.
+    pub probes: u32,
+}
+
+fn tcp_keepalive() -> super::kind::Allowing<Parsed<TcpKeepalive>> {
+    parsed("text", read_tcp_keepalive, |value| {
+        format!("{},{},{}", value.idle.as_secs(), value.interval.as_secs(), value.probes).into()
+    })
+    .allowing("`Idle,Interval,Probes`: seconds from 1 to 32767 twice, probes from 1 to 127")
+}
+
+fn read_tcp_keepalive(text: &str) -> Result<TcpKeepalive, String> {
+    let numbers: Vec<Option<u16>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+    let [Some(idle), Some(interval), Some(probes)] = numbers[..] else {
+        return Err("write none, or three whole numbers Idle,Interval,Probes, such as 240,30,5".into());
+    };
+    // What Linux accepts: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL, MAX_TCP_KEEPCNT.
+    for (what, value, most) in
+        [("idle time", idle, 32_767), ("interval", interval, 32_767), ("number of probes", probes, 127)]
+    {
+        if !(1..=most).contains(&value) {
+            return Err(format!("the {what} is out of range; allowed: 1 to {most}"));
+        }
+    }
+    let seconds = |value| Duration::from_secs(u64::from(value));
+    Ok(TcpKeepalive { idle: seconds(idle), interval: seconds(interval), probes: u32::from(probes) })
+}
+
+choices! {
+    /// Whether the broker's certificate is checked.
+    pub enum Verify {
+        /// Any certificate is taken.
+        None = "verify_none";
+        /// It has to be signed by an authority in `cacertfile` (or one that the system trusts) and to name the host.
+        Peer = "verify_peer";
+    }
+}
+
+choices! {
+    /// A version of TLS.
+    pub enum TlsVersion {
+        /// TLS 1.3 (RFC 8446).
+        V1_3 = "tlsv1.3";
+        /// TLS 1.2 (RFC 5246).
+        V1_2 = "tlsv1.2";
+        /// Read, and left out: too old to be safe.
+        V1_1 = "tlsv1.1";
+        /// Read, and left out: too old to be safe.
+        V1_0 = "tlsv1";
+    }
+}
+
+/// Which name is sent as server name indication (RFC 6066) and looked for in the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerName {
+    /// Each broker's own host name.
+    Auto,
+    /// None is sent.
+    Disable,
+    /// This one.
+    Name(String),
+}
+
+section! {
+    /// TLS towards Kafka.
+    pub struct SslConfig {
+        /// Whether connections use TLS.
+        enable: bool => boolean().or(false);
+        /// Whether the broker's certificate is checked.
+        verify: Verify => choice().or(Verify::None);
+        /// File with the certificates of authorities (PEM).
+        cacertfile: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// File with this client's certificate (PEM).
+        certfile: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// File with the key of this client's certificate (PEM).
+        keyfile: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// Password of the key file.
+        password: Option<Secret> => secret().optional();
+        /// Longest chain of certificates.
+        depth: u8 => integer(0..=255).or(10);
+        /// Versions of TLS that may be used; those below 1.2 are left out with a warning.
+        versions: Vec<TlsVersion> => list(choice().advise(|version| old_tls(*version))).or(vec![TlsVersion::V1_3, TlsVersion::V1_2]);
+        /// Cipher suites that may be used; empty: all that are safe.
+        ciphers: Vec<String> => list(text()).or(Vec::new());
+        /// Host name that is sent to the broker and looked for in its certificate.
+        server_name_indication: ServerName => server_name().or(ServerName::Auto);
+    }
+    ignored {
+        "hibernate_after" "honor_cipher_order" "log_level" "partial_chain" "reuse_sessions" "secure_renegotiate"
+        "user_lookup_fun" "verify_peer_ext_key_usage"
+    }
+    validate check_ssl;
+}
+
+fn old_tls(version: TlsVersion) -> Option<String> {
+    matches!(version, TlsVersion::V1_1 | TlsVersion::V1_0)
+        .then(|| "TLS below 1.2 is not supported, this version is left out".into())
+}
+
+fn check_ssl(ssl: &SslConfig, object: &Object<'_>, walk: &mut Walk) {
+    if ssl.certfile.is_some() != ssl.keyfile.is_some() {
+        walk.wrong_at::<()>(
+            &object.path,
+            object.place,
+            "certfile and keyfile are given together or not at all",
+        );
+    }
+    if ssl.enable && !ssl.versions.iter().any(|v| matches!(v, TlsVersion::V1_3 | TlsVersion::V1_2)) {
+        walk.wrong_at::<()>(
+            &super::lines::join(&object.path, "versions"),
+            object.place,
+            "no version that is supported is left; allowed: tlsv1.3, tlsv1.2",
+        );
+    }
+}
+
+fn server_name() -> super::kind::Allowing<Parsed<ServerName>> {
+    parsed(
+        "text",
+        |text| match text {
+            "auto" => Ok(ServerName::Auto),
+            "disable" => Ok(ServerName::Disable),
+            name => super::address::read_host_port(name, 1)
+                .and_then(|host| {
+                    if host.to_string() == format!("{name}:1") {
+                        Ok(ServerName::Name(host.host))
+                    } else {
+                        Err(String::new())
+                    }
+                })
+                .map_err(|_| "not a host name; write auto, disable or a host name".into()),
+        },
+        |value| match value {
+            ServerName::Auto => "auto".into(),
+            ServerName::Disable => "disable".into(),
+            ServerName::Name(name) => name.as_str().into(),
+        },
+    )
+    .allowing("`auto`: the host name of each broker; `disable`: none; or a host name")
+}
+
+section! {
+    /// Health checks and start of a bridge.
+    pub struct ResourceOptions {
+        /// Time between health checks.
+        health_check_interval: Duration => millis().within(Duration::from_secs(1)..=Duration::from_hours(1))
+            .or(Duration::from_secs(15)).later("the state of the connections is the health check");
+        /// How long a health check may take.
+        health_check_timeout: Option<Duration> => millis().or_word("infinity").or(Some(Duration::from_mins(1)))
+            .later("the state of the connections is the health check");
+        /// Whether the bridge starts as soon as it is created.
+        start_after_created: bool => boolean().or(true).later("a bridge that is enabled starts");
+        /// How long creating a bridge waits for its first connection.
+        start_timeout: Duration => millis().or(Duration::from_secs(5)).later("starting a bridge waits for nothing");
+    }
+}
+
+fn bootstrap_hosts() -> Parsed<Vec<HostPort>> {
+    parsed("text", read_bootstrap_hosts, |hosts| {
+        hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",").into()
+    })
+}
+
+/// A text that says something.
+pub(super) fn not_empty(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() { Err("empty; a text is expected".into()) } else { Ok(()) }
+}

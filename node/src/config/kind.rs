@@ -1,0 +1,588 @@
+//! Kinds: how one field is read, checked, written back and described.
+//!
+//! A field of a section is declared once, with a kind. The reader, the canonical JSON and the reference
+//! page all come from that kind, so they cannot disagree.
+
+use serde_json::{Map, Value as Json};
+
+use super::secret::{MASK, Secret};
+use super::tree::{Node, Object, Walk, nearest};
+
+/// What canonical JSON does with secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// They become [`MASK`]: for people, logs and API answers.
+    Masked,
+    /// They are written out: for storage that is protected as the configuration file is.
+    Revealed,
+}
+
+/// One row of the reference page.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FieldDoc {
+    /// Key path under the section; `NAME` and `[]` stand for what the user names or numbers.
+    pub key: String,
+    /// Kind of value.
+    pub kind: String,
+    /// Default as it would be written, or `required` or `unset`.
+    pub default: String,
+    /// What is allowed; empty where every value of the kind is.
+    pub allowed: String,
+    /// Meaning.
+    pub meaning: String,
+    /// Why it changes nothing in this version.
+    pub not_in_effect: Option<String>,
+}
+
+/// How a field is read, checked, written back and described.
+pub(super) trait Kind: Sized {
+    /// The field's type.
+    type Out: Clone;
+
+    /// Reads a value; `None` after reporting what is wrong with it.
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Self::Out>;
+
+    /// The value of a field that is not given; `None` after reporting that it has to be.
+    fn missing(&self, object: &Object<'_>, key: &str, walk: &mut Walk) -> Option<Self::Out> {
+        let allowed = self.allowed();
+        let expected = if allowed.is_empty() { self.name() } else { format!("{}: {allowed}", self.name()) };
+        walk.wrong_at(
+            &super::lines::join(&object.path, key),
+            object.place,
+            format!("required and missing ({expected})"),
+        )
+    }
+
+    /// Reads the field `key` of `object`.
+    fn field(&self, object: &Object<'_>, key: &'static str, walk: &mut Walk) -> Option<Self::Out> {
+        let mut given = self.keys(key).into_iter().filter_map(|key| object.get(key));
+        let Some(node) = given.next() else { return self.missing(object, key, walk) };
+        if let Some(second) = given.next() {
+            return walk.wrong(second, format!("the same as {}; give one of the two", node.path));
+        }
+        self.read(node, walk)
+    }
+
+    /// The keys the field may be given as, the usual one first.
+    fn keys(&self, key: &'static str) -> Vec<&'static str> {
+        vec![key]
+    }
+
+    /// The value as canonical JSON; `Null` leaves the key out.
+    fn json(&self, value: &Self::Out, secrets: Secrets) -> Json;
+
+    /// Puts the field into a section's JSON.
+    fn put(&self, key: &str, value: &Self::Out, secrets: Secrets, into: &mut Map<String, Json>) {
+        let json = self.json(value, secrets);
+        if !json.is_null() {
+            into.insert(key.to_owned(), json);
+        }
+    }
+
+    /// Kind of value for the reference page: `text`, `duration`.
+    fn name(&self) -> String;
+
+    /// What is allowed, for the reference page and messages.
+    fn allowed(&self) -> String {
+        String::new()
+    }
+
+    /// The default for the reference page.
+    fn default_text(&self) -> String {
+        "required".into()
+    }
+
+    /// Rows of the reference page.
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        vec![FieldDoc {
+            key: key.to_owned(),
+            kind: self.name(),
+            default: self.default_text(),
+            allowed: self.allowed(),
+            meaning: meaning.to_owned(),
+            not_in_effect: None,
+        }]
+    }
+
+    /// Gives a default.
+    fn or(self, default: Self::Out) -> Or<Self> {
+        let text = default_json_text(&self.json(&default, Secrets::Masked));
+        Or { kind: self, default, text }
+    }
+
+    /// Gives a default that depends on the machine, with its description.
+    fn or_else(self, default: impl FnOnce() -> Self::Out, text: &str) -> Or<Self> {
+        Or { kind: self, default: default(), text: text.to_owned() }
+    }
+
+    /// Makes the field optional.
+    fn optional(self) -> Optional<Self> {
+        Optional { kind: self }
+    }
+
+    /// Accepts a word for "none of these values", such as `infinity`; it is the default, too.
+    fn or_word(self, word: &'static str) -> OrWord<Self> {
+        OrWord { kind: self, word }
+    }
+
+    /// Accepts further spellings of the key; giving two of them is an error.
+    fn also(self, keys: &'static [&'static str]) -> Also<Self> {
+        Also { kind: self, keys }
+    }
+
+    /// Adds a check; its error says what is wrong and what would be right.
+    fn check(self, check: fn(&Self::Out) -> Result<(), String>) -> Checked<Self> {
+        Checked { kind: self, check }
+    }
+
+    /// Adds advice about values that work, but hardly as meant.
+    fn advise(self, advice: fn(&Self::Out) -> Option<String>) -> Advised<Self> {
+        Advised { kind: self, advice }
+    }
+
+    /// Says what is allowed in words.
+    fn allowing(self, allowed: &'static str) -> Allowing<Self> {
+        Allowing { kind: self, allowed }
+    }
+
+    /// Marks a field that is accepted and has no effect in this version.
+    fn later(self, why: &'static str) -> Later<Self> {
+        Later { kind: self, when: |_| true, why }
+    }
+
+    /// Marks values of a field that are accepted and have no effect in this version.
+    fn later_when(self, when: fn(&Self::Out) -> bool, why: &'static str) -> Later<Self> {
+        Later { kind: self, when, why }
+    }
+}
+
+/// The rows of the inner kind with what the outer one says about the field itself.
+fn relabel<K: Kind>(mut docs: Vec<FieldDoc>, key: &str, outer: &K) -> Vec<FieldDoc> {
+    if let Some(own) = docs.iter_mut().find(|doc| doc.key == key) {
+        own.kind = outer.name();
+        own.default = outer.default_text();
+        own.allowed = outer.allowed();
+    }
+    docs
+}
+
+fn default_json_text(json: &Json) -> String {
+    match json {
+        Json::Null => "unset".into(),
+        Json::String(text) if text.is_empty() => "\"\"".into(),
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Forwards what a combinator does not change.
+macro_rules! forward {
+    ($($method:ident)*) => { $(forward!(@ $method);)* };
+    (@ missing) => {
+        fn missing(&self, object: &Object<'_>, key: &str, walk: &mut Walk) -> Option<Self::Out> {
+            self.kind.missing(object, key, walk)
+        }
+    };
+    (@ keys) => {
+        fn keys(&self, key: &'static str) -> Vec<&'static str> {
+            self.kind.keys(key)
+        }
+    };
+    (@ json) => {
+        fn json(&self, value: &Self::Out, secrets: Secrets) -> Json {
+            self.kind.json(value, secrets)
+        }
+    };
+    (@ name) => {
+        fn name(&self) -> String {
+            self.kind.name()
+        }
+    };
+    (@ allowed) => {
+        fn allowed(&self) -> String {
+            self.kind.allowed()
+        }
+    };
+    (@ docs) => {
+        fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+            relabel(self.kind.docs(key, meaning), key, self)
+        }
+    };
+    (@ default_text) => {
+        fn default_text(&self) -> String {
+            self.kind.default_text()
+        }
+    };
+}
+
+/// See [`Kind::or`].
+pub(super) struct Or<K: Kind> {
+    kind: K,
+    default: K::Out,
+    text: String,
+}
+
+impl<K: Kind> Kind for Or<K> {
+    type Out = K::Out;
+    forward!(keys json name allowed docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        self.kind.read(node, walk)
+    }
+
+    fn missing(&self, _: &Object<'_>, _: &str, _: &mut Walk) -> Option<K::Out> {
+        Some(self.default.clone())
+    }
+
+    fn default_text(&self) -> String {
+        self.text.clone()
+    }
+}
+
+/// See [`Kind::optional`].
+pub(super) struct Optional<K> {
+    kind: K,
+}
+
+impl<K: Kind> Kind for Optional<K> {
+    type Out = Option<K::Out>;
+    forward!(keys name allowed docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Self::Out> {
+        self.kind.read(node, walk).map(Some)
+    }
+
+    fn missing(&self, _: &Object<'_>, _: &str, _: &mut Walk) -> Option<Self::Out> {
+        Some(None)
+    }
+
+    fn json(&self, value: &Self::Out, secrets: Secrets) -> Json {
+        value.as_ref().map_or(Json::Null, |value| self.kind.json(value, secrets))
+    }
+
+    fn default_text(&self) -> String {
+        "unset".into()
+    }
+}
+
+/// See [`Kind::or_word`].
+pub(super) struct OrWord<K> {
+    kind: K,
+    word: &'static str,
+}
+
+impl<K: Kind> Kind for OrWord<K> {
+    type Out = Option<K::Out>;
+    forward!(keys docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Self::Out> {
+        if node.scalar() == Some(self.word) { Some(None) } else { self.kind.read(node, walk).map(Some) }
+    }
+
+    fn missing(&self, _: &Object<'_>, _: &str, _: &mut Walk) -> Option<Self::Out> {
+        Some(None)
+    }
+
+    fn json(&self, value: &Self::Out, secrets: Secrets) -> Json {
+        value.as_ref().map_or_else(|| self.word.into(), |value| self.kind.json(value, secrets))
+    }
+
+    fn name(&self) -> String {
+        format!("{} or `{}`", self.kind.name(), self.word)
+    }
+
+    fn allowed(&self) -> String {
+        self.kind.allowed()
+    }
+
+    fn default_text(&self) -> String {
+        self.word.into()
+    }
+}
+
+/// See [`Kind::also`].
+pub(super) struct Also<K> {
+    kind: K,
+    keys: &'static [&'static str],
+}
+
+impl<K: Kind> Kind for Also<K> {
+    type Out = K::Out;
+    forward!(missing json name allowed default_text);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        self.kind.read(node, walk)
+    }
+
+    fn keys(&self, key: &'static str) -> Vec<&'static str> {
+        let mut keys = self.kind.keys(key);
+        keys.extend(self.keys);
+        keys
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        let mut docs = self.kind.docs(key, meaning);
+        if let Some(doc) = docs.iter_mut().find(|doc| doc.key == key) {
+            let also: Vec<String> = self.keys.iter().map(|key| format!("`{key}`")).collect();
+            doc.meaning = format!("{} Also spelled {}.", doc.meaning, also.join(", "));
+        }
+        docs
+    }
+}
+
+/// See [`Kind::check`].
+pub(super) struct Checked<K: Kind> {
+    kind: K,
+    check: fn(&K::Out) -> Result<(), String>,
+}
+
+impl<K: Kind> Kind for Checked<K> {
+    type Out = K::Out;
+    forward!(missing keys json name allowed default_text docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        let value = self.kind.read(node, walk)?;
+        match (self.check)(&value) {
+            Ok(()) => Some(value),
+            Err(message) => walk.wrong(node, message),
+        }
+    }
+}
+
+/// See [`Kind::advise`].
+pub(super) struct Advised<K: Kind> {
+    kind: K,
+    advice: fn(&K::Out) -> Option<String>,
+}
+
+impl<K: Kind> Kind for Advised<K> {
+    type Out = K::Out;
+    forward!(missing keys json name allowed default_text docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        let value = self.kind.read(node, walk)?;
+        if let Some(advice) = (self.advice)(&value) {
+            walk.warn(node, advice);
+        }
+        Some(value)
+    }
+}
+
+/// See [`Kind::allowing`].
+pub(super) struct Allowing<K> {
+    kind: K,
+    allowed: &'static str,
+}
+
+impl<K: Kind> Kind for Allowing<K> {
+    type Out = K::Out;
+    forward!(missing keys json name default_text docs);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        self.kind.read(node, walk)
+    }
+
+    fn allowed(&self) -> String {
+        self.allowed.into()
+    }
+}
+
+/// See [`Kind::later`].
+pub(super) struct Later<K: Kind> {
+    kind: K,
+    when: fn(&K::Out) -> bool,
+    why: &'static str,
+}
+
+impl<K: Kind> Kind for Later<K> {
+    type Out = K::Out;
+    forward!(missing keys json name allowed default_text);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        let value = self.kind.read(node, walk)?;
+        if (self.when)(&value) {
+            walk.note_not_in_effect(node, self.why);
+        }
+        Some(value)
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        let mut docs = self.kind.docs(key, meaning);
+        for doc in &mut docs {
+            doc.not_in_effect = Some(self.why.to_owned());
+        }
+        docs
+    }
+}
+
+/// A field with a fixed set of words. Declared with `choices!`.
+pub trait Choice: Copy + PartialEq + 'static {
+    /// Each value, its word, further spellings of it, and its meaning.
+    const ALL: &'static [(Self, &'static str, &'static [&'static str], &'static str)];
+
+    /// The word of a value.
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(value, ..)| *value == self).map_or("", |(_, word, ..)| word)
+    }
+}
+
+/// Kind of a [`Choice`].
+pub(super) struct ChoiceKind<T>(std::marker::PhantomData<T>);
+
+/// One of the words of `T`.
+pub(super) fn choice<T: Choice>() -> ChoiceKind<T> {
+    ChoiceKind(std::marker::PhantomData)
+}
+
+impl<T: Choice> Kind for ChoiceKind<T> {
+    type Out = T;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<T> {
+        let Some(text) = node.scalar() else {
+            return walk.wrong(node, format!("one word is expected; allowed: {}", Self::words()));
+        };
+        let found = T::ALL.iter().find(|(_, word, also, _)| *word == text || also.contains(&text));
+        if let Some((value, ..)) = found {
+            return Some(*value);
+        }
+        let hint = nearest(text, T::ALL.iter().map(|(_, word, ..)| *word))
+            .map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        walk.wrong(node, format!("not known; allowed: {}{hint}", Self::words()))
+    }
+
+    fn json(&self, value: &T, _: Secrets) -> Json {
+        value.word().into()
+    }
+
+    fn name(&self) -> String {
+        "one of".into()
+    }
+
+    fn allowed(&self) -> String {
+        let rows = T::ALL.iter().map(|(_, word, also, meaning)| {
+            let also =
+                if also.is_empty() { String::new() } else { format!(" (also `{}`)", also.join("`, `")) };
+            let meaning = meaning.trim().trim_end_matches('.');
+            if meaning.is_empty() { format!("`{word}`{also}") } else { format!("`{word}`{also}: {meaning}") }
+        });
+        rows.collect::<Vec<_>>().join("; ")
+    }
+
+    fn missing(&self, object: &Object<'_>, key: &str, walk: &mut Walk) -> Option<T> {
+        let path = super::lines::join(&object.path, key);
+        walk.wrong_at(&path, object.place, format!("required and missing; allowed: {}", Self::words()))
+    }
+}
+
+impl<T: Choice> ChoiceKind<T> {
+    fn words() -> String {
+        T::ALL.iter().map(|(_, word, ..)| *word).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Kind of text that a function turns into a value.
+pub(super) struct Parsed<T> {
+    name: &'static str,
+    read: fn(&str) -> Result<T, String>,
+    show: fn(&T) -> Json,
+}
+
+/// A scalar that `read` understands; its error says what is wrong and what would be right.
+pub(super) fn parsed<T: Clone>(
+    name: &'static str,
+    read: fn(&str) -> Result<T, String>,
+    show: fn(&T) -> Json,
+) -> Parsed<T> {
+    Parsed { name, read, show }
+}
+
+impl<T> Parsed<T> {
+    /// Another name for the kind of value.
+    pub(super) fn called(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+}
+
+impl<T: Clone> Kind for Parsed<T> {
+    type Out = T;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<T> {
+        let Some(text) = node.scalar() else {
+            return walk.wrong(node, format!("a single value is expected here ({})", self.name));
+        };
+        match (self.read)(text) {
+            Ok(value) => Some(value),
+            Err(message) => walk.wrong(node, message),
+        }
+    }
+
+    fn json(&self, value: &T, _: Secrets) -> Json {
+        (self.show)(value)
+    }
+
+    fn name(&self) -> String {
+        self.name.into()
+    }
+}
+
+/// Any text.
+pub(super) fn text() -> Parsed<String> {
+    parsed("text", |text| Ok(text.to_owned()), |text| text.as_str().into())
+}
+
+/// `true` or `false`; HOCON's `on`/`off` and `yes`/`no` are read, too.
+pub(super) fn boolean() -> Parsed<bool> {
+    parsed(
+        "boolean",
+        |text| match text.to_ascii_lowercase().as_str() {
+            "true" | "on" | "yes" => Ok(true),
+            "false" | "off" | "no" => Ok(false),
+            _ => Err("not a boolean; write true or false".into()),
+        },
+        |value| (*value).into(),
+    )
+}
+
+/// Kind of a secret.
+pub(super) struct SecretKind;
+
+/// A password; or `file://PATH` to read it from a file. Never shown.
+pub(super) fn secret() -> SecretKind {
+    SecretKind
+}
+
+impl Kind for SecretKind {
+    type Out = Secret;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Secret> {
+        let Some(text) = node.scalar() else {
+            return walk.wrong_at(&node.path, node.place, "a text in quotes is expected here");
+        };
+        let secret = Secret::new(text);
+        if secret.is_mask() {
+            walk.warn_at(
+                &node.path,
+                node.place,
+                format!(
+                    "{MASK} is what is shown in place of a secret, not the secret: authentication will fail"
+                ),
+            );
+        }
+        Some(secret)
+    }
+
+    fn json(&self, value: &Secret, secrets: Secrets) -> Json {
+        match secrets {
+            Secrets::Masked => MASK.into(),
+            Secrets::Revealed => value.as_written().into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        "secret".into()
+    }
+
+    fn allowed(&self) -> String {
+        "text, or `file://PATH` to read it from a file".into()
+    }
+}

@@ -1,0 +1,139 @@
+//! Kinds with an order: whole numbers, factors, durations and byte sizes, each within a range.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::kind::{Kind, Secrets};
+use super::tree::{Node, Walk};
+use super::units::{BaseUnit, ByteSize, read_duration, show_duration};
+
+/// Durations end where a 32-bit count of milliseconds does (49 days): far enough for any wait.
+const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// Kind of an ordered value within a range.
+pub(super) struct Ranged<T> {
+    name: String,
+    range: RangeInclusive<T>,
+    /// The range is worth a word in the reference.
+    told: bool,
+    read: fn(&str) -> Result<T, String>,
+    show: fn(&T) -> String,
+    json: fn(&T) -> Json,
+}
+
+impl<T: PartialOrd> Ranged<T> {
+    /// Narrows the range.
+    pub(super) fn within(mut self, range: RangeInclusive<T>) -> Self {
+        self.range = range;
+        self.told = true;
+        self
+    }
+}
+
+impl<T: PartialOrd + Clone> Ranged<T> {
+    /// Narrows the range from below.
+    pub(super) fn at_least(mut self, least: T) -> Self {
+        self.range = least..=self.range.end().clone();
+        self.told = true;
+        self
+    }
+}
+
+impl<T: PartialOrd + Clone> Kind for Ranged<T> {
+    type Out = T;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<T> {
+        let Some(text) = node.scalar() else {
+            return walk.wrong(node, format!("a single value is expected here ({})", self.name));
+        };
+        match (self.read)(text.trim()) {
+            Ok(value) if self.range.contains(&value) => Some(value),
+            Ok(_) => walk.wrong(node, format!("out of range; allowed: {}", self.limits())),
+            Err(message) => walk.wrong(node, message),
+        }
+    }
+
+    fn json(&self, value: &T, _: Secrets) -> Json {
+        (self.json)(value)
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn allowed(&self) -> String {
+        if self.told { self.limits() } else { String::new() }
+    }
+}
+
+impl<T> Ranged<T> {
+    fn limits(&self) -> String {
+        format!("{} to {}", (self.show)(self.range.start()), (self.show)(self.range.end()))
+    }
+}
+
+/// A whole number in `range`.
+pub(super) fn integer<T>(range: RangeInclusive<T>) -> Ranged<T>
+where
+    T: TryFrom<u64> + Into<Json> + Copy + Display,
+{
+    Ranged {
+        name: "number".into(),
+        range,
+        told: true,
+        read: |text| {
+            let number = text.parse::<u64>().map_err(|_| "not a whole number of at least 0".to_owned())?;
+            T::try_from(number).map_err(|_| "too large".to_owned())
+        },
+        show: ToString::to_string,
+        json: |value| (*value).into(),
+    }
+}
+
+/// A factor such as 1.5 in `range`.
+pub(super) fn factor(range: RangeInclusive<f64>) -> Ranged<f64> {
+    Ranged {
+        name: "factor".into(),
+        range,
+        told: true,
+        read: |text| text.parse::<f64>().map_err(|_| "not a number; write a factor such as 1.5".into()),
+        show: ToString::to_string,
+        json: |value| (*value).into(),
+    }
+}
+
+/// A duration; a bare number is milliseconds.
+pub(super) fn millis() -> Ranged<Duration> {
+    duration(BaseUnit::Millis, |text| read_duration(text, BaseUnit::Millis))
+}
+
+/// A duration; a bare number is seconds.
+pub(super) fn seconds() -> Ranged<Duration> {
+    duration(BaseUnit::Seconds, |text| read_duration(text, BaseUnit::Seconds))
+}
+
+fn duration(base: BaseUnit, read: fn(&str) -> Result<Duration, String>) -> Ranged<Duration> {
+    Ranged {
+        name: format!("duration ({})", base.name()),
+        range: Duration::ZERO..=LONGEST,
+        told: false,
+        read,
+        show: |value| show_duration(*value),
+        json: |value| show_duration(*value).into(),
+    }
+}
+
+/// A byte size; a bare number is bytes.
+pub(super) fn bytes() -> Ranged<ByteSize> {
+    Ranged {
+        name: "byte size".into(),
+        range: ByteSize(0)..=ByteSize(u64::MAX),
+        told: false,
+        read: ByteSize::read,
+        show: ToString::to_string,
+        json: |value| value.to_string().into(),
+    }
+}

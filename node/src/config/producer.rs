@@ -1,0 +1,313 @@
+//! Producer bridges (`bridges.kafka.NAME`): MQTT into Kafka.
+
+use std::time::Duration;
+
+use super::connection::{Authentication, ConnectionConfig, SaslMechanism, not_empty};
+use super::kafka_names::{
+    check_kafka_topic, check_topic_template, is_dynamic, is_one_placeholder, template, topic_filter,
+};
+use super::kind::{Kind, boolean, choice, text};
+use super::kind_numbers::{bytes, integer, millis, seconds};
+use super::lines::join;
+use super::section::{choices, flat, list, nested, section};
+use super::tree::{Object, Walk};
+use super::units::ByteSize;
+
+section! {
+    /// A producer bridge.
+    pub struct ProducerBridgeConfig {
+        /// Whether the bridge runs.
+        enable: bool => boolean().or(true);
+        /// A note for people.
+        description: String => text().or(String::new());
+        /// Labels for people.
+        tags: Vec<String> => list(text()).or(Vec::new());
+        /// Connection to Kafka.
+        connection: ConnectionConfig => flat();
+        /// Source MQTT topic: publications whose topic matches this filter go to Kafka. Unset, nothing comes
+        /// from topics directly.
+        local_topic: Option<String> => topic_filter().also(&["mqtt_topic", "producer.mqtt.topic"]).optional();
+        /// Whether the acknowledgement of a publication waits for this bridge.
+        ack_wait: bool => boolean().or(true);
+        /// What is written to Kafka, and how.
+        kafka: ProducerKafkaConfig => nested();
+    }
+    validate check_producer;
+}
+
+choices! {
+    /// Compression of record batches.
+    pub enum Compression {
+        /// None.
+        None = "no_compression";
+        /// gzip.
+        Gzip = "gzip";
+        /// Snappy.
+        Snappy = "snappy";
+        /// LZ4.
+        Lz4 = "lz4";
+        /// Zstandard (Kafka 2.1 and newer).
+        Zstd = "zstd";
+    }
+}
+
+choices! {
+    /// How a record gets its partition.
+    pub enum PartitionStrategy {
+        /// By chance, a batch at a time, over the partitions that have a leader.
+        Random = "random";
+        /// By the key as Kafka's Java producer does (murmur2): records of one key stay in order.
+        KeyDispatch = "key_dispatch";
+        /// By the key as EMQX does (phash2), for topics that EMQX wrote before.
+        KeyDispatchPhash2 = "key_dispatch_phash2";
+    }
+}
+
+choices! {
+    /// Which replicas confirm a batch before it counts as written.
+    pub enum RequiredAcks {
+        /// All that are in sync; with it nothing is lost or doubled.
+        AllIsr = "all_isr";
+        /// The leader alone; a crash of it can lose records.
+        LeaderOnly = "leader_only";
+        /// None: a batch counts as written once it is sent.
+        None = "none";
+    }
+}
+
+choices! {
+    /// When a publication counts as done.
+    pub enum QueryMode {
+        /// When its record is queued.
+        Async = "async";
+        /// When Kafka has it.
+        Sync = "sync";
+    }
+}
+
+choices! {
+    /// Where records wait for Kafka.
+    pub enum BufferMode {
+        /// In memory.
+        Memory = "memory";
+        /// In files.
+        Disk = "disk";
+        /// In memory, and in files beyond `segment_bytes`.
+        Hybrid = "hybrid";
+    }
+}
+
+choices! {
+    /// How header values are written.
+    pub enum HeaderEncoding {
+        /// As text; values that are not text are left out.
+        None = "none";
+        /// As JSON.
+        Json = "json";
+    }
+}
+
+section! {
+    /// What a producer bridge writes, and how.
+    pub struct ProducerKafkaConfig {
+        /// Kafka topic.
+        topic: String => template().check(|text| check_topic_template(text)).allowing("a Kafka topic name, or a template of one");
+        /// Key, value and timestamp of a record.
+        message: MessageConfig => nested();
+        /// Largest record batch, before compression. One record that is larger is sent alone.
+        max_batch_bytes: ByteSize => bytes().within(ByteSize(1)..=ByteSize::gb(1)).or(ByteSize::kb(896));
+        /// How long a batch that is not full waits for more.
+        max_linger_time: Duration => millis().or(Duration::ZERO).later("batches leave at once");
+        /// Bytes that end such a wait early.
+        max_linger_bytes: ByteSize => bytes().or(ByteSize::mb(10)).later("batches leave at once");
+        /// Compression of record batches.
+        compression: Compression => choice().or(Compression::None);
+        /// How a record gets its partition.
+        partition_strategy: PartitionStrategy => choice().or(PartitionStrategy::KeyDispatch);
+        /// Which replicas confirm a batch before it counts as written.
+        required_acks: RequiredAcks => choice().or(RequiredAcks::AllIsr);
+        /// Template that gives record headers: exactly one placeholder, such as `${pub_props}`.
+        kafka_headers: Option<String> => template().check(|text| check_headers(text)).optional()
+            .later("no headers are written");
+        /// Further headers.
+        kafka_ext_headers: Vec<ExtHeaderConfig> => list(nested()).or(Vec::new()).later("no headers are written");
+        /// How header values are written.
+        kafka_header_value_encode_mode: HeaderEncoding => choice().or(HeaderEncoding::None)
+            .later("no headers are written");
+        /// How often Kafka is asked for new partitions; 0 turns it off.
+        partition_count_refresh_interval: Duration => seconds().or(Duration::from_mins(1));
+        /// Use only this many partitions, the first ones.
+        partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions")
+            .later_when(Option::is_some, "all partitions are used");
+        /// Batches of one partition that may await their acknowledgement; 5 at most are used, because Kafka
+        /// recognises a resend among its last 5 only.
+        max_inflight: u16 => integer(1..=65_535).or(10);
+        /// Age at which a batch is given up.
+        max_batch_age: Option<Duration> => millis().or_word("infinity")
+            .later_when(Option::is_some, "a batch is kept however old it is");
+        /// How often a batch is sent again after Kafka refused it.
+        max_retries: Option<u32> => integer(0..=u32::MAX).or_word("infinity")
+            .later_when(Option::is_some, "a batch is sent again without end");
+        /// Pause before a connection that broke again is made again; the first time there is none.
+        reconnect_delay: Duration => millis().or(Duration::from_secs(2));
+        /// When a publication counts as done. Unset: when its record is safe in the buffer mode that is used.
+        query_mode: Option<QueryMode> => choice().optional().later("a publication is done when Kafka has its record");
+        /// How long a publication waits in the query mode `sync`.
+        sync_query_timeout: Duration => millis().or(Duration::from_secs(5))
+            .later("a publication is done when Kafka has its record");
+        /// Where records wait for Kafka.
+        buffer: BufferConfig => nested();
+        /// Kafka topic for records that were given up.
+        dead_letter_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional()
+            .later("records that are given up are counted and logged");
+    }
+    validate check_kafka;
+}
+
+section! {
+    /// Key, value and timestamp of a record.
+    pub struct MessageConfig {
+        /// Key of the record; records of one key stay in order.
+        key: String => template().or("${.clientid}".into());
+        /// Value of the record; `${.}` is everything that is known about the message, as JSON.
+        value: String => template().or("${.}".into());
+        /// Timestamp of the record in milliseconds since 1970; what is not a number becomes the current time.
+        timestamp: String => template().or("${.timestamp}".into());
+    }
+}
+
+section! {
+    /// One header of every record.
+    pub struct ExtHeaderConfig {
+        /// Key of the header.
+        kafka_ext_header_key: String => template().check(|text| not_empty(text));
+        /// Value of the header: one placeholder, or a text without any.
+        kafka_ext_header_value: String => template().check(|text| check_ext_value(text));
+    }
+}
+
+section! {
+    /// Where records wait for Kafka, one queue a partition.
+    pub struct BufferConfig {
+        /// Where records wait for Kafka.
+        mode: BufferMode => choice().or(BufferMode::Memory)
+            .later_when(|mode| *mode != BufferMode::Memory, "records wait in memory");
+        /// Bytes that may wait for one partition. Beyond it the oldest QoS 0 messages are dropped, and
+        /// publishers of QoS 1 and 2 have to wait.
+        per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
+        /// Size of a file of the modes `disk` and `hybrid`.
+        segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10)).later("records wait in memory");
+        /// Drop the oldest QoS 0 messages while the system is short of memory (mode `memory`).
+        memory_overload_protection: bool => boolean().or(true).later("per_partition_limit alone bounds the memory");
+    }
+}
+
+fn check_headers(headers: &str) -> Result<(), String> {
+    if is_one_placeholder(headers) {
+        return Ok(());
+    }
+    Err("exactly one placeholder is expected, such as ${pub_props}".into())
+}
+
+fn check_ext_value(value: &str) -> Result<(), String> {
+    if is_one_placeholder(value) || !is_dynamic(value) {
+        return Ok(());
+    }
+    Err("one placeholder or a text without any is expected, not a mix of both".into())
+}
+
+fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk) {
+    if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {
+        walk.wrong_at::<()>(
+            &join(&join(&object.path, "message"), "key"),
+            object.place,
+            "empty, and the partition strategy goes by the key; give a key or use partition_strategy = random",
+        );
+    }
+}
+
+/// What must not be ignored on a bridge that runs.
+fn check_producer(bridge: &ProducerBridgeConfig, object: &Object<'_>, walk: &mut Walk) {
+    check_connection(bridge.enable, &bridge.connection, object, walk);
+    if bridge.enable && is_dynamic(&bridge.kafka.topic) {
+        let (path, place) = object
+            .get("kafka")
+            .map_or((join(&object.path, "kafka"), object.place), |node| (node.path.clone(), node.place));
+        walk.wrong_at::<()>(
+            &join(&path, "topic"),
+            place,
+            "a topic with placeholders is not supported in this version; write a fixed topic, or disable the bridge",
+        );
+    }
+}
+
+/// A bridge that runs never speaks with less protection than its configuration says.
+pub(super) fn check_connection(
+    enable: bool,
+    connection: &ConnectionConfig,
+    object: &Object<'_>,
+    walk: &mut Walk,
+) {
+    let place = |key: &str| object.get(key).map_or(object.place, |node| node.place);
+    if !enable {
+        return;
+    }
+    if connection.ssl.enable {
+        walk.wrong_at::<()>(
+            &join(&join(&object.path, "ssl"), "enable"),
+            place("ssl"),
+            "TLS is not supported in this version, and plain text is not used in its place; set ssl.enable = false, or \
+             disable the bridge",
+        );
+    }
+    let supported = match &connection.authentication {
+        Authentication::None => true,
+        Authentication::Password(password) => password.mechanism == SaslMechanism::Plain,
+        Authentication::Kerberos(_) => false,
+    };
+    if !supported {
+        walk.wrong_at::<()>(
+            &join(&object.path, "authentication"),
+            place("authentication"),
+            "this mechanism is not supported in this version; use none or the mechanism plain, or disable the bridge",
+        );
+    }
+}
+
+/// Brings the older spellings of a producer bridge into the current shape, key paths unchanged:
+/// `producer { mqtt { topic }, kafka { .. } }`, and `parameters` for `kafka`.
+pub(super) fn modernise<'a>(mut object: Object<'a>, walk: &mut Walk) -> Option<Object<'a>> {
+    let before = walk.errors.len();
+    let mut kafka: Vec<super::tree::Node<'a>> = object.take("kafka").into_iter().collect();
+    kafka.extend(object.take("parameters"));
+    if let Some(node) = object.take("producer") {
+        let mut producer = walk.object(&node)?;
+        kafka.extend(producer.take("kafka"));
+        if let Some(node) = producer.take("mqtt") {
+            let mut mqtt = walk.object(&node)?;
+            if let Some(topic) = mqtt.take("topic") {
+                object.entries.push(("producer.mqtt.topic".into(), topic));
+            }
+            refuse_rest(&mqtt, "topic", walk);
+        }
+        refuse_rest(&producer, "mqtt, kafka", walk);
+    }
+    let mut kafka = kafka.into_iter();
+    if let Some(first) = kafka.next() {
+        for second in kafka {
+            walk.wrong_at::<()>(
+                &second.path,
+                second.place,
+                format!("the same as {}; give one of the two", first.path),
+            );
+        }
+        object.entries.push(("kafka".into(), first));
+    }
+    (walk.errors.len() == before).then_some(object)
+}
+
+fn refuse_rest(object: &Object<'_>, allowed: &str, walk: &mut Walk) {
+    for (_, node) in &object.entries {
+        walk.wrong_at::<()>(&node.path, node.place, format!("unknown key; allowed here: {allowed}"));
+    }
+}
