@@ -3,6 +3,7 @@
 //!
 //! The memory is measured by an allocator that counts this thread's bytes; what a C library takes (zstd)
 //! is not seen by it.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use causeway_protocol::kafka::batch::{
@@ -95,7 +96,7 @@ fn exercise(input: &[u8]) {
         seen += batch.bytes().len();
         let Ok(records) = batch.records(LIMIT) else { continue };
         let (mut found, mut lens) = (0, 0);
-        for record in records.iter() {
+        for record in &records {
             let Ok(record) = record else { break };
             found += 1;
             lens += record.encoded_len();
@@ -140,7 +141,7 @@ fn mutate(rng: &mut StdRng, bytes: &mut Vec<u8>) {
         let at = rng.random_range(0..bytes.len());
         match rng.random_range(0..6) {
             0 => bytes[at] ^= 1 << rng.random_range(0..8),
-            1 => bytes[at] = *[0, 1, 2, 0x7f, 0x80, 0xff].get(rng.random_range(0..6)).unwrap(),
+            1 => bytes[at] = [0, 1, 2, 0x7f, 0x80, 0xff][rng.random_range(0..6)],
             2 => {
                 let edge = (EDGES[rng.random_range(0..EDGES.len())] as i32).to_be_bytes();
                 for (to, from) in bytes.iter_mut().skip(at).zip(edge) {

@@ -1,6 +1,8 @@
 //! Record batches against the `kafka-protocol` crate's own reader and writer, which share no code with
 //! ours. (Compressed batches meet other readers in the tests that go through a broker.)
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
