@@ -1,1 +1,15 @@
 //! Benchmarks and the load generator of Causeway.
+//!
+//! The library part is the load generator's engine, which the end-to-end tests use as well:
+//!
+//! * [`stamp`]: payloads that say who sent them, in which place and when, and that show damage.
+//! * [`load`]: publishers and subscribers in numbers.
+//! * [`judge`]: what arrived against what was acknowledged: lost, twice, out of order, damaged.
+//! * [`topic`]: reads a Kafka topic back, through a client that shares no code with ours.
+//! * [`procfs`]: CPU time and memory of the server under load.
+
+pub mod judge;
+pub mod load;
+pub mod procfs;
+pub mod stamp;
+pub mod topic;
