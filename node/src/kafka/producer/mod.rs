@@ -1,1 +1,4 @@
 //! The way out: partition producers.
+
+pub mod core;
+pub mod verdict;

@@ -1,0 +1,650 @@
+//! The brain of a partition producer: which batch goes when, and what an answer means. Pure: no sockets, no
+//! clock, no tasks; events and the time come in through methods, [`Output`]s come out.
+//!
+//! Invariants (with idempotence, that is `required_acks = all_isr`):
+//! * Batches are numbered without gaps per (producer id, epoch); a record's sequence is the base sequence of its
+//!   batch plus its place, and a split keeps it.
+//! * At most [`IDEMPOTENT_WINDOW`] batches lie beyond the oldest one without an answer: a broker recognises a resend
+//!   only among the last five it appended.
+//! * After any answer but success nothing is sent until every outstanding answer is in or given up for lost; then
+//!   all that is unacknowledged goes again, in order, with the sequences it had.
+//! * Until the broker has acknowledged something under the current producer id and epoch (and again after an error or a
+//!   minute of silence) only one batch is outstanding. A broker that knows nothing of a producer id takes any first
+//!   sequence (KIP-360): were two under way and the first refused, the second would be appended before it.
+//! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the old ones
+//!   is known; where the broker has forgotten it, the records are reported as [`Output::PossibleDuplicates`].
+//!
+//! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind it the
+//! error merely follows from what happened before them):
+//!
+//! | code | meaning | transition |
+//! |---|---|---|
+//! | 46 `DUPLICATE_SEQUENCE_NUMBER` | appended before | success |
+//! | 45 `OUT_OF_ORDER_SEQUENCE_NUMBER` | the broker lost what it had acknowledged, or expects us after a gap | next epoch, sequences from 0, resend |
+//! | 47 `INVALID_PRODUCER_EPOCH`, 90 `PRODUCER_FENCED` | another holds our producer id | new producer id, sequences from 0, resend |
+//! | 59 `UNKNOWN_PRODUCER_ID` | the broker forgot us (retention, before Kafka 2.5) | new producer id, sequences from 0, resend |
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use causeway_protocol::mqtt::ReasonCode;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::verdict::{CORRUPT_ATTEMPTS, TOO_LARGE, Verdict, verdict};
+use crate::flow::Outcome;
+
+/// Batches of one partition under way at once with idempotence: as many as a broker remembers.
+pub const IDEMPOTENT_WINDOW: usize = 5;
+
+/// An answer older than this no longer proves that the broker knows our producer id. Kafka forgets after
+/// `producer.id.expiration.ms`, a day unless set lower; the price of being wrong on this side is one round trip.
+const CONFIRMED_FOR: Duration = Duration::from_secs(60);
+
+/// First pause after an error: a leader election on a healthy cluster is over in about this time.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause: the delay after an outage ends.
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+
+/// Sequences live in 0 ..= 2^31-1 and wrap to 0.
+const SEQUENCES: i64 = 1 << 31;
+
+/// What a batch carries in its header to be recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Producer id; -1 without idempotence.
+    pub producer_id: i64,
+    /// Producer epoch; -1 without idempotence.
+    pub epoch: i16,
+    /// Sequence of the first record; -1 without idempotence.
+    pub base_sequence: i32,
+}
+
+impl Stamp {
+    /// No idempotence.
+    pub const NONE: Self = Self { producer_id: -1, epoch: -1, base_sequence: -1 };
+}
+
+/// A sealed batch, as far as the core looks into it.
+pub trait Batch: Sized {
+    /// What is handed to the transport; cheap to make.
+    type Wire;
+
+    /// Records in it, at least 1.
+    fn records(&self) -> u32;
+
+    /// Bytes before compression.
+    fn weight(&self) -> usize;
+
+    /// Gives it another producer id, epoch and sequence; record bytes stay.
+    fn restamp(&mut self, stamp: Stamp);
+
+    /// Two batches with the same records in order, the first with `Self::records() / 2` of them; the
+    /// caller restamps them. Gives itself back where it cannot be split.
+    fn split(self) -> Result<(Self, Self), Self>;
+
+    /// The bytes to send.
+    fn wire(&self) -> Self::Wire;
+}
+
+/// Settings that stay.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Producer ids and sequences: only with acks from all in-sync replicas.
+    pub idempotent: bool,
+    /// Batches under way at once; at most [`IDEMPOTENT_WINDOW`] count with idempotence.
+    pub max_in_flight: usize,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// How a send attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The broker answered with this error code; 0 is success. Without acks: 0 once it is written.
+    Code(i16),
+    /// No answer will come (connection lost, request timeout): it may or may not have been appended.
+    Lost,
+    /// It was never written to a connection.
+    NotSent,
+}
+
+/// What the shell has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output<B, W> {
+    /// Send to the leader; exactly one [`Answer`] with this attempt is owed.
+    Send {
+        /// Names the attempt.
+        attempt: u64,
+        /// Broker id of the leader.
+        leader: i32,
+        /// The bytes.
+        wire: W,
+        /// Records in it.
+        records: u32,
+        /// Not its first attempt.
+        again: bool,
+    },
+    /// The fate of a batch is known.
+    Complete {
+        /// The batch, for its tickets and counts.
+        batch: B,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// Fresh metadata is wanted.
+    NeedMetadata,
+    /// A producer id is wanted, another one than this.
+    NeedProducerId {
+        /// The id that cannot be used any longer.
+        instead_of: Option<i64>,
+    },
+    /// Batches are to be closed earlier: at so many bytes.
+    LimitBatchBytes(usize),
+    /// This many records are sent again although an earlier attempt may have appended them and the
+    /// broker can no longer tell.
+    PossibleDuplicates(u32),
+}
+
+/// How much must be waiting in the inbox for it to be worth taking a batch now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appetite {
+    /// Nothing can be sent now.
+    Nothing,
+    /// The line is busy: only a batch of some size.
+    Bulk,
+    /// The line is idle: anything.
+    Anything,
+}
+
+/// Why the partition is not moving, for its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The last answer was this error code.
+    Code(i16),
+    /// The last answer did not come.
+    Lost,
+}
+
+struct Producer {
+    id: i64,
+    epoch: i16,
+    /// Sequence of the next record.
+    next: i32,
+    /// When something was last acknowledged under this id and epoch, with no error since.
+    confirmed_at: Option<Instant>,
+}
+
+struct Entry<B> {
+    /// `None` once complete: it keeps its place until all before it are complete too.
+    batch: Option<B>,
+    base_sequence: i32,
+    /// The attempt whose answer is outstanding.
+    attempt: Option<u64>,
+    attempts: u32,
+    corrupt: u32,
+    /// An attempt may have been appended although no success was told.
+    in_doubt: bool,
+    /// An answer that is acted upon once all are in.
+    verdict: Option<Verdict>,
+}
+
+/// See the top of the file.
+pub struct PartitionCore<B: Batch> {
+    options: Options,
+    leader: Option<i32>,
+    producer: Option<Producer>,
+    entries: VecDeque<Entry<B>>,
+    in_flight: usize,
+    /// The broker that those in flight were sent to.
+    sent_to: Option<i32>,
+    /// An error came in; nothing is sent until `in_flight` is 0.
+    recovering: bool,
+    /// Errors in a row.
+    failures: u32,
+    resume_at: Option<Instant>,
+    trouble: Option<Trouble>,
+    next_attempt: u64,
+    batch_bytes: usize,
+    rng: SmallRng,
+    outputs: Vec<Output<B, B::Wire>>,
+}
+
+impl<B: Batch> PartitionCore<B> {
+    /// A core without a leader; with idempotence it asks for its producer id at once.
+    pub fn new(options: Options) -> Self {
+        let rng = SmallRng::seed_from_u64(options.seed);
+        let mut core = Self {
+            options,
+            leader: None,
+            producer: None,
+            entries: VecDeque::new(),
+            in_flight: 0,
+            sent_to: None,
+            recovering: false,
+            failures: 0,
+            resume_at: None,
+            trouble: None,
+            next_attempt: 1,
+            batch_bytes: usize::MAX,
+            rng,
+            outputs: Vec::new(),
+        };
+        if core.options.idempotent {
+            core.outputs.push(Output::NeedProducerId { instead_of: None });
+        }
+        core
+    }
+
+    /// Takes the outputs, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output<B, B::Wire>> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When [`Self::tick`] wants to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    /// Batches whose answer is outstanding.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// True while it holds no batch.
+    pub fn is_idle(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Why it is not moving; `None` where all is well.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    /// The leader it sends to.
+    pub fn leader(&self) -> Option<i32> {
+        self.leader
+    }
+
+    /// How much it wants now.
+    pub fn appetite(&self, now: Instant) -> Appetite {
+        if self.is_held() || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none()) {
+            return Appetite::Nothing;
+        }
+        match self.entries.len() {
+            0 => Appetite::Anything,
+            n if n < self.window(now) => Appetite::Bulk,
+            _ => Appetite::Nothing,
+        }
+    }
+
+    /// The stamp that the next batch must be sealed with. `None` while [`Self::appetite`] is nothing for want of a
+    /// producer id.
+    pub fn next_stamp(&self) -> Option<Stamp> {
+        if !self.options.idempotent {
+            return Some(Stamp::NONE);
+        }
+        let producer = self.producer.as_ref()?;
+        Some(Stamp { producer_id: producer.id, epoch: producer.epoch, base_sequence: producer.next })
+    }
+
+    /// Takes a batch sealed with [`Self::next_stamp`] and sends it as soon as it may.
+    pub fn push(&mut self, now: Instant, batch: B) {
+        let mut base_sequence = -1;
+        if let Some(producer) = &mut self.producer {
+            base_sequence = producer.next;
+            producer.next = advance(producer.next, batch.records());
+        }
+        self.entries.push_back(Entry {
+            batch: Some(batch),
+            base_sequence,
+            attempt: None,
+            attempts: 0,
+            corrupt: 0,
+            in_doubt: false,
+            verdict: None,
+        });
+        self.pump(now);
+    }
+
+    /// The answer to an attempt. Answers to attempts that are no longer of interest do nothing.
+    pub fn answered(&mut self, now: Instant, attempt: u64, answer: Answer) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.attempt == Some(attempt)) else {
+            return;
+        };
+        entry.attempt = None;
+        self.in_flight -= 1;
+        let verdict = match answer {
+            Answer::Code(code) => verdict(code),
+            Answer::Lost => Verdict::Retry { in_doubt: true, refresh: true },
+            Answer::NotSent => Verdict::Retry { in_doubt: false, refresh: true },
+        };
+        if verdict == Verdict::Appended {
+            if let Some(batch) = entry.batch.take() {
+                self.outputs.push(Output::Complete { batch, outcome: Outcome::Success });
+            }
+            while self.entries.front().is_some_and(|entry| entry.batch.is_none()) {
+                self.entries.pop_front();
+            }
+            if !self.recovering {
+                self.failures = 0;
+                self.trouble = None;
+                if let Some(producer) = &mut self.producer {
+                    producer.confirmed_at = Some(now);
+                }
+            }
+        } else {
+            entry.verdict = Some(verdict);
+            self.recovering = true;
+            self.trouble = Some(match answer {
+                Answer::Code(code) => Trouble::Code(code),
+                Answer::Lost | Answer::NotSent => Trouble::Lost,
+            });
+        }
+        self.settle(now);
+    }
+
+    /// Metadata names this leader. A change ends a pause, and gives up waiting for the old leader's answers where a
+    /// resend is harmless.
+    pub fn leader_is(&mut self, now: Instant, leader: Option<i32>) {
+        if self.leader == leader {
+            return;
+        }
+        self.leader = leader;
+        if self.options.idempotent {
+            for entry in self.entries.iter_mut().filter(|entry| entry.attempt.is_some()) {
+                entry.attempt = None;
+                entry.verdict = Some(Verdict::Retry { in_doubt: true, refresh: false });
+                self.recovering = true;
+            }
+            self.in_flight = 0;
+        }
+        self.settle(now);
+        self.resume_at = None;
+        self.pump(now);
+    }
+
+    /// The producer id asked for. Everything held is stamped anew with it.
+    pub fn producer_id_is(&mut self, now: Instant, id: i64, epoch: i16) {
+        if self.producer.is_some() || !self.options.idempotent {
+            return;
+        }
+        self.renumber(id, epoch);
+        self.pump(now);
+    }
+
+    /// To be called at [`Self::deadline`].
+    pub fn tick(&mut self, now: Instant) {
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume_at = None;
+            self.pump(now);
+        }
+    }
+
+    /// Gives up everything, whatever its fate: in order, with whether it was ever sent.
+    pub fn abandon(&mut self) -> Vec<(B, bool)> {
+        self.in_flight = 0;
+        self.recovering = false;
+        self.entries.drain(..).filter_map(|entry| Some((entry.batch?, entry.attempts > 0))).collect()
+    }
+
+    fn is_held(&self) -> bool {
+        self.recovering
+            || self.resume_at.is_some()
+            || self.leader.is_none()
+            || (self.in_flight > 0 && self.sent_to != self.leader)
+            || (self.options.idempotent && self.producer.is_none())
+    }
+
+    /// Batches that may lie beyond the oldest unanswered one.
+    fn window(&self, now: Instant) -> usize {
+        let Some(producer) = &self.producer else { return self.options.max_in_flight.max(1) };
+        let confirmed = producer.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR);
+        if confirmed { self.options.max_in_flight.clamp(1, IDEMPOTENT_WINDOW) } else { 1 }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        if self.recovering && self.in_flight == 0 {
+            self.recover(now);
+        }
+        self.pump(now);
+    }
+
+    fn pump(&mut self, now: Instant) {
+        if self.is_held() {
+            return;
+        }
+        let (window, Some(leader)) = (self.window(now), self.leader) else { return };
+        // Counted from the oldest unanswered batch: complete ones behind it still take a broker's memory.
+        for entry in self.entries.iter_mut().take(window) {
+            let Some(batch) = &entry.batch else { continue };
+            if entry.attempt.is_some() {
+                continue;
+            }
+            let attempt = self.next_attempt;
+            self.next_attempt += 1;
+            entry.attempt = Some(attempt);
+            self.outputs.push(Output::Send {
+                attempt,
+                leader,
+                wire: batch.wire(),
+                records: batch.records(),
+                again: entry.attempts > 0,
+            });
+            entry.attempts = entry.attempts.saturating_add(1);
+            self.in_flight += 1;
+            self.sent_to = Some(leader);
+        }
+    }
+
+    /// All answers are in, at least one of them bad: decides what happens to each batch.
+    fn recover(&mut self, now: Instant) {
+        self.recovering = false;
+        if let Some(producer) = &mut self.producer {
+            producer.confirmed_at = None;
+        }
+        let (mut refresh, mut pause, mut gap) = (false, false, false);
+        let mut sequence_error = None;
+        let mut index = 0;
+        while let Some(entry) = self.entries.get_mut(index) {
+            let Some(verdict) = entry.verdict.take() else {
+                index += 1;
+                continue;
+            };
+            let oldest = index == 0;
+            match verdict {
+                Verdict::Appended => {}
+                Verdict::Retry { in_doubt, refresh: wanted } => {
+                    entry.in_doubt |= in_doubt;
+                    refresh |= wanted;
+                    pause = true;
+                }
+                Verdict::TooLarge | Verdict::BadRecord(_) => {
+                    if verdict == Verdict::TooLarge {
+                        self.limit_batch_bytes(index);
+                    }
+                    let reason = if let Verdict::BadRecord(reason) = verdict { reason } else { TOO_LARGE };
+                    if self.split(index) {
+                        index += 2;
+                        continue;
+                    }
+                    if oldest {
+                        self.give_up_oldest(reason);
+                        gap = true;
+                        continue;
+                    }
+                    pause = true;
+                }
+                Verdict::BadBatch(reason) => {
+                    if oldest {
+                        self.give_up_oldest(reason);
+                        gap = true;
+                        continue;
+                    }
+                    pause = true;
+                }
+                Verdict::Corrupt => {
+                    entry.corrupt += 1;
+                    // Other attempts may have arrived undamaged: only a batch whose every attempt was refused goes.
+                    if oldest && entry.corrupt >= CORRUPT_ATTEMPTS && !entry.in_doubt {
+                        self.give_up_oldest(ReasonCode::ImplementationSpecificError);
+                        gap = true;
+                        continue;
+                    }
+                    pause = true;
+                }
+                Verdict::OutOfOrder | Verdict::Fenced | Verdict::Forgotten => {
+                    if oldest && self.options.idempotent {
+                        sequence_error = Some(verdict);
+                    }
+                    pause = true;
+                }
+            }
+            index += 1;
+        }
+        if self.options.idempotent {
+            // What is behind a batch that was never appended was not appended either: its fate is known.
+            match sequence_error {
+                _ if gap => self.next_epoch(),
+                Some(Verdict::OutOfOrder) => {
+                    self.report_possible_duplicates();
+                    self.next_epoch();
+                }
+                Some(_) => {
+                    self.report_possible_duplicates();
+                    self.new_producer_id();
+                }
+                None => {}
+            }
+        }
+        if refresh {
+            self.outputs.push(Output::NeedMetadata);
+        }
+        if pause {
+            self.failures = self.failures.saturating_add(1);
+            let full = BACKOFF_FIRST.saturating_mul(1 << (self.failures - 1).min(16)).min(BACKOFF_LAST);
+            self.resume_at = Some(now + full.mul_f64(self.rng.random_range(0.5..1.0)));
+        }
+    }
+
+    fn limit_batch_bytes(&mut self, index: usize) {
+        let Some(batch) = self.entries.get(index).and_then(|entry| entry.batch.as_ref()) else { return };
+        // Half of what was refused, so that several refused batches of one size halve the limit once.
+        let limit = (batch.weight() / 2).max(1);
+        if batch.records() > 1 && limit < self.batch_bytes {
+            self.batch_bytes = limit;
+            self.outputs.push(Output::LimitBatchBytes(limit));
+        }
+    }
+
+    /// Replaces a batch of several records by its halves; the sequence of each record stays.
+    fn split(&mut self, index: usize) -> bool {
+        let Some(entry) = self.entries.get_mut(index) else { return false };
+        let Some(batch) = entry.batch.take() else { return false };
+        if batch.records() < 2 {
+            entry.batch = Some(batch);
+            return false;
+        }
+        match batch.split() {
+            Ok((mut first, mut second)) => {
+                let base = entry.base_sequence;
+                let middle = if base < 0 { -1 } else { advance(base, first.records()) };
+                if let Some(producer) = &self.producer {
+                    let stamp = Stamp { producer_id: producer.id, epoch: producer.epoch, base_sequence: base };
+                    first.restamp(stamp);
+                    second.restamp(Stamp { base_sequence: middle, ..stamp });
+                }
+                entry.batch = Some(first);
+                let (attempts, in_doubt) = (entry.attempts, entry.in_doubt);
+                self.entries.insert(
+                    index + 1,
+                    Entry {
+                        batch: Some(second),
+                        base_sequence: middle,
+                        attempt: None,
+                        attempts,
+                        corrupt: 0,
+                        in_doubt,
+                        verdict: None,
+                    },
+                );
+                true
+            }
+            Err(whole) => {
+                entry.batch = Some(whole);
+                false
+            }
+        }
+    }
+
+    fn give_up_oldest(&mut self, reason: ReasonCode) {
+        if let Some(batch) = self.entries.pop_front().and_then(|entry| entry.batch) {
+            self.outputs.push(Output::Complete { batch, outcome: Outcome::Failed(reason) });
+        }
+        while self.entries.front().is_some_and(|entry| entry.batch.is_none()) {
+            self.entries.pop_front();
+        }
+    }
+
+    fn report_possible_duplicates(&mut self) {
+        let records: u32 = self
+            .entries
+            .iter()
+            .filter(|entry| entry.in_doubt)
+            .filter_map(|entry| entry.batch.as_ref())
+            .map(Batch::records)
+            .sum();
+        if records > 0 {
+            self.outputs.push(Output::PossibleDuplicates(records));
+        }
+    }
+
+    fn next_epoch(&mut self) {
+        match &self.producer {
+            Some(producer) if producer.epoch < i16::MAX => {
+                let (id, epoch) = (producer.id, producer.epoch + 1);
+                self.renumber(id, epoch);
+            }
+            _ => self.new_producer_id(),
+        }
+    }
+
+    fn new_producer_id(&mut self) {
+        if let Some(old) = self.producer.take() {
+            self.outputs.push(Output::NeedProducerId { instead_of: Some(old.id) });
+        }
+    }
+
+    fn renumber(&mut self, id: i64, epoch: i16) {
+        let mut next = 0;
+        for entry in &mut self.entries {
+            let Some(batch) = &mut entry.batch else { continue };
+            batch.restamp(Stamp { producer_id: id, epoch, base_sequence: next });
+            entry.base_sequence = next;
+            entry.in_doubt = false;
+            next = advance(next, batch.records());
+        }
+        self.producer = Some(Producer { id, epoch, next, confirmed_at: None });
+    }
+}
+
+/// The sequence `records` after `sequence`.
+fn advance(sequence: i32, records: u32) -> i32 {
+    ((i64::from(sequence) + i64::from(records)) % SEQUENCES) as i32
+}
+
+#[cfg(test)]
+#[path = "core_simulation.rs"]
+mod simulation;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_wrap_to_zero_after_their_highest_value() {
+        assert_eq!(advance(i32::MAX, 1), 0);
+        assert_eq!(advance(i32::MAX - 1, 1), i32::MAX);
+        assert_eq!(advance(i32::MAX - 2, 10), 7);
+    }
+}

@@ -1,0 +1,465 @@
+//! The core against a simulated broker that keeps Kafka's rules for idempotent producers, over a network that loses,
+//! delays and repeats. Every schedule comes from one seed, which is printed when an invariant breaks.
+//!
+//! What the broker does follows `ProducerAppendInfo.checkSequence`, `ProducerStateEntry` and KIP-360: a resend of one of
+//! the last five batches succeeds, another sequence than the next is refused, and a producer id that it
+//! does not know may start anywhere.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sheaf {
+    ids: Vec<u32>,
+    stamp: Stamp,
+}
+
+/// Ids that the broker finds too large alone, or bad.
+fn is_too_large(id: u32) -> bool {
+    id % 41 == 7
+}
+fn is_bad(id: u32) -> bool {
+    id % 43 == 11
+}
+
+impl Batch for Sheaf {
+    type Wire = Self;
+
+    fn records(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    fn weight(&self) -> usize {
+        self.ids.len() * 100
+    }
+
+    fn restamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
+    }
+
+    fn split(mut self) -> Result<(Self, Self), Self> {
+        let second = self.ids.split_off(self.ids.len() / 2);
+        Ok((Self { stamp: self.stamp, ids: self.ids }, Self { stamp: self.stamp, ids: second }))
+    }
+
+    fn wire(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[derive(Default)]
+struct ProducerState {
+    epoch: i16,
+    /// (first, last) sequence of the newest five.
+    recent: VecDeque<(i32, i32)>,
+}
+
+struct Request {
+    attempt: u64,
+    sheaf: Sheaf,
+    broker: i32,
+    connection: u64,
+}
+
+enum Event {
+    /// The next record comes in.
+    Publish,
+    /// A request reaches the broker.
+    Arrive(Request),
+    /// A response reaches the producer.
+    Answer { attempt: u64, broker: i32, connection: u64, code: i16 },
+    /// An answer is given up for lost.
+    GiveUp { attempt: u64 },
+    Metadata,
+    ProducerId,
+    Cut,
+    MoveLeader,
+    Tick,
+}
+
+/// What goes wrong, out of 1000 at each opportunity.
+#[derive(Clone, Copy)]
+struct Faults {
+    error_before: u32,
+    error_after: u32,
+    lose_answer: u32,
+    cuts: u32,
+    moves: u32,
+    bad_records: bool,
+}
+
+struct World {
+    rng: SmallRng,
+    start: Instant,
+    now: u64,
+    order: u64,
+    events: BinaryHeap<(Reverse<(u64, u64)>, usize)>,
+    store: Vec<Option<Event>>,
+    core: PartitionCore<Sheaf>,
+    idempotent: bool,
+    faults: Faults,
+    faults_until: u64,
+    batch_limit: usize,
+    broker_limit: usize,
+    /// Before Kafka 2.5: an unknown producer id must start at 0.
+    strict_start: bool,
+    leader: i32,
+    log: Vec<(Sheaf, bool)>,
+    producers: HashMap<i64, ProducerState>,
+    next_producer_id: i64,
+    connections: BTreeMap<i32, u64>,
+    outstanding: BTreeMap<u64, (i32, u64)>,
+    last_arrival: BTreeMap<i32, u64>,
+    last_answer: BTreeMap<i32, u64>,
+    inbox: VecDeque<u32>,
+    published: u32,
+    done: BTreeMap<u32, bool>,
+    possible_duplicates: u32,
+}
+
+impl World {
+    fn new(seed: u64, idempotent: bool, faults: Faults) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let core =
+            PartitionCore::new(Options { idempotent, max_in_flight: rng.random_range(1..=10), seed: rng.random() });
+        let (batch_limit, broker_limit) = (rng.random_range(1..=9), rng.random_range(1..=9));
+        let strict_start = rng.random_range(0..4) == 0;
+        Self {
+            rng,
+            start: Instant::now(),
+            now: 0,
+            order: 0,
+            events: BinaryHeap::new(),
+            store: Vec::new(),
+            core,
+            idempotent,
+            faults,
+            faults_until: 3_000,
+            batch_limit,
+            broker_limit,
+            strict_start,
+            leader: 1,
+            log: Vec::new(),
+            producers: HashMap::new(),
+            next_producer_id: 1000,
+            connections: BTreeMap::new(),
+            outstanding: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
+            last_answer: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            published: 0,
+            done: BTreeMap::new(),
+            possible_duplicates: 0,
+        }
+    }
+
+    fn at(&self) -> Instant {
+        self.start + Duration::from_millis(self.now)
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.order += 1;
+        self.store.push(Some(event));
+        self.events.push((Reverse((at, self.order)), self.store.len() - 1));
+    }
+
+    fn later(&mut self, most: u64, event: Event) {
+        let at = self.now + self.rng.random_range(0..=most);
+        self.schedule(at, event);
+    }
+
+    fn unlucky(&mut self, per_thousand: u32) -> bool {
+        self.now < self.faults_until && self.rng.random_range(0..1000) < per_thousand
+    }
+
+    fn run(mut self, records: u32) -> Self {
+        for _ in 0..records {
+            let at = self.rng.random_range(0..2_500);
+            self.schedule(at, Event::Publish);
+        }
+        for at in (0..self.faults_until).step_by(100) {
+            if self.unlucky(self.faults.cuts) {
+                self.schedule(at + 3, Event::Cut);
+            }
+            if self.unlucky(self.faults.moves) {
+                self.schedule(at + 7, Event::MoveLeader);
+            }
+        }
+        self.schedule(1, Event::Metadata);
+        self.turn();
+        while let Some((Reverse((at, _)), place)) = self.events.pop() {
+            assert!(at < 200_000, "nothing comes to rest");
+            self.now = at;
+            if let Some(event) = self.store[place].take() {
+                self.handle(event);
+                self.turn();
+            }
+        }
+        self
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.at();
+        match event {
+            Event::Publish => {
+                self.inbox.push_back(self.published);
+                self.published += 1;
+            }
+            Event::Arrive(request) => self.arrive(request),
+            Event::Answer { attempt, broker, connection, code } => {
+                if self.connections.get(&broker).copied().unwrap_or(0) == connection {
+                    self.outstanding.remove(&attempt);
+                    self.core.answered(now, attempt, Answer::Code(code));
+                }
+            }
+            Event::GiveUp { attempt } => {
+                if let Some((broker, _)) = self.outstanding.get(&attempt).copied() {
+                    self.cut(broker);
+                }
+            }
+            Event::Metadata => {
+                let leader = if self.unlucky(50) { None } else { Some(self.leader) };
+                self.core.leader_is(now, leader);
+                if leader.is_none() {
+                    self.later(100, Event::Metadata);
+                }
+            }
+            Event::ProducerId => {
+                self.next_producer_id += 1;
+                self.core.producer_id_is(now, self.next_producer_id, 0);
+            }
+            Event::Cut => {
+                let broker = self.rng.random_range(1..=2);
+                self.cut(broker);
+            }
+            Event::MoveLeader => self.move_leader(),
+            Event::Tick => self.core.tick(now),
+        }
+    }
+
+    /// The connection breaks: what has not arrived may still arrive, no answer will.
+    fn cut(&mut self, broker: i32) {
+        *self.connections.entry(broker).or_default() += 1;
+        let lost: Vec<u64> =
+            self.outstanding.iter().filter(|(_, (to, _))| *to == broker).map(|(attempt, _)| *attempt).collect();
+        for attempt in lost {
+            self.outstanding.remove(&attempt);
+            let now = self.at();
+            self.core.answered(now, attempt, Answer::Lost);
+        }
+    }
+
+    fn move_leader(&mut self) {
+        self.leader = 3 - self.leader;
+        if self.rng.random_range(0..2) == 0 {
+            // What was not acknowledged may be gone with the old leader.
+            let keep = self.log.iter().rposition(|(_, committed)| *committed).map_or(0, |last| last + 1);
+            self.log.truncate(keep);
+        }
+        self.producers.clear();
+        for (sheaf, _) in &self.log {
+            remember(&mut self.producers, sheaf);
+        }
+        if self.rng.random_range(0..2) == 0 {
+            self.later(200, Event::Metadata);
+        }
+    }
+
+    fn arrive(&mut self, request: Request) {
+        let alive = self.connections.get(&request.broker).copied().unwrap_or(0) == request.connection;
+        if !alive && self.rng.random_range(0..2) == 0 {
+            return;
+        }
+        let code = self.process(&request);
+        if alive && !self.unlucky(self.faults.lose_answer) {
+            let first = self.last_answer.get(&request.broker).copied().unwrap_or(0).max(self.now);
+            let at = first + self.rng.random_range(0..=8);
+            self.last_answer.insert(request.broker, at);
+            let Request { attempt, broker, connection, .. } = request;
+            self.schedule(at, Event::Answer { attempt, broker, connection, code });
+        } else {
+            self.later(120, Event::GiveUp { attempt: request.attempt });
+        }
+    }
+
+    fn process(&mut self, request: &Request) -> i16 {
+        if request.broker != self.leader {
+            return 6;
+        }
+        if self.unlucky(self.faults.error_before) {
+            return [6, 19, 3, 5, 2, 56, 29][self.rng.random_range(0..7)];
+        }
+        let sheaf = &request.sheaf;
+        if self.faults.bad_records {
+            if sheaf.ids.len() > self.broker_limit || sheaf.ids.iter().any(|id| is_too_large(*id)) {
+                return 10;
+            }
+            if sheaf.ids.iter().any(|id| is_bad(*id)) {
+                return 87;
+            }
+        }
+        if sheaf.stamp.producer_id >= 0 {
+            let (first, last) = (sheaf.stamp.base_sequence, advance(sheaf.stamp.base_sequence, sheaf.records() - 1));
+            match self.producers.get(&sheaf.stamp.producer_id) {
+                Some(known) if sheaf.stamp.epoch < known.epoch => return 47,
+                Some(known) if sheaf.stamp.epoch == known.epoch => {
+                    if known.recent.contains(&(first, last)) {
+                        for (_, committed) in &mut self.log {
+                            *committed = true;
+                        }
+                        return 0;
+                    }
+                    if known.recent.back().is_some_and(|(_, before)| advance(*before, 1) != first) {
+                        return 45;
+                    }
+                }
+                Some(_) if first != 0 => return 45,
+                Some(_) => {}
+                None if self.strict_start && first != 0 => return 59,
+                None => {}
+            }
+            remember(&mut self.producers, sheaf);
+        }
+        self.log.push((sheaf.clone(), false));
+        if self.unlucky(self.faults.error_after) {
+            return [6, 7, 20][self.rng.random_range(0..3)];
+        }
+        for (_, committed) in &mut self.log {
+            *committed = true;
+        }
+        0
+    }
+
+    /// What the shell does after every event.
+    fn turn(&mut self) {
+        loop {
+            let now = self.at();
+            let least = match self.core.appetite(now) {
+                Appetite::Nothing => usize::MAX,
+                Appetite::Bulk => 3,
+                Appetite::Anything => 1,
+            };
+            let outputs = self.core.take_outputs();
+            if self.inbox.len() < least && outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
+                self.output(output);
+            }
+            let now = self.at();
+            if self.inbox.len() >= least && self.core.appetite(now) != Appetite::Nothing {
+                let stamp = self.core.next_stamp().expect("a stamp where there is appetite");
+                let count = self.inbox.len().min(self.batch_limit);
+                let ids = self.inbox.drain(..count).collect();
+                self.core.push(now, Sheaf { ids, stamp });
+            }
+            let held = self.core.in_flight();
+            assert!(!self.idempotent || held <= IDEMPOTENT_WINDOW, "{held} in flight");
+        }
+        if let Some(at) = self.core.deadline() {
+            let at = (at - self.start).as_millis() as u64 + 1;
+            self.schedule(at.max(self.now), Event::Tick);
+        }
+    }
+
+    fn output(&mut self, output: Output<Sheaf, Sheaf>) {
+        match output {
+            Output::Send { attempt, leader, wire, .. } => {
+                let connection = self.connections.get(&leader).copied().unwrap_or(0);
+                let first = self.last_arrival.get(&leader).copied().unwrap_or(0).max(self.now);
+                let at = first + self.rng.random_range(0..=8);
+                self.last_arrival.insert(leader, at);
+                self.outstanding.insert(attempt, (leader, connection));
+                self.schedule(at, Event::Arrive(Request { attempt, sheaf: wire, broker: leader, connection }));
+            }
+            Output::Complete { batch, outcome } => {
+                for id in batch.ids {
+                    if outcome == Outcome::Success {
+                        assert!(
+                            self.log.iter().any(|(sheaf, committed)| *committed && sheaf.ids.contains(&id)),
+                            "record {id} acknowledged before it was appended"
+                        );
+                    }
+                    let before = self.done.insert(id, outcome == Outcome::Success);
+                    assert!(before.is_none(), "record {id} completed twice");
+                }
+            }
+            Output::NeedMetadata => self.later(60, Event::Metadata),
+            Output::NeedProducerId { .. } => self.later(60, Event::ProducerId),
+            Output::LimitBatchBytes(bytes) => self.batch_limit = (bytes / 100).max(1),
+            Output::PossibleDuplicates(records) => self.possible_duplicates += records,
+        }
+    }
+
+    fn logged(&self) -> Vec<u32> {
+        self.log.iter().flat_map(|(sheaf, _)| sheaf.ids.iter().copied()).collect()
+    }
+}
+
+fn remember(producers: &mut HashMap<i64, ProducerState>, sheaf: &Sheaf) {
+    let known = producers.entry(sheaf.stamp.producer_id).or_default();
+    if known.epoch != sheaf.stamp.epoch {
+        *known = ProducerState { epoch: sheaf.stamp.epoch, recent: VecDeque::new() };
+    }
+    let last = advance(sheaf.stamp.base_sequence, sheaf.records() - 1);
+    known.recent.push_back((sheaf.stamp.base_sequence, last));
+    if known.recent.len() > 5 {
+        known.recent.pop_front();
+    }
+}
+
+/// Prints the seed of the schedule that failed.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
+        }
+    }
+}
+
+fn faults(rng: &mut SmallRng) -> Faults {
+    Faults {
+        error_before: rng.random_range(0..300),
+        error_after: rng.random_range(0..200),
+        lose_answer: rng.random_range(0..100),
+        cuts: rng.random_range(0..300),
+        moves: rng.random_range(0..200),
+        bad_records: rng.random_range(0..3) == 0,
+    }
+}
+
+#[test]
+fn every_record_is_appended_once_and_in_order_whatever_fails() {
+    const RECORDS: u32 = 50;
+    for seed in 0..20_000 {
+        let _printed_on_failure = Seed(seed);
+        let faults = faults(&mut SmallRng::seed_from_u64(seed));
+        let world = World::new(seed, true, faults).run(RECORDS);
+        let refused = |id: &u32| faults.bad_records && (is_too_large(*id) || is_bad(*id));
+        let wanted: Vec<u32> = (0..RECORDS).filter(|id| !refused(id)).collect();
+        assert_eq!(world.logged(), wanted);
+        assert_eq!(world.done.len(), RECORDS as usize, "not everything was completed");
+        assert!(world.done.iter().all(|(id, success)| *success != refused(id)));
+        assert!(world.core.is_idle());
+        assert_eq!(world.possible_duplicates, 0);
+    }
+}
+
+#[test]
+fn without_idempotence_nothing_is_lost() {
+    const RECORDS: u32 = 50;
+    for seed in 0..2_000 {
+        let _printed_on_failure = Seed(seed);
+        let faults = faults(&mut SmallRng::seed_from_u64(seed));
+        let world = World::new(seed, false, faults).run(RECORDS);
+        let logged: BTreeSet<u32> = world.logged().into_iter().collect();
+        assert_eq!(world.done.len(), RECORDS as usize, "not everything was completed");
+        for (id, success) in &world.done {
+            assert_eq!(*success, logged.contains(id), "record {id}");
+        }
+    }
+}
