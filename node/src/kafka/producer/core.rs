@@ -27,6 +27,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use causeway_protocol::kafka::batch::ProducerIdentity;
 use causeway_protocol::mqtt::ReasonCode;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -39,31 +40,12 @@ pub const IDEMPOTENT_WINDOW: usize = 5;
 
 /// An answer older than this no longer proves that the broker knows our producer id. Kafka forgets after
 /// `producer.id.expiration.ms`, a day unless set lower; the price of being wrong on this side is one round trip.
-const CONFIRMED_FOR: Duration = Duration::from_secs(60);
+const CONFIRMED_FOR: Duration = Duration::from_mins(1);
 
 /// First pause after an error: a leader election on a healthy cluster is over in about this time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause: the delay after an outage ends.
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
-
-/// Sequences live in 0 ..= 2^31-1 and wrap to 0.
-const SEQUENCES: i64 = 1 << 31;
-
-/// What a batch carries in its header to be recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Producer id; -1 without idempotence.
-    pub producer_id: i64,
-    /// Producer epoch; -1 without idempotence.
-    pub epoch: i16,
-    /// Sequence of the first record; -1 without idempotence.
-    pub base_sequence: i32,
-}
-
-impl Stamp {
-    /// No idempotence.
-    pub const NONE: Self = Self { producer_id: -1, epoch: -1, base_sequence: -1 };
-}
 
 /// A sealed batch, as far as the core looks into it.
 pub trait Batch: Sized {
@@ -77,7 +59,7 @@ pub trait Batch: Sized {
     fn weight(&self) -> usize;
 
     /// Gives it another producer id, epoch and sequence; record bytes stay.
-    fn restamp(&mut self, stamp: Stamp);
+    fn restamp(&mut self, stamp: ProducerIdentity);
 
     /// Two batches with the same records in order, the first with `Self::records() / 2` of them; the
     /// caller restamps them. Gives itself back where it cannot be split.
@@ -268,7 +250,8 @@ impl<B: Batch> PartitionCore<B> {
 
     /// How much it wants now.
     pub fn appetite(&self, now: Instant) -> Appetite {
-        if self.is_held() || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none()) {
+        if self.is_held() || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none())
+        {
             return Appetite::Nothing;
         }
         match self.entries.len() {
@@ -280,12 +263,16 @@ impl<B: Batch> PartitionCore<B> {
 
     /// The stamp that the next batch must be sealed with. `None` while [`Self::appetite`] is nothing for want of a
     /// producer id.
-    pub fn next_stamp(&self) -> Option<Stamp> {
+    pub fn next_stamp(&self) -> Option<ProducerIdentity> {
         if !self.options.idempotent {
-            return Some(Stamp::NONE);
+            return Some(ProducerIdentity::NONE);
         }
         let producer = self.producer.as_ref()?;
-        Some(Stamp { producer_id: producer.id, epoch: producer.epoch, base_sequence: producer.next })
+        Some(ProducerIdentity {
+            producer_id: producer.id,
+            producer_epoch: producer.epoch,
+            base_sequence: producer.next,
+        })
     }
 
     /// Takes a batch sealed with [`Self::next_stamp`] and sends it as soon as it may.
@@ -399,7 +386,8 @@ impl<B: Batch> PartitionCore<B> {
     /// Batches that may lie beyond the oldest unanswered one.
     fn window(&self, now: Instant) -> usize {
         let Some(producer) = &self.producer else { return self.options.max_in_flight.max(1) };
-        let confirmed = producer.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR);
+        let confirmed =
+            producer.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR);
         if confirmed { self.options.max_in_flight.clamp(1, IDEMPOTENT_WINDOW) } else { 1 }
     }
 
@@ -550,9 +538,13 @@ impl<B: Batch> PartitionCore<B> {
                 let base = entry.base_sequence;
                 let middle = if base < 0 { -1 } else { advance(base, first.records()) };
                 if let Some(producer) = &self.producer {
-                    let stamp = Stamp { producer_id: producer.id, epoch: producer.epoch, base_sequence: base };
+                    let stamp = ProducerIdentity {
+                        producer_id: producer.id,
+                        producer_epoch: producer.epoch,
+                        base_sequence: base,
+                    };
                     first.restamp(stamp);
-                    second.restamp(Stamp { base_sequence: middle, ..stamp });
+                    second.restamp(ProducerIdentity { base_sequence: middle, ..stamp });
                 }
                 entry.batch = Some(first);
                 let (attempts, in_doubt) = (entry.attempts, entry.in_doubt);
@@ -619,7 +611,7 @@ impl<B: Batch> PartitionCore<B> {
         let mut next = 0;
         for entry in &mut self.entries {
             let Some(batch) = &mut entry.batch else { continue };
-            batch.restamp(Stamp { producer_id: id, epoch, base_sequence: next });
+            batch.restamp(ProducerIdentity { producer_id: id, producer_epoch: epoch, base_sequence: next });
             entry.base_sequence = next;
             entry.in_doubt = false;
             next = advance(next, batch.records());
@@ -630,7 +622,7 @@ impl<B: Batch> PartitionCore<B> {
 
 /// The sequence `records` after `sequence`.
 fn advance(sequence: i32, records: u32) -> i32 {
-    ((i64::from(sequence) + i64::from(records)) % SEQUENCES) as i32
+    ProducerIdentity::sequence_after(sequence, records as usize)
 }
 
 #[cfg(test)]

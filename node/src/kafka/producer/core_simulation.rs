@@ -13,7 +13,7 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sheaf {
     ids: Vec<u32>,
-    stamp: Stamp,
+    stamp: ProducerIdentity,
 }
 
 /// Ids that the broker finds too large alone, or bad.
@@ -35,7 +35,7 @@ impl Batch for Sheaf {
         self.ids.len() * 100
     }
 
-    fn restamp(&mut self, stamp: Stamp) {
+    fn restamp(&mut self, stamp: ProducerIdentity) {
         self.stamp = stamp;
     }
 
@@ -69,9 +69,16 @@ enum Event {
     /// A request reaches the broker.
     Arrive(Request),
     /// A response reaches the producer.
-    Answer { attempt: u64, broker: i32, connection: u64, code: i16 },
+    Answer {
+        attempt: u64,
+        broker: i32,
+        connection: u64,
+        code: i16,
+    },
     /// An answer is given up for lost.
-    GiveUp { attempt: u64 },
+    GiveUp {
+        attempt: u64,
+    },
     Metadata,
     ProducerId,
     Cut,
@@ -122,8 +129,11 @@ struct World {
 impl World {
     fn new(seed: u64, idempotent: bool, faults: Faults) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let core =
-            PartitionCore::new(Options { idempotent, max_in_flight: rng.random_range(1..=10), seed: rng.random() });
+        let core = PartitionCore::new(Options {
+            idempotent,
+            max_in_flight: rng.random_range(1..=10),
+            seed: rng.random(),
+        });
         let (batch_limit, broker_limit) = (rng.random_range(1..=9), rng.random_range(1..=9));
         let strict_start = rng.random_range(0..4) == 0;
         Self {
@@ -207,7 +217,7 @@ impl World {
                 self.inbox.push_back(self.published);
                 self.published += 1;
             }
-            Event::Arrive(request) => self.arrive(request),
+            Event::Arrive(request) => self.arrive(&request),
             Event::Answer { attempt, broker, connection, code } => {
                 if self.connections.get(&broker).copied().unwrap_or(0) == connection {
                     self.outstanding.remove(&attempt);
@@ -242,8 +252,12 @@ impl World {
     /// The connection breaks: what has not arrived may still arrive, no answer will.
     fn cut(&mut self, broker: i32) {
         *self.connections.entry(broker).or_default() += 1;
-        let lost: Vec<u64> =
-            self.outstanding.iter().filter(|(_, (to, _))| *to == broker).map(|(attempt, _)| *attempt).collect();
+        let lost: Vec<u64> = self
+            .outstanding
+            .iter()
+            .filter(|(_, (to, _))| *to == broker)
+            .map(|(attempt, _)| *attempt)
+            .collect();
         for attempt in lost {
             self.outstanding.remove(&attempt);
             let now = self.at();
@@ -267,17 +281,17 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, request: Request) {
+    fn arrive(&mut self, request: &Request) {
         let alive = self.connections.get(&request.broker).copied().unwrap_or(0) == request.connection;
         if !alive && self.rng.random_range(0..2) == 0 {
             return;
         }
-        let code = self.process(&request);
+        let code = self.process(request);
         if alive && !self.unlucky(self.faults.lose_answer) {
             let first = self.last_answer.get(&request.broker).copied().unwrap_or(0).max(self.now);
             let at = first + self.rng.random_range(0..=8);
             self.last_answer.insert(request.broker, at);
-            let Request { attempt, broker, connection, .. } = request;
+            let Request { attempt, broker, connection, .. } = *request;
             self.schedule(at, Event::Answer { attempt, broker, connection, code });
         } else {
             self.later(120, Event::GiveUp { attempt: request.attempt });
@@ -301,10 +315,11 @@ impl World {
             }
         }
         if sheaf.stamp.producer_id >= 0 {
-            let (first, last) = (sheaf.stamp.base_sequence, advance(sheaf.stamp.base_sequence, sheaf.records() - 1));
+            let (first, last) =
+                (sheaf.stamp.base_sequence, advance(sheaf.stamp.base_sequence, sheaf.records() - 1));
             match self.producers.get(&sheaf.stamp.producer_id) {
-                Some(known) if sheaf.stamp.epoch < known.epoch => return 47,
-                Some(known) if sheaf.stamp.epoch == known.epoch => {
+                Some(known) if sheaf.stamp.producer_epoch < known.epoch => return 47,
+                Some(known) if sheaf.stamp.producer_epoch == known.epoch => {
                     if known.recent.contains(&(first, last)) {
                         for (_, committed) in &mut self.log {
                             *committed = true;
@@ -316,9 +331,8 @@ impl World {
                     }
                 }
                 Some(_) if first != 0 => return 45,
-                Some(_) => {}
                 None if self.strict_start && first != 0 => return 59,
-                None => {}
+                Some(_) | None => {}
             }
             remember(&mut self.producers, sheaf);
         }
@@ -372,7 +386,10 @@ impl World {
                 let at = first + self.rng.random_range(0..=8);
                 self.last_arrival.insert(leader, at);
                 self.outstanding.insert(attempt, (leader, connection));
-                self.schedule(at, Event::Arrive(Request { attempt, sheaf: wire, broker: leader, connection }));
+                self.schedule(
+                    at,
+                    Event::Arrive(Request { attempt, sheaf: wire, broker: leader, connection }),
+                );
             }
             Output::Complete { batch, outcome } => {
                 for id in batch.ids {
@@ -400,8 +417,8 @@ impl World {
 
 fn remember(producers: &mut HashMap<i64, ProducerState>, sheaf: &Sheaf) {
     let known = producers.entry(sheaf.stamp.producer_id).or_default();
-    if known.epoch != sheaf.stamp.epoch {
-        *known = ProducerState { epoch: sheaf.stamp.epoch, recent: VecDeque::new() };
+    if known.epoch != sheaf.stamp.producer_epoch {
+        *known = ProducerState { epoch: sheaf.stamp.producer_epoch, recent: VecDeque::new() };
     }
     let last = advance(sheaf.stamp.base_sequence, sheaf.records() - 1);
     known.recent.push_back((sheaf.stamp.base_sequence, last));
@@ -461,5 +478,119 @@ fn without_idempotence_nothing_is_lost() {
         for (id, success) in &world.done {
             assert_eq!(*success, logged.contains(id), "record {id}");
         }
+    }
+}
+
+/// A core with one acknowledged batch behind it, and what it sent.
+fn warmed_up() -> (PartitionCore<Sheaf>, Instant) {
+    let now = Instant::now();
+    let mut core = PartitionCore::new(Options { idempotent: true, max_in_flight: 5, seed: 1 });
+    core.leader_is(now, Some(1));
+    core.producer_id_is(now, 7, 0);
+    push(&mut core, now, &[0, 1]);
+    let sent = sends(&mut core);
+    core.answered(now, sent[0].0, Answer::Code(0));
+    core.take_outputs();
+    (core, now)
+}
+
+fn push(core: &mut PartitionCore<Sheaf>, now: Instant, ids: &[u32]) {
+    let stamp = core.next_stamp().expect("a stamp");
+    core.push(now, Sheaf { ids: ids.to_vec(), stamp });
+}
+
+fn sends(core: &mut PartitionCore<Sheaf>) -> Vec<(u64, ProducerIdentity)> {
+    let sends = core.take_outputs().into_iter().filter_map(|output| match output {
+        Output::Send { attempt, wire, .. } => Some((attempt, wire.stamp)),
+        _ => None,
+    });
+    sends.collect()
+}
+
+#[test]
+fn a_broker_that_lost_acknowledged_records_is_met_with_a_new_epoch() {
+    let (mut core, now) = warmed_up();
+    push(&mut core, now, &[2, 3]);
+    push(&mut core, now, &[4]);
+    let sent = sends(&mut core);
+    assert_eq!(sent[1].1, ProducerIdentity { producer_id: 7, producer_epoch: 0, base_sequence: 4 });
+    core.answered(now, sent[0].0, Answer::Code(45));
+    core.answered(now, sent[1].0, Answer::Code(45));
+    core.tick(now + BACKOFF_LAST);
+    let again = sends(&mut core);
+    assert_eq!(again.len(), 1, "one at a time until the broker knows the new epoch");
+    assert_eq!(again[0].1, ProducerIdentity { producer_id: 7, producer_epoch: 1, base_sequence: 0 });
+    core.answered(now, again[0].0, Answer::Code(0));
+    assert_eq!(sends(&mut core)[0].1.base_sequence, 2);
+}
+
+#[test]
+fn a_forgotten_or_fenced_producer_id_is_replaced_and_doubtful_records_are_reported() {
+    for code in [47, 59, 90] {
+        let (mut core, now) = warmed_up();
+        push(&mut core, now, &[2, 3]);
+        let sent = sends(&mut core);
+        core.answered(now, sent[0].0, Answer::Lost);
+        core.tick(now + BACKOFF_LAST);
+        let sent = sends(&mut core);
+        core.answered(now, sent[0].0, Answer::Code(code));
+        let outputs = core.take_outputs();
+        assert!(outputs.contains(&Output::PossibleDuplicates(2)), "code {code}");
+        assert!(outputs.contains(&Output::NeedProducerId { instead_of: Some(7) }));
+        core.tick(now + BACKOFF_LAST);
+        assert!(sends(&mut core).is_empty(), "nothing goes without a producer id");
+        core.producer_id_is(now, 8, 3);
+        let stamp = ProducerIdentity { producer_id: 8, producer_epoch: 3, base_sequence: 0 };
+        assert_eq!(sends(&mut core)[0].1, stamp);
+    }
+}
+
+#[test]
+fn a_duplicate_sequence_number_is_success() {
+    let (mut core, now) = warmed_up();
+    push(&mut core, now, &[2]);
+    let sent = sends(&mut core);
+    core.answered(now, sent[0].0, Answer::Code(46));
+    let outputs = core.take_outputs();
+    assert!(matches!(&outputs[..], [Output::Complete { outcome: Outcome::Success, .. }]), "{outputs:?}");
+}
+
+#[test]
+fn an_epoch_that_can_rise_no_further_is_followed_by_a_new_producer_id() {
+    let now = Instant::now();
+    let mut core = PartitionCore::new(Options { idempotent: true, max_in_flight: 5, seed: 1 });
+    core.leader_is(now, Some(1));
+    core.producer_id_is(now, 7, i16::MAX);
+    push(&mut core, now, &[7]);
+    let sent = sends(&mut core);
+    core.answered(now, sent[0].0, Answer::Code(10));
+    assert!(core.take_outputs().contains(&Output::NeedProducerId { instead_of: Some(7) }));
+}
+
+#[test]
+fn a_damaged_batch_is_given_up_after_a_few_tries_unless_one_of_them_is_in_doubt() {
+    for doubt in [false, true] {
+        let (mut core, mut now) = warmed_up();
+        push(&mut core, now, &[2]);
+        if doubt {
+            let sent = sends(&mut core);
+            core.answered(now, sent[0].0, Answer::Lost);
+        }
+        let mut failed = false;
+        for _ in 0..20 {
+            now += BACKOFF_LAST;
+            core.tick(now);
+            for output in core.take_outputs() {
+                match output {
+                    Output::Send { attempt, .. } => core.answered(now, attempt, Answer::Code(2)),
+                    Output::Complete { outcome, .. } => failed = outcome != Outcome::Success,
+                    _ => {}
+                }
+            }
+        }
+        for output in core.take_outputs() {
+            failed |= matches!(output, Output::Complete { .. });
+        }
+        assert_eq!(failed, !doubt);
     }
 }

@@ -1,0 +1,423 @@
+//! The mailbox of a partition, which *is* the open record batch: publishers append records in place.
+//!
+//! A [`PartitionInbox`] owns what waits for its partition (a queue of segments, each a batch under construction with
+//! the tickets of its records) and the partition's [`Ledger`]. Publishers call [`PartitionInbox::append`] from any thread; the
+//! partition producer takes segments from the front, and reports their end through the [`Obligations`] that came
+//! with them.
+//!
+//! Invariants:
+//! * Every movement changes the queue and the ledger in one critical section: append is matched + queuing, take is
+//!   queuing to in flight, the end is in flight to success, failed or dropped.
+//! * What is held (waiting and in flight) stays within [`InboxLimits::bytes`]. A record with a ticket that does not fit is refused
+//!   and leaves no trace; one without makes room by dropping the oldest waiting records without a ticket, never one
+//!   with a ticket and never one in flight.
+//! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, removed when
+//!   it is taken, or when they are more than half of it, so that memory stays within twice the limit.
+//! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use causeway_protocol::kafka::batch::{BatchBuilder, HEADER_LEN, Record, RecordRef};
+use causeway_protocol::mqtt::ReasonCode;
+use parking_lot::Mutex;
+
+use super::obligations::{End, Obligations, Run};
+use super::verdict::TOO_LARGE;
+use crate::bridge::ledger::Ledger;
+use crate::flow::{Accepted, Outcome, Room, Ticket, Wake, WakeList};
+
+/// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
+const LARGEST_RECORD: usize = 1 << 30;
+
+/// Bounds of an inbox.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxLimits {
+    /// Most bytes of encoded records held, waiting and in flight together.
+    pub bytes: usize,
+    /// A batch is closed before it grows beyond this, header included; a larger record travels alone.
+    pub batch_bytes: usize,
+}
+
+/// A batch taken out, and what is owed for it.
+#[derive(Debug)]
+pub struct Taken {
+    /// At least one record.
+    pub builder: BatchBuilder,
+    /// Same records, same order.
+    pub obligations: Obligations,
+}
+
+/// A batch on its way from one inbox to another.
+pub struct Surrendered(Segment);
+
+impl Surrendered {
+    /// Its records with their tickets, in order.
+    pub fn for_each(&self, mut visit: impl FnMut(&RecordRef<'_>, Option<&Ticket>)) {
+        let mut records = self.0.builder.records().flatten();
+        for run in &self.0.runs {
+            for (index, record) in (0..run.count).zip(records.by_ref()) {
+                visit(&record, run.ticket(index).as_ref());
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Segment {
+    builder: BatchBuilder,
+    runs: Vec<Run>,
+    /// Encoded sizes of the records without ticket.
+    plain: VecDeque<u32>,
+    /// What its records count, less those dropped: the sizes with which they were appended. (Re-encoding in
+    /// [`Self::compact`] may save a byte here and there, which the books do not need to know.)
+    bytes: usize,
+    /// So many of the first records without ticket are dropped and still in `builder`.
+    dropped: usize,
+    dropped_bytes: usize,
+    /// Takes no further records.
+    closed: bool,
+}
+
+impl Segment {
+    fn live_records(&self) -> usize {
+        self.builder.count() - self.dropped
+    }
+
+    /// Adds the ticket (or its absence) of the record just appended.
+    fn note(&mut self, ticket: Option<&Ticket>, bytes: usize) {
+        self.bytes += bytes;
+        if ticket.is_none() {
+            self.plain.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
+        match self.runs.last_mut() {
+            Some(run) if run.continues_with(ticket) => run.count += 1,
+            _ => self.runs.push(Run::of(ticket)),
+        }
+    }
+
+    /// Physically removes what is marked as dropped.
+    fn compact(&mut self) {
+        let mut left = std::mem::take(&mut self.dropped);
+        if left == 0 {
+            return;
+        }
+        self.dropped_bytes = 0;
+        // A new builder, not `retain`: this is about giving memory back.
+        let mut kept = BatchBuilder::new();
+        let old = std::mem::take(&mut self.builder);
+        let mut records = old.records();
+        for run in &mut self.runs {
+            let gone = if run.sink.is_none() { left.min(run.count as usize) } else { 0 };
+            left -= gone;
+            let keep = run.count as usize - gone;
+            for _ in 0..gone {
+                records.next();
+            }
+            for record in records.by_ref().take(keep).flatten() {
+                kept.append_ref(&record);
+            }
+            run.count = keep as u32;
+        }
+        self.runs.retain(|run| run.count > 0);
+        self.builder = kept;
+    }
+}
+
+struct State {
+    /// The last one is open unless it says `closed`.
+    segments: VecDeque<Segment>,
+    limits: InboxLimits,
+    /// Encoded bytes waiting and in flight.
+    held: usize,
+    ledger: Ledger,
+    /// Segments before this have no record without ticket left to drop.
+    drop_from: usize,
+    /// The sleeper is woken by the append that brings `queuing_bytes` here; `u64::MAX`: nobody sleeps.
+    wake_at: u64,
+    /// Somebody was refused since space was last freed.
+    refused: bool,
+    closed: Option<ReasonCode>,
+    /// Size of the batch taken last: what the next one will probably need.
+    likely_size: usize,
+}
+
+/// See the top of the file.
+pub struct PartitionInbox {
+    state: Mutex<State>,
+    room: Room,
+    sleeper: Arc<dyn Wake>,
+    taken: AtomicU64,
+}
+
+impl std::fmt::Debug for PartitionInbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionInbox").field("ledger", &self.ledger()).finish_non_exhaustive()
+    }
+}
+
+impl PartitionInbox {
+    /// An empty inbox; `sleeper` is woken as [`Self::sleep_until`] says.
+    pub fn new(limits: InboxLimits, sleeper: Arc<dyn Wake>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                segments: VecDeque::new(),
+                limits,
+                held: 0,
+                ledger: Ledger::default(),
+                drop_from: 0,
+                wake_at: u64::MAX,
+                refused: false,
+                closed: None,
+                likely_size: 0,
+            }),
+            room: Room::default(),
+            sleeper,
+            taken: AtomicU64::new(0),
+        })
+    }
+
+    /// Appends a record.
+    ///
+    /// [`Accepted::Full`] comes only with a ticket. Its [`Room`] is notified at each occasion on which space is freed; a caller
+    /// that shares it with others registers (`notified()`, `enable()`) before it tries again, or it may miss the last one.
+    pub fn append(&self, record: &Record<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
+        let most = BatchBuilder::encoded_len(record);
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if let Some(reason) = state.closed {
+            return Accepted::Done(Outcome::Failed(reason));
+        }
+        if most > state.limits.bytes.min(LARGEST_RECORD) {
+            state.ledger.matched += 1;
+            if ticket.is_some() {
+                state.ledger.failed += 1;
+            } else {
+                state.ledger.dropped_queue_full += 1;
+            }
+            return Accepted::Done(Outcome::Failed(TOO_LARGE));
+        }
+        if state.held + most > state.limits.bytes {
+            if ticket.is_some() {
+                state.refused = true;
+                return Accepted::Full(self.room.clone());
+            }
+            if !state.drop_oldest(most) {
+                // All that is left is in flight or has a ticket: the newcomer is the oldest that may be dropped.
+                state.ledger.matched += 1;
+                state.ledger.dropped_queue_full += 1;
+                return Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded));
+            }
+        }
+        let segment = state.open_segment(most);
+        let added = segment.builder.append(record);
+        segment.note(ticket, added);
+        state.count_in(1, added);
+        if state.ledger.queuing_bytes >= state.wake_at {
+            state.wake_at = u64::MAX;
+            wakes.push(self.sleeper.clone());
+        }
+        Accepted::Taken
+    }
+
+    /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted before.
+    pub fn adopt(&self, record: &RecordRef<'_>, ticket: Option<&Ticket>) {
+        let mut state = self.state.lock();
+        let segment = state.open_segment(record.encoded_len() + 16);
+        let added = segment.builder.append_ref(record);
+        segment.note(ticket, added);
+        state.count_in(1, added);
+    }
+
+    /// As [`Self::adopt`], for a whole batch, without looking into it.
+    pub fn adopt_batch(&self, batch: Surrendered) {
+        let mut state = self.state.lock();
+        if let Some(open) = state.segments.back_mut() {
+            open.closed = true;
+        }
+        let mut segment = batch.0;
+        segment.closed = true;
+        let (records, bytes) = (segment.live_records() as u64, segment.bytes);
+        state.segments.push_back(segment);
+        state.count_in(records, bytes);
+    }
+
+    /// True where at least `bytes` (and at least one record) wait. Otherwise the sleeper will be woken when they do;
+    /// with `None` it will not be.
+    pub fn sleep_until(&self, bytes: Option<u64>) -> bool {
+        let mut state = self.state.lock();
+        let Some(bytes) = bytes else {
+            state.wake_at = u64::MAX;
+            return false;
+        };
+        let enough = state.ledger.queuing > 0 && state.ledger.queuing_bytes >= bytes;
+        state.wake_at = if enough { u64::MAX } else { bytes.max(1) };
+        enough
+    }
+
+    /// Takes the oldest batch: its records are in flight from here on.
+    pub fn take(self: &Arc<Self>) -> Option<Taken> {
+        let mut state = self.state.lock();
+        let segment = state.pop()?;
+        state.ledger.inflight += segment.live_records() as u64;
+        self.taken.fetch_add(1, Ordering::Release);
+        drop(state);
+        Some(Taken {
+            obligations: Obligations::new(self.clone(), segment.runs, segment.bytes),
+            builder: segment.builder,
+        })
+    }
+
+    /// Takes the oldest batch for another inbox: here it was never matched.
+    pub fn surrender(&self) -> Option<Surrendered> {
+        let mut state = self.state.lock();
+        let segment = state.pop()?;
+        state.ledger.matched -= segment.live_records() as u64;
+        state.held -= segment.bytes;
+        self.announce_room(&mut state);
+        Some(Surrendered(segment))
+    }
+
+    /// Batches taken so far; a change tells a sticky partitioner to move on.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    /// The books, law included, at one moment.
+    pub fn ledger(&self) -> Ledger {
+        self.state.lock().ledger
+    }
+
+    /// True while records wait or are in flight.
+    pub fn is_busy(&self) -> bool {
+        let state = self.state.lock();
+        state.ledger.queuing + state.ledger.inflight > 0
+    }
+
+    /// Closes batches at this size from now on, if it is smaller than before.
+    pub fn limit_batch_bytes(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.limits.batch_bytes = state.limits.batch_bytes.min(bytes.saturating_add(HEADER_LEN));
+    }
+
+    /// Records that were sent again.
+    pub fn note_retried(&self, records: u64) {
+        self.state.lock().ledger.retried += records;
+    }
+
+    /// Refuses whatever comes from now on with this reason, and wakes all who wait for room.
+    pub fn close(&self, reason: ReasonCode) {
+        let mut state = self.state.lock();
+        state.closed.get_or_insert(reason);
+        state.refused = true;
+        self.announce_room(&mut state);
+    }
+
+    /// Opens a closed inbox again.
+    pub fn reopen(&self) {
+        self.state.lock().closed = None;
+    }
+
+    /// The end of records in flight: `with_ticket` and `without` of them, `bytes` long.
+    pub(super) fn settle(&self, with_ticket: u64, without: u64, bytes: usize, end: End) {
+        let mut state = self.state.lock();
+        let ledger = &mut state.ledger;
+        ledger.inflight -= with_ticket + without;
+        match end {
+            End::Success => ledger.success += with_ticket + without,
+            End::Failed(_) => ledger.failed += with_ticket + without,
+            End::Stopped(_) => {
+                ledger.failed += with_ticket;
+                ledger.dropped_resource_stopped += without;
+            }
+        }
+        state.held -= bytes;
+        self.announce_room(&mut state);
+    }
+
+    fn announce_room(&self, state: &mut State) {
+        if std::mem::take(&mut state.refused) {
+            self.room.notify_one();
+        }
+        self.room.notify_waiters();
+    }
+}
+
+impl State {
+    fn count_in(&mut self, records: u64, bytes: usize) {
+        self.held += bytes;
+        self.ledger.matched += records;
+        self.ledger.queuing += records;
+        self.ledger.queuing_bytes += bytes as u64;
+    }
+
+    /// The segment for a record of up to `most` bytes.
+    fn open_segment(&mut self, most: usize) -> &mut Segment {
+        let limit = self.limits.batch_bytes;
+        if let Some(open) = self.segments.back_mut()
+            && !open.closed
+            && !open.builder.is_empty()
+            && open.builder.len() + most > limit
+        {
+            open.closed = true;
+        }
+        if self.segments.back().is_none_or(|open| open.closed) {
+            let capacity = self.likely_size.min(limit);
+            self.segments
+                .push_back(Segment { builder: BatchBuilder::with_capacity(capacity), ..Segment::default() });
+        }
+        let last = self.segments.len() - 1;
+        &mut self.segments[last]
+    }
+
+    /// Drops the oldest records without ticket until `most` bytes fit; false where they do not fit even then.
+    fn drop_oldest(&mut self, most: usize) -> bool {
+        while self.held + most > self.limits.bytes {
+            let last = self.segments.len().saturating_sub(1);
+            let Some(segment) = self.segments.get_mut(self.drop_from) else { return false };
+            let Some(bytes) = segment.plain.pop_front() else {
+                if self.drop_from >= last {
+                    return false;
+                }
+                self.drop_from += 1;
+                continue;
+            };
+            let bytes = bytes as usize;
+            segment.dropped += 1;
+            segment.dropped_bytes += bytes;
+            segment.bytes -= bytes;
+            self.held -= bytes;
+            self.ledger.queuing -= 1;
+            self.ledger.queuing_bytes -= bytes as u64;
+            self.ledger.dropped_queue_full += 1;
+            if segment.dropped_bytes > segment.bytes {
+                segment.compact();
+                if segment.builder.is_empty() && self.drop_from < last {
+                    self.segments.remove(self.drop_from);
+                }
+            }
+        }
+        true
+    }
+
+    /// The oldest segment with records, no longer waiting.
+    fn pop(&mut self) -> Option<Segment> {
+        loop {
+            let mut segment = self.segments.pop_front()?;
+            self.drop_from = self.drop_from.saturating_sub(1);
+            if segment.live_records() == 0 {
+                continue;
+            }
+            self.likely_size = segment.builder.len();
+            segment.compact();
+            self.ledger.queuing -= segment.live_records() as u64;
+            self.ledger.queuing_bytes -= segment.bytes as u64;
+            return Some(segment);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "inbox_tests.rs"]
+mod tests;

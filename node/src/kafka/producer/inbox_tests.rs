@@ -1,0 +1,318 @@
+//! The inbox against a plain model: a list of records, each with its ticket, and numbers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicUsize;
+
+use causeway_protocol::kafka::batch::Header;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::flow::{AckSink, SequenceRange};
+
+#[derive(Default)]
+struct Sleeper(AtomicUsize);
+
+impl Wake for Sleeper {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Default)]
+struct Publisher {
+    told: Mutex<BTreeMap<u64, Outcome>>,
+    calls: AtomicUsize,
+}
+
+impl AckSink for Publisher {
+    fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        for range in ranges {
+            for sequence in range.first..range.first + u64::from(range.count) {
+                assert!(self.told.lock().insert(sequence, outcome).is_none(), "{sequence} told twice");
+            }
+        }
+    }
+}
+
+fn record<'a>(key: &'a [u8], value: &'a [u8]) -> Record<'a> {
+    Record { timestamp: 1_700_000_000_000, key: Some(key), value: Some(value), headers: &[] }
+}
+
+fn ticket(sink: &Arc<Publisher>, sequence: u64) -> Ticket {
+    Ticket { sink: sink.clone(), sequence }
+}
+
+fn inbox(bytes: usize, batch_bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>) {
+    let sleeper = Arc::new(Sleeper::default());
+    (PartitionInbox::new(InboxLimits { bytes, batch_bytes }, sleeper.clone()), sleeper)
+}
+
+#[derive(Clone, Debug)]
+struct Modelled {
+    id: u64,
+    /// Which publisher and sequence.
+    ticket: Option<(usize, u64)>,
+    bytes: usize,
+}
+
+/// One seed: random publications, takes and ends; after each the books are compared.
+fn run_against_the_model(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let limit = rng.random_range(200..4000);
+    let (inbox, _sleeper) = inbox(limit, rng.random_range(100..1500));
+    let publishers: Vec<Arc<Publisher>> = (0..3).map(|_| Arc::new(Publisher::default())).collect();
+    let mut next = [0u64; 3];
+    let mut waiting: VecDeque<Modelled> = VecDeque::new();
+    let mut under_way: Vec<(Taken, Vec<Modelled>)> = Vec::new();
+    let mut ended: Vec<Modelled> = Vec::new();
+    let mut wanted = Ledger::default();
+    for id in 0..400u64 {
+        let mut wakes = WakeList::default();
+        match rng.random_range(0..10) {
+            0..=6 => {
+                let value = vec![b'x'; rng.random_range(0..120)];
+                let key = id.to_be_bytes();
+                let record = Record { timestamp: rng.random_range(0..1 << 40), ..record(&key, &value) };
+                let who = rng.random_range(0..3);
+                let with = rng.random_range(0..3) > 0;
+                let offered = with.then(|| ticket(&publishers[who], next[who]));
+                let most = BatchBuilder::encoded_len(&record);
+                let held: usize = waiting.iter().map(|record| record.bytes).sum::<usize>()
+                    + under_way
+                        .iter()
+                        .flat_map(|(_, records)| records)
+                        .map(|record| record.bytes)
+                        .sum::<usize>();
+                let before = inbox.ledger();
+                match inbox.append(&record, offered.as_ref(), &mut wakes) {
+                    Accepted::Taken => {
+                        let mut held = held;
+                        while held + most > limit {
+                            let oldest = waiting.iter().position(|record| record.ticket.is_none());
+                            let dropped = waiting.remove(oldest.expect("something to drop")).expect("it");
+                            held -= dropped.bytes;
+                            wanted.dropped_queue_full += 1;
+                            wanted.queuing -= 1;
+                            wanted.queuing_bytes -= dropped.bytes as u64;
+                        }
+                        wanted.matched += 1;
+                        wanted.queuing += 1;
+                        let bytes = (inbox.ledger().queuing_bytes - wanted.queuing_bytes) as usize;
+                        assert!(bytes > 0 && bytes <= most);
+                        wanted.queuing_bytes += bytes as u64;
+                        let ticket = with.then(|| (who, next[who]));
+                        waiting.push_back(Modelled { id, ticket, bytes });
+                        next[who] += u64::from(with);
+                    }
+                    Accepted::Full(_) => {
+                        assert!(with && held + most > limit);
+                        assert_eq!(inbox.ledger(), before, "a refusal leaves a trace");
+                    }
+                    Accepted::Done(outcome) => {
+                        assert!(!with && outcome != Outcome::Success);
+                        let plain = waiting.iter().filter(|record| record.ticket.is_none());
+                        let (records, bytes) = plain.fold((0, 0), |sum, it| (sum.0 + 1, sum.1 + it.bytes));
+                        assert!(held - bytes + most > limit, "dropped though there was room");
+                        waiting.retain(|record| record.ticket.is_some());
+                        wanted.matched += 1;
+                        wanted.dropped_queue_full += 1 + records;
+                        wanted.queuing -= records;
+                        wanted.queuing_bytes -= bytes as u64;
+                    }
+                }
+            }
+            7 | 8 => {
+                if let Some(taken) = inbox.take() {
+                    let count = taken.builder.count();
+                    let records: Vec<Modelled> = waiting.drain(..count).collect();
+                    for (read, modelled) in taken.builder.records().zip(&records) {
+                        assert_eq!(read.unwrap().key, Some(&modelled.id.to_be_bytes()[..]));
+                    }
+                    assert_eq!(taken.obligations.records(), count as u64);
+                    wanted.queuing -= count as u64;
+                    wanted.queuing_bytes -= records.iter().map(|record| record.bytes as u64).sum::<u64>();
+                    wanted.inflight += count as u64;
+                    under_way.push((taken, records));
+                } else {
+                    assert!(waiting.is_empty());
+                }
+            }
+            _ => {
+                if !under_way.is_empty() {
+                    let (taken, records) = under_way.swap_remove(rng.random_range(0..under_way.len()));
+                    let count = records.len() as u64;
+                    let plain = records.iter().filter(|record| record.ticket.is_none()).count() as u64;
+                    wanted.inflight -= count;
+                    let end = match rng.random_range(0..3) {
+                        0 => {
+                            wanted.success += count;
+                            End::Success
+                        }
+                        1 => {
+                            wanted.failed += count;
+                            End::Failed(ReasonCode::QuotaExceeded)
+                        }
+                        _ => {
+                            wanted.failed += count - plain;
+                            wanted.dropped_resource_stopped += plain;
+                            End::Stopped(ReasonCode::UnspecifiedError)
+                        }
+                    };
+                    let mut obligations = taken.obligations;
+                    if count > 1 {
+                        let first = rng.random_range(1..count);
+                        obligations.split_off_first(first, 10).end(end);
+                    }
+                    obligations.end(end);
+                    ended.extend(records);
+                }
+            }
+        }
+        let ledger = inbox.ledger();
+        assert_eq!(ledger.imbalance(), 0);
+        assert_eq!(ledger, wanted);
+    }
+    for (taken, records) in under_way {
+        drop(taken);
+        ended.extend(records);
+    }
+    for record in ended {
+        if let Some((who, sequence)) = record.ticket {
+            assert!(publishers[who].told.lock().remove(&sequence).is_some(), "{record:?} not told");
+        }
+    }
+    assert!(publishers.iter().all(|publisher| publisher.told.lock().is_empty()), "told without an end");
+    assert_eq!(inbox.ledger().imbalance(), 0);
+}
+
+#[test]
+fn the_inbox_does_what_the_model_does() {
+    for seed in 0..1500 {
+        let result = std::panic::catch_unwind(|| run_against_the_model(seed));
+        assert!(result.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_publisher_is_told_of_a_batch_in_one_call() {
+    let (inbox, _) = inbox(1 << 20, 1 << 20);
+    let (one, two) = (Arc::new(Publisher::default()), Arc::new(Publisher::default()));
+    let mut wakes = WakeList::default();
+    for sequence in 0..100 {
+        inbox.append(&record(b"k", b"v"), Some(&ticket(&one, sequence)), &mut wakes);
+        inbox.append(&record(b"k", b"v"), Some(&ticket(&two, sequence)), &mut wakes);
+    }
+    inbox.take().expect("a batch").obligations.end(End::Success);
+    for publisher in [one, two] {
+        assert_eq!(publisher.told.lock().len(), 100);
+        assert_eq!(publisher.calls.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn the_sleeper_is_woken_once_and_only_when_enough_waits() {
+    let (inbox, sleeper) = inbox(1 << 20, 1 << 20);
+    let append = || {
+        let mut wakes = WakeList::default();
+        inbox.append(&record(b"k", &[0; 90]), None, &mut wakes);
+    };
+    append();
+    assert_eq!(sleeper.0.load(Ordering::Relaxed), 0, "nobody sleeps yet");
+    assert!(inbox.sleep_until(Some(1)), "something waits already");
+    assert!(!inbox.sleep_until(Some(1000)));
+    for _ in 0..5 {
+        append();
+    }
+    assert_eq!(sleeper.0.load(Ordering::Relaxed), 0);
+    for _ in 0..50 {
+        append();
+    }
+    assert_eq!(sleeper.0.load(Ordering::Relaxed), 1);
+    assert!(!inbox.sleep_until(None));
+    append();
+    assert_eq!(sleeper.0.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn whoever_was_refused_is_notified_when_space_is_freed() {
+    let (inbox, _) = inbox(300, 300);
+    let publisher = Arc::new(Publisher::default());
+    let mut wakes = WakeList::default();
+    let refused = (0..).find_map(|sequence| {
+        let accepted = inbox.append(&record(b"k", &[0; 50]), Some(&ticket(&publisher, sequence)), &mut wakes);
+        if let Accepted::Full(room) = accepted { Some(room) } else { None }
+    });
+    let room = refused.expect("a full inbox");
+    inbox.take().expect("a batch").obligations.end(End::Success);
+    // Freed before anybody waited: the permit is kept.
+    tokio::time::timeout(std::time::Duration::from_secs(5), room.notified()).await.expect("notified");
+}
+
+#[test]
+fn a_record_larger_than_the_limit_is_refused_and_counted() {
+    let (inbox, _) = inbox(100, 1000);
+    let publisher = Arc::new(Publisher::default());
+    let mut wakes = WakeList::default();
+    let large = [0; 200];
+    for ticket in [Some(ticket(&publisher, 0)), None] {
+        let accepted = inbox.append(&record(b"k", &large), ticket.as_ref(), &mut wakes);
+        assert!(matches!(accepted, Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded))));
+    }
+    let ledger = inbox.ledger();
+    assert_eq!((ledger.matched, ledger.failed, ledger.dropped_queue_full), (2, 1, 1));
+    assert_eq!(ledger.imbalance(), 0);
+}
+
+#[test]
+fn a_record_larger_than_a_batch_travels_alone() {
+    let (inbox, _) = inbox(1 << 20, 200);
+    let mut wakes = WakeList::default();
+    for size in [10, 500, 10] {
+        inbox.append(&record(b"k", &vec![0; size]), None, &mut wakes);
+    }
+    let sizes: Vec<usize> = std::iter::from_fn(|| inbox.take()).map(|taken| taken.builder.count()).collect();
+    assert_eq!(sizes, [1, 1, 1]);
+}
+
+#[test]
+fn memory_is_given_back_when_most_of_a_batch_is_dropped() {
+    let (inbox, _) = inbox(64 * 1024, 16 * 1024);
+    let publisher = Arc::new(Publisher::default());
+    let mut wakes = WakeList::default();
+    for sequence in 0..20_000 {
+        // One record in a hundred has a ticket and stays.
+        let with = sequence % 100 == 0;
+        let ticket = with.then(|| ticket(&publisher, sequence / 100));
+        inbox.append(&record(b"k", &[0; 100]), ticket.as_ref(), &mut wakes);
+    }
+    let state = inbox.state.lock();
+    let memory: usize = state.segments.iter().map(|segment| segment.builder.capacity()).sum();
+    assert!(memory < 3 * 64 * 1024, "{memory} bytes for a limit of {}", 64 * 1024);
+    assert!(state.held <= 64 * 1024);
+}
+
+#[test]
+fn a_batch_moves_to_another_inbox_with_its_tickets_and_books() {
+    let (from, _) = inbox(1 << 20, 1 << 20);
+    let (to, _) = inbox(1 << 20, 1 << 20);
+    let publisher = Arc::new(Publisher::default());
+    let mut wakes = WakeList::default();
+    let headers = [Header { key: "h", value: Some(b"v") }];
+    for sequence in 0..10 {
+        let ticket = (sequence % 2 == 0).then(|| ticket(&publisher, sequence / 2));
+        let record = Record { headers: &headers, ..record(b"k", b"v") };
+        from.append(&record, ticket.as_ref(), &mut wakes);
+    }
+    let batch = from.surrender().expect("a batch");
+    assert_eq!(from.ledger(), Ledger::default());
+    batch.for_each(|record, ticket| to.adopt(record, ticket));
+    assert_eq!(to.ledger().queuing, 10);
+    to.adopt_batch(to.surrender().expect("a batch"));
+    let taken = to.take().expect("a batch");
+    assert!(taken.builder.records().all(|record| record.unwrap().header_count() == 1));
+    taken.obligations.end(End::Success);
+    assert_eq!(publisher.told.lock().len(), 5);
+    assert_eq!((to.ledger().success, to.ledger().matched, to.ledger().imbalance()), (10, 10, 0));
+}

@@ -1,0 +1,168 @@
+//! What is owed for a batch: the tickets of its records in order, and their end in the ledger.
+//!
+//! Invariants: obligations end exactly once, with [`Obligations::end`] or, where they are dropped (a task
+//! that panicked), as failed. The ledger moves before the publishers are told. A publisher hears of a batch in one call.
+
+use std::sync::Arc;
+
+use causeway_protocol::mqtt::ReasonCode;
+
+use super::inbox::PartitionInbox;
+use crate::flow::{AckSink, Outcome, SequenceRange, Ticket};
+
+/// Consecutive records of one publisher, or without a ticket.
+#[derive(Clone)]
+pub struct Run {
+    /// Whom to tell; `None` without a ticket.
+    pub sink: Option<Arc<dyn AckSink>>,
+    /// Sequence of the first.
+    pub first: u64,
+    /// How many, at least 1.
+    pub count: u32,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}+{}", self.sink.as_ref().map_or("plain", |_| "ticket"), self.first, self.count)
+    }
+}
+
+/// Identity of a sink. The address alone: one type may have several vtables.
+fn address(sink: &Arc<dyn AckSink>) -> usize {
+    Arc::as_ptr(sink).cast::<()>() as usize
+}
+
+impl Run {
+    /// A run of one.
+    pub fn of(ticket: Option<&Ticket>) -> Self {
+        Self {
+            sink: ticket.map(|ticket| ticket.sink.clone()),
+            first: ticket.map_or(0, |ticket| ticket.sequence),
+            count: 1,
+        }
+    }
+
+    /// Whether the next record's ticket belongs to this run.
+    pub fn continues_with(&self, ticket: Option<&Ticket>) -> bool {
+        self.count < u32::MAX
+            && match (&self.sink, ticket) {
+                (None, None) => true,
+                (Some(sink), Some(ticket)) => {
+                    self.first + u64::from(self.count) == ticket.sequence
+                        && address(sink) == address(&ticket.sink)
+                }
+                _ => false,
+            }
+    }
+
+    /// The ticket of its `index`th record.
+    pub fn ticket(&self, index: u32) -> Option<Ticket> {
+        let sink = self.sink.clone()?;
+        Some(Ticket { sink, sequence: self.first + u64::from(index) })
+    }
+}
+
+/// How a batch ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// In Kafka.
+    Success,
+    /// Given up; all its records count as failed.
+    Failed(ReasonCode),
+    /// The producer was stopped with it: records with a ticket count as failed, those without as dropped.
+    Stopped(ReasonCode),
+}
+
+impl End {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Success => Outcome::Success,
+            Self::Failed(reason) | Self::Stopped(reason) => Outcome::Failed(reason),
+        }
+    }
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Obligations {
+    /// `None` once they have ended.
+    inbox: Option<Arc<PartitionInbox>>,
+    runs: Vec<Run>,
+    bytes: usize,
+}
+
+impl Obligations {
+    pub(super) fn new(inbox: Arc<PartitionInbox>, runs: Vec<Run>, bytes: usize) -> Self {
+        Self { inbox: Some(inbox), runs, bytes }
+    }
+
+    /// Records.
+    pub fn records(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// The runs in record order.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Takes the first `records` records off, which are `bytes` of what is left.
+    pub fn split_off_first(&mut self, records: u64, bytes: usize) -> Self {
+        let mut left = records;
+        let whole = self.runs.iter().take_while(|run| {
+            let fits = u64::from(run.count) <= left;
+            left -= if fits { u64::from(run.count) } else { 0 };
+            fits
+        });
+        let whole = whole.count();
+        let mut first: Vec<Run> = self.runs.drain(..whole).collect();
+        if let Some(run) = self.runs.first_mut().filter(|_| left > 0) {
+            first.push(Run { sink: run.sink.clone(), first: run.first, count: left as u32 });
+            run.first += left;
+            run.count -= left as u32;
+        }
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { inbox: self.inbox.clone(), runs: first, bytes }
+    }
+
+    /// The end: moves the ledger, then tells each publisher once.
+    pub fn end(mut self, end: End) {
+        self.finish(end);
+    }
+
+    fn finish(&mut self, end: End) {
+        let Some(inbox) = self.inbox.take() else { return };
+        let mut runs = std::mem::take(&mut self.runs);
+        let all: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+        runs.retain(|run| run.sink.is_some());
+        let with_ticket: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+        inbox.settle(with_ticket, all - with_ticket, self.bytes, end);
+        // Stable: a publisher's ranges stay in record order.
+        runs.sort_by_key(|run| run.sink.as_ref().map(address));
+        let mut ranges: Vec<SequenceRange> = Vec::new();
+        for group in runs.chunk_by(|a, b| a.sink.as_ref().map(address) == b.sink.as_ref().map(address)) {
+            ranges.clear();
+            for run in group {
+                match ranges.last_mut() {
+                    Some(last)
+                        if last.first + u64::from(last.count) == run.first
+                            && last.count.checked_add(run.count).is_some() =>
+                    {
+                        last.count += run.count;
+                    }
+                    _ => ranges.push(SequenceRange { first: run.first, count: run.count }),
+                }
+            }
+            if let Some(sink) = group.first().and_then(|run| run.sink.as_ref()) {
+                sink.acknowledge(&ranges, end.outcome());
+            }
+        }
+    }
+}
+
+impl Drop for Obligations {
+    fn drop(&mut self) {
+        self.finish(End::Failed(ReasonCode::UnspecifiedError));
+    }
+}
