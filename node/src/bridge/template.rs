@@ -1,0 +1,359 @@
+//! Templates: `${.clientid}/${payload.x}` compiled once, rendered per message.
+//!
+//! A template is compiled against a [`Scope`], the set of names that a kind of message has, so that
+//! rendering looks up no name and parses no text. Rules, the same for every template:
+//!
+//! * `${name}`, `${.name}`, `${a.b.c}`; leading dots are ignored; `${.}` is the whole environment as JSON.
+//! * A name that is missing renders as nothing. An object or array renders as compact JSON.
+//! * A step into a text decodes it as JSON first; a text that is not JSON has no members.
+//! * Everything outside placeholders is literal, an unterminated `${` included.
+//!
+//! There is nothing a template can fail at while rendering.
+
+use serde_json::Value as Json;
+
+use super::json;
+
+/// A resolved name's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'a> {
+    /// Absent: renders as nothing, in JSON as `null`.
+    Missing,
+    /// Text or bytes, as they are.
+    Bytes(&'a [u8]),
+    /// An integer.
+    Int(i64),
+    /// A boolean.
+    Bool(bool),
+    /// An object or array, or text that had to be made.
+    Json(Json),
+}
+
+/// A top-level name of one kind of message, resolved when the template is compiled.
+pub trait Slot: Copy + PartialEq + std::fmt::Debug {
+    /// The slot of a name; `None` for a name that messages of this kind never have.
+    fn named(name: &str) -> Option<Self>;
+}
+
+/// The environment of one message: the values of the names a template may use.
+pub trait Scope {
+    /// Its names.
+    type Slot: Slot;
+
+    /// The value of a slot.
+    fn value(&self, slot: Self::Slot) -> Value<'_>;
+
+    /// A member of an object slot, for scopes that can find it without building the object.
+    fn member(&self, slot: Self::Slot, key: &str) -> Option<Value<'_>> {
+        let _ = (slot, key);
+        None
+    }
+
+    /// Appends the whole environment as one JSON object.
+    fn write_whole(&self, out: &mut Vec<u8>);
+}
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct Template<N: Slot> {
+    segments: Vec<Segment<N>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Segment<N> {
+    Literal(Box<[u8]>),
+    Whole,
+    Name {
+        slot: N,
+        path: Box<[Box<str>]>,
+    },
+    /// A name this scope never has.
+    Absent,
+}
+
+/// A piece of template text before it is bound to a scope.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Literal text.
+    Literal(&'a str),
+    /// What stands between `${` and `}`.
+    Placeholder(&'a str),
+}
+
+/// Cuts template text into pieces; never fails.
+pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(length) = rest[start + 2..].find('}') else { break };
+        if start > 0 {
+            pieces.push(Piece::Literal(&rest[..start]));
+        }
+        pieces.push(Piece::Placeholder(&rest[start + 2..start + 2 + length]));
+        rest = &rest[start + 2 + length + 1..];
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Literal(rest));
+    }
+    pieces
+}
+
+/// True where the text has at least one placeholder.
+pub fn has_placeholder(text: &str) -> bool {
+    pieces(text).iter().any(|piece| matches!(piece, Piece::Placeholder(_)))
+}
+
+/// True where the text is exactly one placeholder and nothing else.
+pub fn is_lone_placeholder(text: &str) -> bool {
+    matches!(pieces(text).as_slice(), [Piece::Placeholder(_)])
+}
+
+impl<N: Slot> Template<N> {
+    /// Compiles template text.
+    pub fn compile(text: &str) -> Self {
+        let segments = pieces(text)
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Segment::Literal(text.as_bytes().into()),
+                Piece::Placeholder(name) => Self::placeholder(name.trim()),
+            })
+            .collect();
+        Self { segments }
+    }
+
+    fn placeholder(name: &str) -> Segment<N> {
+        let name = name.trim_start_matches('.');
+        if name.is_empty() {
+            return Segment::Whole;
+        }
+        let mut steps = name.split('.');
+        match steps.next().and_then(N::named) {
+            Some(slot) => Segment::Name { slot, path: steps.map(Into::into).collect() },
+            None => Segment::Absent,
+        }
+    }
+
+    /// The names that this kind of message never has, for a warning when a bridge is set up.
+    pub fn unknown_names(text: &str) -> Vec<String> {
+        pieces(text)
+            .into_iter()
+            .filter_map(|piece| match piece {
+                Piece::Placeholder(name) if matches!(Self::placeholder(name.trim()), Segment::Absent) => {
+                    Some(name.trim().trim_start_matches('.').to_owned())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// True where the template is the empty text.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Appends the rendered text.
+    pub fn render<S: Scope<Slot = N>>(&self, scope: &S, out: &mut Vec<u8>) {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(text) => out.extend_from_slice(text),
+                Segment::Whole => scope.write_whole(out),
+                Segment::Name { slot, path } => write_value(&resolve(scope, *slot, path), out),
+                Segment::Absent => {}
+            }
+        }
+    }
+
+    /// The rendered text without copying where it is a constant or one text value of the message, else
+    /// rendered into `scratch`, which is cleared first.
+    pub fn render_or_borrow<'a, S: Scope<Slot = N>>(
+        &'a self,
+        scope: &'a S,
+        scratch: &'a mut Vec<u8>,
+    ) -> &'a [u8] {
+        match self.segments.as_slice() {
+            [] => return b"",
+            [Segment::Literal(text)] => return text,
+            [Segment::Name { slot, path }] if path.is_empty() => {
+                if let Value::Bytes(bytes) = scope.value(*slot) {
+                    return bytes;
+                }
+            }
+            _ => {}
+        }
+        scratch.clear();
+        self.render(scope, scratch);
+        scratch
+    }
+
+    /// The integer that the template renders to, if it does.
+    pub fn integer<S: Scope<Slot = N>>(&self, scope: &S, scratch: &mut Vec<u8>) -> Option<i64> {
+        if let [Segment::Name { slot, path }] = self.segments.as_slice()
+            && path.is_empty()
+            && let Value::Int(value) = scope.value(*slot)
+        {
+            return Some(value);
+        }
+        let text = self.render_or_borrow(scope, scratch);
+        std::str::from_utf8(text).ok()?.trim().parse().ok()
+    }
+}
+
+fn resolve<'a, S: Scope>(scope: &'a S, slot: S::Slot, path: &[Box<str>]) -> Value<'a> {
+    let Some((first, rest)) = path.split_first() else { return scope.value(slot) };
+    if let Some(member) = scope.member(slot, first) {
+        return drill(member, rest);
+    }
+    drill(scope.value(slot), path)
+}
+
+fn drill<'a>(value: Value<'a>, path: &[Box<str>]) -> Value<'a> {
+    if path.is_empty() {
+        return value;
+    }
+    let mut current = match value {
+        Value::Json(json) => json,
+        Value::Bytes(text) => match serde_json::from_slice(text) {
+            Ok(json) => json,
+            Err(_) => return Value::Missing,
+        },
+        Value::Missing | Value::Int(_) | Value::Bool(_) => return Value::Missing,
+    };
+    for step in path {
+        if let Json::String(text) = &current {
+            match serde_json::from_str(text) {
+                Ok(json) => current = json,
+                Err(_) => return Value::Missing,
+            }
+        }
+        let Json::Object(mut members) = current else { return Value::Missing };
+        match members.remove(&**step) {
+            Some(member) => current = member,
+            None => return Value::Missing,
+        }
+    }
+    Value::Json(current)
+}
+
+fn write_value(value: &Value<'_>, out: &mut Vec<u8>) {
+    match value {
+        Value::Missing => {}
+        Value::Bytes(bytes) => out.extend_from_slice(bytes),
+        Value::Int(value) => json::write_int(out, *value),
+        Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+        Value::Json(Json::String(text)) => out.extend_from_slice(text.as_bytes()),
+        Value::Json(Json::Number(number)) => write_number(number, out),
+        // Display of a JSON tree is its compact text.
+        Value::Json(json) => out.extend_from_slice(json.to_string().as_bytes()),
+    }
+}
+
+/// Integers plain; floats with up to 10 decimals, trailing zeros cut, at least one decimal.
+fn write_number(number: &serde_json::Number, out: &mut Vec<u8>) {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
+        out.extend_from_slice(number.to_string().as_bytes());
+        return;
+    };
+    let text = format!("{float:.10}");
+    let cut = text.trim_end_matches('0');
+    out.extend_from_slice(cut.as_bytes());
+    if cut.ends_with('.') {
+        out.push(b'0');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Env(Json);
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Name(&'static str);
+
+    impl Slot for Name {
+        fn named(name: &str) -> Option<Self> {
+            ["payload", "n", "object", "flag"].into_iter().find(|known| *known == name).map(Self)
+        }
+    }
+
+    impl Scope for Env {
+        type Slot = Name;
+
+        fn value(&self, slot: Name) -> Value<'_> {
+            match self.0.get(slot.0) {
+                None => Value::Missing,
+                Some(Json::String(text)) => Value::Bytes(text.as_bytes()),
+                Some(Json::Bool(value)) => Value::Bool(*value),
+                Some(Json::Number(n)) if n.is_i64() => Value::Int(n.as_i64().unwrap()),
+                Some(other) => Value::Json(other.clone()),
+            }
+        }
+
+        fn write_whole(&self, out: &mut Vec<u8>) {
+            out.extend_from_slice(self.0.to_string().as_bytes());
+        }
+    }
+
+    fn render(template: &str, env: &str) -> String {
+        let env = Env(serde_json::from_str(env).unwrap());
+        let mut out = Vec::new();
+        Template::<Name>::compile(template).render(&env, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn placeholders_render_as_the_rules_say() {
+        let env = r#"{"payload":"{\"a\":{\"b\":\"{\\\"c\\\":7}\"},\"f\":3.14159265358979,\"one\":1.0,\"l\":[104,105],\"z\":null,\"t\":true}","n":-5,"flag":true,"object":{"k":"v"}}"#;
+        for (template, expected) in [
+            ("", ""),
+            ("plain", "plain"),
+            ("${n}", "-5"),
+            ("${.n}", "-5"),
+            ("${..n}|${ n }", "-5|-5"),
+            ("a${n}b${n}c", "a-5b-5c"),
+            ("${unknown}", ""),
+            ("x${unknown.deep}y", "xy"),
+            ("${flag}", "true"),
+            ("${object}", r#"{"k":"v"}"#),
+            ("${object.k}", "v"),
+            ("${object.missing}", ""),
+            ("${object.k.deeper}", ""),
+            ("${payload.a.b.c}", "7"),
+            ("${payload.a}", r#"{"b":"{\"c\":7}"}"#),
+            ("${payload.f}", "3.1415926536"),
+            ("${payload.one}", "1.0"),
+            ("${payload.l}", "[104,105]"),
+            ("${payload.z}", "null"),
+            ("${payload.t}", "true"),
+            ("${payload.none}", ""),
+            ("open ${n", "open ${n"),
+            ("$n {n} $", "$n {n} $"),
+            ("${n}${", "-5${"),
+        ] {
+            assert_eq!(render(template, env), expected, "{template}");
+        }
+        assert_eq!(render("${payload.x}", r#"{"payload":"not json"}"#), "");
+        assert_eq!(render("${.}", r#"{"n":1}"#), r#"{"n":1}"#);
+        assert_eq!(render("${}", r#"{"n":1}"#), r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn a_lone_text_value_is_borrowed_and_an_integer_is_found() {
+        let env = Env(serde_json::json!({"payload": "raw", "n": 12}));
+        let mut scratch = b"old".to_vec();
+        assert_eq!(Template::<Name>::compile("${payload}").render_or_borrow(&env, &mut scratch), b"raw");
+        assert_eq!(scratch, b"old", "nothing was copied");
+        assert_eq!(Template::<Name>::compile("${n}!").render_or_borrow(&env, &mut scratch), b"12!");
+        assert_eq!(Template::<Name>::compile("${n}").integer(&env, &mut scratch), Some(12));
+        assert_eq!(Template::<Name>::compile("123").integer(&env, &mut scratch), Some(123));
+        assert_eq!(Template::<Name>::compile("${n}5").integer(&env, &mut scratch), Some(125));
+        assert_eq!(Template::<Name>::compile("${payload}").integer(&env, &mut scratch), None);
+        assert_eq!(Template::<Name>::compile("${missing}").integer(&env, &mut scratch), None);
+    }
+
+    #[test]
+    fn unknown_names_are_reported_for_a_warning() {
+        assert_eq!(Template::<Name>::unknown_names("${.cleintid} ${n} ${x.y}"), ["cleintid", "x.y"]);
+        assert!(is_lone_placeholder("${n}") && !is_lone_placeholder("a${n}") && !is_lone_placeholder("n"));
+    }
+}
