@@ -1,0 +1,69 @@
+//! The development Kafka as a program of its own: `causeway dev kafka`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{DevKafka, Error, Options, TopicSpec};
+
+/// Runs only the development Kafka, until ctrl-C. For development and tests, never for data that matters.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Address to listen on; given several times, each is a broker of its own.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    pub bind: Vec<SocketAddr>,
+    /// Topic that exists from the start, as NAME or NAME:PARTITIONS; may be given several times.
+    #[arg(long, value_name = "NAME[:PARTITIONS]", value_parser = parse_topic)]
+    pub topic: Vec<TopicSpec>,
+    /// Directory that keeps topics, records and committed offsets. Without it all is in memory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Do not create topics that clients ask for.
+    #[arg(long)]
+    pub no_auto_create: bool,
+    /// Partitions of topics that are created without a number.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub default_partitions: i32,
+}
+
+fn parse_topic(text: &str) -> Result<TopicSpec, String> {
+    match text.rsplit_once(':') {
+        None => Ok(TopicSpec::new(text, 1)),
+        Some((name, partitions)) => match partitions.parse() {
+            Ok(partitions) if partitions >= 1 => Ok(TopicSpec::new(name, partitions)),
+            _ => Err(format!("the number of partitions {partitions:?} must be 1 or more")),
+        },
+    }
+}
+
+impl From<Args> for Options {
+    fn from(args: Args) -> Self {
+        Self {
+            bind: args.bind,
+            data_dir: args.data_dir,
+            topics: args.topic,
+            auto_create: !args.no_auto_create,
+            default_partitions: args.default_partitions,
+            ..Self::default()
+        }
+    }
+}
+
+/// Why `causeway dev kafka` ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] Error),
+    /// Ctrl-C cannot be waited for.
+    #[error("cannot wait for ctrl-c: {0}")]
+    Signal(#[from] std::io::Error),
+}
+
+/// Runs until ctrl-C.
+pub async fn run(args: Args) -> Result<(), RunError> {
+    let kafka = DevKafka::start(args.into()).await?;
+    println!("development Kafka: bootstrap {}; ctrl-C ends it", kafka.bootstrap());
+    tokio::signal::ctrl_c().await?;
+    kafka.stop().await;
+    Ok(())
+}
