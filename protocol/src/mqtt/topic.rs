@@ -170,3 +170,165 @@ pub fn parse_shared(filter: &str) -> Option<(&str, &str)> {
     let well_formed = !group.is_empty() && !shared.is_empty() && !has_wildcard(group);
     well_formed.then_some((group, shared))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_matches_what_the_standard_says() {
+        // MQTT-5.0 4.7.1.2, 4.7.1.3, 4.7.2 and what follows from them.
+        let cases = [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/tennis/player1/#", "sport/tennis/player10", false),
+            ("sport/#", "sport", true),
+            ("sport/#", "sports", false),
+            ("#", "sport", true),
+            ("#", "/", true),
+            ("#", "a/b/c", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("+/+/#", "a", false),
+            ("+/+/#", "a/b", true),
+            ("+/tennis/#", "sport/tennis", true),
+            ("#", "$SYS/x", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("$SYS/#", "$SYS", true),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
+            ("/#", "$SYS", false),
+            ("a/+", "a/$b", true),
+            ("ACCOUNTS", "Accounts", false),
+            ("a", "a", true),
+            ("a", "a/", false),
+            ("a/", "a", false),
+            ("//", "//", true),
+            ("+/+/+", "//", true),
+            ("a//b", "a/b", false),
+            ("größe/+", "größe/1", true),
+            ("+", "℃", true),
+            ("℃/#", "℃", true),
+        ];
+        for (filter, topic, expected) in cases {
+            validate_topic_filter(filter, 128).unwrap();
+            validate_topic_name(topic, 128).unwrap();
+            assert_eq!(matches(filter, topic), expected, "{filter} and {topic}");
+        }
+    }
+
+    /// Matching said again, backwards from what a wildcard stands for.
+    fn matches_by_definition(filter: &[&str], topic: &[&str]) -> bool {
+        match (filter.split_first(), topic.split_first()) {
+            (Some((&"#", _)), _) | (None, None) => true,
+            (Some((&wanted, filter)), Some((&level, topic))) => {
+                (wanted == "+" || wanted == level) && matches_by_definition(filter, topic)
+            }
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn every_small_filter_matches_by_definition() {
+        let levels = ["", "a", "b", "$x"];
+        let wildcards = ["", "a", "b", "$x", "+", "#"];
+        let all = |from: &[&'static str]| {
+            let mut lists: Vec<Vec<&str>> = vec![vec![]];
+            let mut done = Vec::new();
+            for _ in 0..3 {
+                lists = lists
+                    .iter()
+                    .flat_map(|list| from.iter().map(|level| [&list[..], &[*level]].concat()))
+                    .collect();
+                done.extend(lists.clone());
+            }
+            done
+        };
+        let (mut matching, mut total) = (0, 0);
+        for filter in all(&wildcards) {
+            let text = filter.join("/");
+            let legal = !text.is_empty() && !filter[..filter.len() - 1].contains(&"#");
+            assert_eq!(validate_topic_filter(&text, 128).is_ok(), legal, "{text}");
+            if !legal {
+                continue;
+            }
+            for topic in all(&levels) {
+                let name = topic.join("/");
+                if name.is_empty() {
+                    continue;
+                }
+                let hidden = name.starts_with('$') && text.starts_with(['+', '#']);
+                let expected = !hidden && matches_by_definition(&filter, &topic);
+                assert_eq!(matches(&text, &name), expected, "{text} and {name}");
+                total += 1;
+                matching += u32::from(expected);
+            }
+        }
+        assert!(total > 10_000 && matching > 500, "{matching} of {total}");
+    }
+
+    #[test]
+    fn names_and_filters_are_refused_for_what_is_wrong_with_them() {
+        let deep = "/".repeat(128);
+        let long = "x".repeat(65_536);
+        let too_deep = TopicError::TooManyLevels { levels: 129, maximum: 128 };
+        let names = [
+            ("", TopicError::Empty),
+            ("a/+", TopicError::Wildcard('+')),
+            ("a#", TopicError::Wildcard('#')),
+            ("a\0#", TopicError::Null),
+            (&deep, too_deep),
+            (&long, TopicError::TooLong(65_536)),
+        ];
+        for (name, error) in names {
+            assert_eq!(validate_topic_name(name, 128), Err(error), "{name:.20}");
+        }
+        let filters = [
+            ("", TopicError::Empty),
+            ("a/#/b", TopicError::MisplacedMultiLevel),
+            ("#a", TopicError::MisplacedMultiLevel),
+            ("a/b#", TopicError::MisplacedMultiLevel),
+            ("a+/b", TopicError::MisplacedSingleLevel),
+            ("+a", TopicError::MisplacedSingleLevel),
+            ("a\0", TopicError::Null),
+            (&deep, too_deep),
+            (&long, TopicError::TooLong(65_536)),
+        ];
+        for (filter, error) in filters {
+            assert_eq!(validate_topic_filter(filter, 128), Err(error), "{filter:.20}");
+        }
+        assert_eq!(validate_topic_name(&deep[1..], 128), Ok(()));
+        assert_eq!(validate_topic_filter(&deep[1..], 128), Ok(()));
+        assert_eq!(validate_topic_name("a/b", 1), Err(TopicError::TooManyLevels { levels: 2, maximum: 1 }));
+    }
+
+    #[test]
+    fn a_shared_subscription_is_taken_apart() {
+        assert_eq!(parse_shared("$share/group/a/+/#"), Some(("group", "a/+/#")));
+        assert_eq!(parse_shared("$share/g//"), Some(("g", "/")));
+        for not_shared in
+            ["a", "$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$sharex/g/a"]
+        {
+            assert_eq!(parse_shared(not_shared), None, "{not_shared}");
+        }
+        assert_eq!(validate_subscription("$share/g/a/#", 128), Ok(()));
+        assert_eq!(validate_subscription("$share/g", 128), Err(TopicError::MalformedShare));
+        assert_eq!(validate_subscription("$share/g/#/a", 128), Err(TopicError::MisplacedMultiLevel));
+        assert_eq!(validate_subscription("$SYS/#", 128), Ok(()));
+        assert!(is_shared("$share/") && !is_shared("$share"));
+    }
+
+    #[test]
+    fn a_filter_of_slashes_only_costs_what_its_length_does() {
+        let deep = "/".repeat(65_535);
+        assert!(matches(&deep, &deep));
+        assert!(matches(&("+/".repeat(32_767) + "#"), &deep));
+        assert_eq!(level_count(&deep), 65_536);
+    }
+}
