@@ -327,7 +327,15 @@ pub fn console_consume(version: &Version, bootstrap: &str, topic: &str, count: u
     let count = count.to_string();
     let arguments = ["--topic", topic, "--from-beginning", "--max-messages", &count, "--timeout-ms", "60000"];
     let finished = run_tool(version, Tool::ConsoleConsumer, bootstrap, &arguments, b"")?.successful()?;
-    Ok(finished.stdout.lines().map(str::to_owned).collect())
+    let lines: Vec<String> = finished.stdout.lines().map(str::to_owned).collect();
+    // It ends well also when nothing more came.
+    ensure!(
+        lines.len().to_string() == count,
+        "{} of {count} lines: {lines:?}\n{}",
+        lines.len(),
+        finished.stderr
+    );
+    Ok(lines)
 }
 
 /// Writes lines with Kafka's console producer; with `key_separator` a line is `KEY SEPARATOR VALUE`.

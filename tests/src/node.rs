@@ -1,0 +1,242 @@
+//! The real binary: built once, started with a configuration, killed, and asked for its books.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use causeway::bridge::ledger::Ledger;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{self, Process};
+use crate::{eventually, need};
+
+/// How long a node may take until its listeners are open.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an orderly end may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a command of the command line may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The binary, built with the profile and in the target directory of this test.
+pub fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+fn build() -> Result<PathBuf> {
+    // TARGET/PROFILE/deps/test-1234
+    let test = std::env::current_exe()?;
+    let directory = test.ancestors().nth(2).context("a test lies in a profile's folder")?;
+    let target = directory.parent().context("a profile's folder lies in the target directory")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => bail!("{} has no profile in its path", test.display()),
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--quiet", "--locked", "--package", "causeway", "--bin", "causeway"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    process::run(&mut cargo, b"", Duration::from_mins(15))?.successful().context("cannot build causeway")?;
+    let binary = directory.join("causeway");
+    ensure!(binary.exists(), "cargo built no {}", binary.display());
+    Ok(binary)
+}
+
+/// `causeway ARGUMENTS` to its end.
+pub fn causeway(arguments: &[&str]) -> Result<process::Finished> {
+    process::run(Command::new(binary()?).args(arguments), b"", COMMAND_TIMEOUT)
+}
+
+/// A node with a data directory of its own.
+pub struct Node {
+    name: String,
+    bridges: String,
+    directory: TempDir,
+    process: Option<Process>,
+    mqtt: String,
+    admin: String,
+}
+
+impl Node {
+    /// Starts a node with these sections in its configuration (bridges, and what else is not about its
+    /// name, listeners and folders), and waits until its listeners are open.
+    pub fn start(bridges: &str) -> Result<Self> {
+        Self::start_as("node-1", bridges)
+    }
+
+    /// The same, with a node name.
+    pub fn start_as(name: &str, bridges: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("causeway-node-").tempdir()?;
+        process::remove_at_exit(directory.path());
+        let mut node = Self {
+            name: name.to_owned(),
+            bridges: bridges.to_owned(),
+            directory,
+            process: None,
+            mqtt: "127.0.0.1:0".to_owned(),
+            admin: "127.0.0.1:0".to_owned(),
+        };
+        node.start_again()?;
+        Ok(node)
+    }
+
+    /// Starts it again, on the same ports and data. Kills it first if it runs.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = None;
+        let file = self.directory.path().join("causeway.conf");
+        let text = format!(
+            "node {{ name = \"{}\", data_dir = \"{}\" }}\n\
+             listeners.tcp.default {{ bind = \"{}\" }}\n\
+             admin {{ bind = \"{}\" }}\n\
+             {}\n",
+            self.name,
+            self.directory.path().join("data").display(),
+            self.mqtt,
+            self.admin,
+            self.bridges
+        );
+        std::fs::write(&file, text)?;
+        let process = Process::spawn(
+            &format!("causeway {}", self.name),
+            Command::new(binary()?)
+                .arg("start")
+                .arg("--config")
+                .arg(&file)
+                .stdin(std::process::Stdio::null()),
+        )?;
+        let address = |kind: &'static str| {
+            move |line: &str| Some(line.strip_prefix("listening ")?.strip_prefix(kind)?.trim().to_owned())
+        };
+        self.mqtt = process.wait_for(START_TIMEOUT, address("mqtt"))?;
+        self.admin = process.wait_for(START_TIMEOUT, address("admin"))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Changes the configuration that the next start takes.
+    pub fn configure(&mut self, bridges: &str) {
+        bridges.clone_into(&mut self.bridges);
+    }
+
+    /// Where MQTT clients connect, `127.0.0.1:PORT`.
+    pub fn mqtt(&self) -> &str {
+        &self.mqtt
+    }
+
+    /// Port of it.
+    pub fn mqtt_port(&self) -> &str {
+        self.mqtt.rsplit(':').next().unwrap_or_default()
+    }
+
+    /// Where `causeway ctl` connects.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("this node does not run")?.pid())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("this node does not run")?.kill();
+        Ok(())
+    }
+
+    /// Ends it in order (SIGTERM); its exit status must be 0.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.process.take().context("this node does not run")?.terminate(STOP_TIMEOUT)?;
+        ensure!(status.success(), "the node ended with {status} on SIGTERM");
+        Ok(())
+    }
+
+    /// What it logged last, for the text of a failure.
+    pub fn log_tail(&self) -> String {
+        self.process.as_ref().map(|process| process.tail(60)).unwrap_or_default()
+    }
+
+    /// Waits for a line of its output or log.
+    pub fn wait_for_line(&self, patience: Duration, text: &str) -> Result<()> {
+        let process = self.process.as_ref().context("this node does not run")?;
+        process.wait_for(patience, |line| line.contains(text).then_some(()))
+    }
+
+    /// `causeway ctl stats --json`.
+    pub fn stats(&self) -> Result<Value> {
+        let answer = causeway(&["ctl", "stats", "--admin", &self.admin, "--json"])?.successful()?;
+        Ok(serde_json::from_str(&answer.stdout)?)
+    }
+
+    /// The books of every bridge by its name.
+    pub fn ledgers(&self) -> Result<BTreeMap<String, Ledger>> {
+        let stats = self.stats()?;
+        let bridges = stats["bridges"].as_array().with_context(|| format!("no bridges in {stats}"))?;
+        let entry = |bridge: &Value| {
+            let name = bridge["name"].as_str().with_context(|| format!("no name in {bridge}"))?;
+            let ledger = serde_json::from_value(bridge["ledger"].clone())
+                .with_context(|| format!("no ledger in {bridge}"))?;
+            Ok((name.to_owned(), ledger))
+        };
+        bridges.iter().map(entry).collect()
+    }
+
+    /// The books of one bridge.
+    pub fn ledger(&self, bridge: &str) -> Result<Ledger> {
+        self.ledgers()?.remove(bridge).with_context(|| format!("no bridge {bridge} in the stats"))
+    }
+
+    /// The law of every bridge's books, whatever it is doing at the moment.
+    pub fn check_books(&self) -> Result<()> {
+        for (bridge, ledger) in self.ledgers()? {
+            ensure!(ledger.imbalance() == 0, "the books of {bridge} do not balance: {ledger:?}");
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is queued or on its way in any bridge, checking the law each time; then returns
+    /// the books of `bridge`.
+    pub fn settled(&self, bridge: &str, patience: Duration) -> Result<Ledger> {
+        eventually(patience, || {
+            let ledgers = self.ledgers()?;
+            for (bridge, ledger) in &ledgers {
+                assert_eq!(ledger.imbalance(), 0, "the books of {bridge} do not balance: {ledger:?}");
+                need(ledger.queuing == 0 && ledger.inflight == 0, || {
+                    format!("{bridge} is busy: {ledger:?}")
+                })?;
+            }
+            ledgers.get(bridge).copied().with_context(|| format!("no bridge {bridge} in the stats"))
+        })
+    }
+}
+
+thread_local! {
+    static LOGS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the nodes that this thread has dropped logged last; forgets it.
+pub(crate) fn take_logs() -> Vec<String> {
+    LOGS.take()
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            LOGS.with_borrow_mut(|logs| logs.push(format!("--- log of {}\n{}", self.name, process.tail(60))));
+        }
+        if std::fs::remove_dir_all(self.directory.path()).is_ok() {
+            process::removed(self.directory.path());
+        }
+    }
+}
