@@ -1,4 +1,5 @@
 //! The `causeway` command.
-fn main() {
-    println!("causeway {}", env!("CARGO_PKG_VERSION"));
+
+fn main() -> std::process::ExitCode {
+    causeway::cli::run()
 }

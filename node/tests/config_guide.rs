@@ -73,12 +73,12 @@ fn the_guides_producer_sample_loads_verbatim() {
         warned,
         [
             ("bridges.kafka.kproducer.authentication.password", 4),
-            ("bridges.kafka.kproducer.ssl.hibernate_after", 43),
-            ("bridges.kafka.kproducer.ssl.reuse_sessions", 44),
-            ("bridges.kafka.kproducer.ssl.secure_renegotiate", 45),
-            ("bridges.kafka.kproducer.ssl.user_lookup_fun", 46),
-            ("bridges.kafka.kproducer.ssl.versions[2]", 48),
-            ("bridges.kafka.kproducer.ssl.versions[3]", 48),
+            ("bridges.kafka.kproducer.ssl.hibernate_after", 41),
+            ("bridges.kafka.kproducer.ssl.reuse_sessions", 42),
+            ("bridges.kafka.kproducer.ssl.secure_renegotiate", 43),
+            ("bridges.kafka.kproducer.ssl.user_lookup_fun", 44),
+            ("bridges.kafka.kproducer.ssl.versions[2]", 46),
+            ("bridges.kafka.kproducer.ssl.versions[3]", 46),
         ]
     );
 }

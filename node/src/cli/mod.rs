@@ -1,1 +1,86 @@
-//! The command line.
+//! The command line: arguments in, exit code out.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output;
+//! errors, warnings and logs go to standard error, as plain text.
+
+mod check;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Carries messages between MQTT devices and Apache Kafka, both ways.
+#[derive(Debug, Parser)]
+#[command(name = "causeway", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file: print everything that is wrong with it
+    Check {
+        /// Configuration file (HOCON)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what can be configured
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print a commented configuration file to begin with
+    Example,
+    /// Print the reference of all keys (Markdown)
+    Reference,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are asked for and no failure; clap prints each where it belongs.
+            let code = error.exit_code();
+            let printed = error.print();
+            return if printed.is_err() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::from(code.clamp(0, 255) as u8)
+            };
+        }
+    };
+    match dispatch(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("causeway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Check { config } => check::check(&config),
+        Command::Config { what: ConfigCommand::Example } => print(&crate::config::example()),
+        Command::Config { what: ConfigCommand::Reference } => print(&crate::config::reference()),
+        Command::Version => print(concat!("causeway ", env!("CARGO_PKG_VERSION"), "\n")),
+    }
+}
+
+/// Writes to standard output; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::address::{HostPort, read_bootstrap_hosts};
 use super::kafka_names::check_kafka_topic;
-use super::kind::{FieldDoc, Kind, Parsed, Secrets, boolean, choice, parsed, secret, text};
+use super::kind::{DefaultDoc, FieldDoc, Kind, Parsed, Secrets, boolean, choice, parsed, secret, text};
 use super::kind_numbers::{bytes, integer, millis};
 use super::secret::Secret;
 use super::section::{Section, choices, list, nested, section};
@@ -149,15 +149,15 @@ impl Kind for AuthenticationKind {
         "object or `none`".into()
     }
 
-    fn default_text(&self) -> String {
-        "none".into()
+    fn default_doc(&self) -> DefaultDoc {
+        DefaultDoc::Value("none".into())
     }
 
     fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
         let mut docs = vec![FieldDoc {
             key: key.to_owned(),
             kind: self.name(),
-            default: self.default_text(),
+            default: self.default_doc(),
             allowed: String::new(),
             meaning: meaning.to_owned(),
             not_in_effect: None,
@@ -297,9 +297,9 @@ fn check_ssl(ssl: &SslConfig, object: &Object<'_>, walk: &mut Walk) {
         );
     }
     if ssl.enable && !ssl.versions.iter().any(|v| matches!(v, TlsVersion::V1_3 | TlsVersion::V1_2)) {
-        walk.wrong_at::<()>(
-            &super::lines::join(&object.path, "versions"),
-            object.place,
+        walk.wrong_under(
+            object,
+            &["versions"],
             "no version that is supported is left; allowed: tlsv1.3, tlsv1.2",
         );
     }

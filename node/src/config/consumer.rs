@@ -10,6 +10,7 @@ use super::producer::check_connection;
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;
+use crate::bridge::record_scope::RecordSlot;
 
 section! {
     /// A consumer bridge.
@@ -73,11 +74,11 @@ section! {
         /// Kafka topic.
         kafka_topic: String => text().check(|topic| check_kafka_topic(topic));
         /// MQTT topic to publish to; may have placeholders.
-        mqtt_topic: String => template().check(|text| check_mqtt_topic_template(text));
+        mqtt_topic: String => template::<RecordSlot>().check(|text| check_mqtt_topic_template(text));
         /// QoS to publish with.
         qos: u8 => integer(0..=2).or(0);
         /// Payload to publish; `${.}` is the whole Kafka message as JSON.
-        payload_template: String => template().or("${.}".into());
+        payload_template: String => template::<RecordSlot>().or("${.}".into());
     }
 }
 

@@ -9,6 +9,10 @@ use super::kind::{Kind, Parsed, boolean, choice, parsed};
 use super::kind_numbers::integer;
 use super::section::{Named, SectionKind, choices, named, nested, section};
 
+/// Connections that a listener allows where nothing is written: more than any machine holds, so that the
+/// limit of open files is what counts.
+pub const MAX_CONNECTIONS: u32 = 1_024_000;
+
 section! {
     /// Who this node is and where it keeps its data.
     pub struct NodeConfig {
@@ -26,7 +30,7 @@ section! {
     /// Where MQTT clients connect.
     pub struct ListenersConfig {
         /// A listener for MQTT over TCP.
-        tcp: BTreeMap<String, TcpListenerConfig> => listeners();
+        tcp: BTreeMap<String, TcpListenerConfig> => listeners().or_else(default_listeners, "`default` on port 1883");
     }
 }
 
@@ -39,7 +43,7 @@ section! {
         /// IPv6 address; port 0 takes any free one.
         bind: SocketAddr => bind();
         /// Connections open at once; further ones are closed. The system's limit of open files bounds it, too.
-        max_connections: u32 => integer(1..=10_000_000).or(1_024_000);
+        max_connections: u32 => integer(1..=10_000_000).or(MAX_CONNECTIONS);
     }
 }
 
@@ -91,6 +95,14 @@ section! {
 
 fn listeners() -> Named<SectionKind<TcpListenerConfig>> {
     named(nested(), |name| super::check_name(name).map_err(|message| message.replace("bridge", "listener")))
+}
+
+fn default_listeners() -> BTreeMap<String, TcpListenerConfig> {
+    let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 1883);
+    BTreeMap::from([(
+        "default".to_owned(),
+        TcpListenerConfig { enable: true, bind, max_connections: MAX_CONNECTIONS },
+    )])
 }
 
 fn bind() -> Parsed<SocketAddr> {

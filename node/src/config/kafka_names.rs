@@ -1,6 +1,9 @@
 //! Names and templates inside bridges: what is a legal Kafka topic, MQTT filter, placeholder.
 
-use super::kind::{Kind, Parsed, text};
+use causeway_protocol::mqtt::topic::{validate_topic_filter, validate_topic_name};
+
+use super::kind::{Kind, text};
+use crate::bridge::template::{Piece, Slot, Template, has_placeholder, pieces};
 
 /// Kafka's rule for topic names.
 pub(super) fn check_kafka_topic(topic: &str) -> Result<(), String> {
@@ -15,25 +18,17 @@ pub(super) fn check_kafka_topic(topic: &str) -> Result<(), String> {
 
 /// A Kafka topic name, fixed or a template.
 pub(super) fn check_topic_template(topic: &str) -> Result<(), String> {
-    if is_dynamic(topic) { Ok(()) } else { check_kafka_topic(topic) }
+    if has_placeholder(topic) { Ok(()) } else { check_kafka_topic(topic) }
 }
 
-/// True where a template has a placeholder.
-pub(super) fn is_dynamic(template: &str) -> bool {
-    template.split_once("${").is_some_and(|(_, rest)| rest.contains('}'))
-}
-
-/// Exactly one placeholder and nothing beside it.
-pub(super) fn is_one_placeholder(template: &str) -> bool {
-    template
-        .strip_prefix("${")
-        .and_then(|rest| rest.strip_suffix('}'))
-        .is_some_and(|name| !name.is_empty() && !name.contains(['{', '}', '$']))
-}
-
-/// A text with placeholders `${...}`.
-pub(super) fn template() -> Parsed<String> {
-    text().called("template")
+/// A template for messages with the names of `N`; names that they never have are warned about.
+pub(super) fn template<N: Slot>() -> impl Kind<Out = String> {
+    text().called("template").advise(|template| {
+        let unknown = Template::<N>::unknown_names(template);
+        let names: Vec<String> = unknown.iter().map(|name| format!("`{name}`")).collect();
+        (!names.is_empty())
+            .then(|| format!("messages here never have {}: it becomes an empty text", names.join(", ")))
+    })
 }
 
 /// An MQTT topic filter (MQTT-5.0 4.7).
@@ -48,31 +43,19 @@ pub(super) fn topic_filter() -> impl Kind<Out = String> {
 
 /// An MQTT topic name (MQTT-5.0 4.7.1), fixed or a template.
 pub(super) fn check_mqtt_topic_template(topic: &str) -> Result<(), String> {
-    if topic.is_empty() || topic.len() > 65_535 || topic.contains('\0') {
-        return Err("not an MQTT topic name; it has 1 to 65535 bytes and no U+0000".into());
-    }
-    if !is_dynamic(topic) && topic.contains(['+', '#']) {
-        return Err(
-            "not an MQTT topic name: messages are published to it, so `+` and `#` are not allowed".into()
-        );
-    }
-    Ok(())
+    // What a placeholder becomes is not known yet; any level will do for the check.
+    let name: String = pieces(topic)
+        .into_iter()
+        .map(|piece| match piece {
+            Piece::Literal(text) => text,
+            Piece::Placeholder(_) => "x",
+        })
+        .collect();
+    validate_topic_name(&name, u16::MAX).map_err(|error| error.to_string())
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {
-    if filter.is_empty() || filter.len() > 65_535 || filter.contains('\0') {
-        return Err("not an MQTT topic filter; it has 1 to 65535 bytes and no U+0000".into());
-    }
-    let last = filter.split('/').count() - 1;
-    for (at, level) in filter.split('/').enumerate() {
-        if level.contains('+') && level != "+" {
-            return Err("not an MQTT topic filter; `+` stands for a whole level, as in a/+/b".into());
-        }
-        if level.contains('#') && (level != "#" || at != last) {
-            return Err("not an MQTT topic filter; `#` stands for all last levels, as in a/#".into());
-        }
-    }
-    Ok(())
+    validate_topic_filter(filter, u16::MAX).map_err(|error| error.to_string())
 }
 
 /// The rule for names of bridges and listeners.

@@ -24,14 +24,40 @@ pub struct FieldDoc {
     pub key: String,
     /// Kind of value.
     pub kind: String,
-    /// Default as it would be written, or `required` or `unset`.
-    pub default: String,
+    /// What holds where the key is not given.
+    pub default: DefaultDoc,
     /// What is allowed; empty where every value of the kind is.
     pub allowed: String,
     /// Meaning.
     pub meaning: String,
-    /// Why it changes nothing in this version.
+    /// A sentence about what of it changes nothing in this version.
     pub not_in_effect: Option<String>,
+}
+
+/// What holds where a key is not given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DefaultDoc {
+    /// It has to be given.
+    #[default]
+    Required,
+    /// Nothing.
+    Unset,
+    /// This value, as canonical JSON.
+    Value(Json),
+    /// What these words say.
+    Described(String),
+}
+
+impl std::fmt::Display for DefaultDoc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Required => f.write_str("required"),
+            Self::Unset => f.write_str("unset"),
+            Self::Value(Json::String(text)) if !text.is_empty() => f.write_str(text),
+            Self::Value(value) => write!(f, "{value}"),
+            Self::Described(text) => f.write_str(text),
+        }
+    }
 }
 
 /// How a field is read, checked, written back and described.
@@ -88,8 +114,8 @@ pub(super) trait Kind: Sized {
     }
 
     /// The default for the reference page.
-    fn default_text(&self) -> String {
-        "required".into()
+    fn default_doc(&self) -> DefaultDoc {
+        DefaultDoc::Required
     }
 
     /// Rows of the reference page.
@@ -97,7 +123,7 @@ pub(super) trait Kind: Sized {
         vec![FieldDoc {
             key: key.to_owned(),
             kind: self.name(),
-            default: self.default_text(),
+            default: self.default_doc(),
             allowed: self.allowed(),
             meaning: meaning.to_owned(),
             not_in_effect: None,
@@ -106,13 +132,13 @@ pub(super) trait Kind: Sized {
 
     /// Gives a default.
     fn or(self, default: Self::Out) -> Or<Self> {
-        let text = default_json_text(&self.json(&default, Secrets::Masked));
-        Or { kind: self, default, text }
+        let doc = DefaultDoc::Value(self.json(&default, Secrets::Masked));
+        Or { kind: self, default, doc }
     }
 
     /// Gives a default that depends on the machine, with its description.
     fn or_else(self, default: impl FnOnce() -> Self::Out, text: &str) -> Or<Self> {
-        Or { kind: self, default: default(), text: text.to_owned() }
+        Or { kind: self, default: default(), doc: DefaultDoc::Described(text.to_owned()) }
     }
 
     /// Makes the field optional.
@@ -147,12 +173,17 @@ pub(super) trait Kind: Sized {
 
     /// Marks a field that is accepted and has no effect in this version.
     fn later(self, why: &'static str) -> Later<Self> {
-        Later { kind: self, when: |_| true, why }
+        Later { kind: self, values: "", when: |_| true, why }
     }
 
-    /// Marks values of a field that are accepted and have no effect in this version.
-    fn later_when(self, when: fn(&Self::Out) -> bool, why: &'static str) -> Later<Self> {
-        Later { kind: self, when, why }
+    /// Marks values of a field that are accepted and have no effect in this version; `values` names them.
+    fn later_when(
+        self,
+        values: &'static str,
+        when: fn(&Self::Out) -> bool,
+        why: &'static str,
+    ) -> Later<Self> {
+        Later { kind: self, values, when, why }
     }
 }
 
@@ -160,19 +191,10 @@ pub(super) trait Kind: Sized {
 fn relabel<K: Kind>(mut docs: Vec<FieldDoc>, key: &str, outer: &K) -> Vec<FieldDoc> {
     if let Some(own) = docs.iter_mut().find(|doc| doc.key == key) {
         own.kind = outer.name();
-        own.default = outer.default_text();
+        own.default = outer.default_doc();
         own.allowed = outer.allowed();
     }
     docs
-}
-
-fn default_json_text(json: &Json) -> String {
-    match json {
-        Json::Null => "unset".into(),
-        Json::String(text) if text.is_empty() => "\"\"".into(),
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// Forwards what a combinator does not change.
@@ -208,9 +230,9 @@ macro_rules! forward {
             relabel(self.kind.docs(key, meaning), key, self)
         }
     };
-    (@ default_text) => {
-        fn default_text(&self) -> String {
-            self.kind.default_text()
+    (@ default_doc) => {
+        fn default_doc(&self) -> DefaultDoc {
+            self.kind.default_doc()
         }
     };
 }
@@ -219,7 +241,7 @@ macro_rules! forward {
 pub(super) struct Or<K: Kind> {
     kind: K,
     default: K::Out,
-    text: String,
+    doc: DefaultDoc,
 }
 
 impl<K: Kind> Kind for Or<K> {
@@ -234,8 +256,8 @@ impl<K: Kind> Kind for Or<K> {
         Some(self.default.clone())
     }
 
-    fn default_text(&self) -> String {
-        self.text.clone()
+    fn default_doc(&self) -> DefaultDoc {
+        self.doc.clone()
     }
 }
 
@@ -260,8 +282,8 @@ impl<K: Kind> Kind for Optional<K> {
         value.as_ref().map_or(Json::Null, |value| self.kind.json(value, secrets))
     }
 
-    fn default_text(&self) -> String {
-        "unset".into()
+    fn default_doc(&self) -> DefaultDoc {
+        DefaultDoc::Unset
     }
 }
 
@@ -295,8 +317,8 @@ impl<K: Kind> Kind for OrWord<K> {
         self.kind.allowed()
     }
 
-    fn default_text(&self) -> String {
-        self.word.into()
+    fn default_doc(&self) -> DefaultDoc {
+        DefaultDoc::Value(self.word.into())
     }
 }
 
@@ -308,7 +330,7 @@ pub(super) struct Also<K> {
 
 impl<K: Kind> Kind for Also<K> {
     type Out = K::Out;
-    forward!(missing json name allowed default_text);
+    forward!(missing json name allowed default_doc);
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
         self.kind.read(node, walk)
@@ -338,7 +360,7 @@ pub(super) struct Checked<K: Kind> {
 
 impl<K: Kind> Kind for Checked<K> {
     type Out = K::Out;
-    forward!(missing keys json name allowed default_text docs);
+    forward!(missing keys json name allowed default_doc docs);
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
         let value = self.kind.read(node, walk)?;
@@ -357,7 +379,7 @@ pub(super) struct Advised<K: Kind> {
 
 impl<K: Kind> Kind for Advised<K> {
     type Out = K::Out;
-    forward!(missing keys json name allowed default_text docs);
+    forward!(missing keys json name allowed default_doc docs);
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
         let value = self.kind.read(node, walk)?;
@@ -376,7 +398,7 @@ pub(super) struct Allowing<K> {
 
 impl<K: Kind> Kind for Allowing<K> {
     type Out = K::Out;
-    forward!(missing keys json name default_text docs);
+    forward!(missing keys json name default_doc docs);
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
         self.kind.read(node, walk)
@@ -390,13 +412,14 @@ impl<K: Kind> Kind for Allowing<K> {
 /// See [`Kind::later`].
 pub(super) struct Later<K: Kind> {
     kind: K,
+    values: &'static str,
     when: fn(&K::Out) -> bool,
     why: &'static str,
 }
 
 impl<K: Kind> Kind for Later<K> {
     type Out = K::Out;
-    forward!(missing keys json name allowed default_text);
+    forward!(missing keys json name allowed default_doc);
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
         let value = self.kind.read(node, walk)?;
@@ -408,8 +431,9 @@ impl<K: Kind> Kind for Later<K> {
 
     fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
         let mut docs = self.kind.docs(key, meaning);
+        let values = if self.values.is_empty() { "it" } else { self.values };
         for doc in &mut docs {
-            doc.not_in_effect = Some(self.why.to_owned());
+            doc.not_in_effect = Some(format!("In this version {values} has no effect: {}.", self.why));
         }
         docs
     }
@@ -455,7 +479,7 @@ impl<T: Choice> Kind for ChoiceKind<T> {
     }
 
     fn name(&self) -> String {
-        "one of".into()
+        "word".into()
     }
 
     fn allowed(&self) -> String {

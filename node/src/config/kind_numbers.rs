@@ -10,15 +10,25 @@ use super::kind::{Kind, Secrets};
 use super::tree::{Node, Walk};
 use super::units::{BaseUnit, ByteSize, read_duration, show_duration};
 
-/// Durations end where a 32-bit count of milliseconds does (49 days): far enough for any wait.
-const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+/// Longest duration that can be configured: what fits a 32-bit count of milliseconds.
+const LONGEST: Duration = Duration::from_hours(49 * 24);
+
+/// Largest byte size that can be configured, so that sums of sizes do not overflow: 1 PB.
+const LARGEST: ByteSize = ByteSize::gb(1 << 20);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    Nothing,
+    Least,
+    Both,
+}
 
 /// Kind of an ordered value within a range.
 pub(super) struct Ranged<T> {
     name: String,
     range: RangeInclusive<T>,
-    /// The range is worth a word in the reference.
-    told: bool,
+    /// What of the range is worth a word.
+    told: Told,
     read: fn(&str) -> Result<T, String>,
     show: fn(&T) -> String,
     json: fn(&T) -> Json,
@@ -28,7 +38,7 @@ impl<T: PartialOrd> Ranged<T> {
     /// Narrows the range.
     pub(super) fn within(mut self, range: RangeInclusive<T>) -> Self {
         self.range = range;
-        self.told = true;
+        self.told = Told::Both;
         self
     }
 }
@@ -37,7 +47,7 @@ impl<T: PartialOrd + Clone> Ranged<T> {
     /// Narrows the range from below.
     pub(super) fn at_least(mut self, least: T) -> Self {
         self.range = least..=self.range.end().clone();
-        self.told = true;
+        self.told = Told::Least;
         self
     }
 }
@@ -51,7 +61,14 @@ impl<T: PartialOrd + Clone> Kind for Ranged<T> {
         };
         match (self.read)(text.trim()) {
             Ok(value) if self.range.contains(&value) => Some(value),
-            Ok(_) => walk.wrong(node, format!("out of range; allowed: {}", self.limits())),
+            Ok(_) => {
+                let range =
+                    format!("{} to {}", (self.show)(self.range.start()), (self.show)(self.range.end()));
+                walk.wrong(node, format!("out of range; allowed: {range}"))
+            }
+            Err(message) if self.told == Told::Both => {
+                walk.wrong(node, format!("{message}; allowed: {}", self.limits()))
+            }
             Err(message) => walk.wrong(node, message),
         }
     }
@@ -65,13 +82,18 @@ impl<T: PartialOrd + Clone> Kind for Ranged<T> {
     }
 
     fn allowed(&self) -> String {
-        if self.told { self.limits() } else { String::new() }
+        if self.told == Told::Nothing { String::new() } else { self.limits() }
     }
 }
 
 impl<T> Ranged<T> {
     fn limits(&self) -> String {
-        format!("{} to {}", (self.show)(self.range.start()), (self.show)(self.range.end()))
+        let least = (self.show)(self.range.start());
+        if self.told == Told::Least {
+            format!("at least {least}")
+        } else {
+            format!("{least} to {}", (self.show)(self.range.end()))
+        }
     }
 }
 
@@ -83,14 +105,20 @@ where
     Ranged {
         name: "number".into(),
         range,
-        told: true,
+        told: Told::Both,
         read: |text| {
-            let number = text.parse::<u64>().map_err(|_| "not a whole number of at least 0".to_owned())?;
-            T::try_from(number).map_err(|_| "too large".to_owned())
+            let number = text.parse::<u64>().map_err(|_| not_a_number(text))?;
+            T::try_from(number).map_err(|_| "out of range".to_owned())
         },
         show: ToString::to_string,
         json: |value| (*value).into(),
     }
+}
+
+fn not_a_number(text: &str) -> String {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if number { "out of range".into() } else { "not a whole number".into() }
 }
 
 /// A factor such as 1.5 in `range`.
@@ -98,7 +126,7 @@ pub(super) fn factor(range: RangeInclusive<f64>) -> Ranged<f64> {
     Ranged {
         name: "factor".into(),
         range,
-        told: true,
+        told: Told::Both,
         read: |text| text.parse::<f64>().map_err(|_| "not a number; write a factor such as 1.5".into()),
         show: ToString::to_string,
         json: |value| (*value).into(),
@@ -119,7 +147,7 @@ fn duration(base: BaseUnit, read: fn(&str) -> Result<Duration, String>) -> Range
     Ranged {
         name: format!("duration ({})", base.name()),
         range: Duration::ZERO..=LONGEST,
-        told: false,
+        told: Told::Nothing,
         read,
         show: |value| show_duration(*value),
         json: |value| show_duration(*value).into(),
@@ -130,8 +158,8 @@ fn duration(base: BaseUnit, read: fn(&str) -> Result<Duration, String>) -> Range
 pub(super) fn bytes() -> Ranged<ByteSize> {
     Ranged {
         name: "byte size".into(),
-        range: ByteSize(0)..=ByteSize(u64::MAX),
-        told: false,
+        range: ByteSize(0)..=LARGEST,
+        told: Told::Nothing,
         read: ByteSize::read,
         show: ToString::to_string,
         json: |value| value.to_string().into(),

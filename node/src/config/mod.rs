@@ -19,6 +19,7 @@ mod kind_numbers;
 mod lines;
 mod mqtt;
 mod producer;
+mod reference;
 mod secret;
 mod section;
 mod tree;
@@ -41,16 +42,17 @@ pub use connection::{
 };
 pub use consumer::{ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping};
 pub use general::{
-    AdminConfig, ListenersConfig, LogConfig, LogFormat, LogLevel, NodeConfig, TcpListenerConfig,
-    open_files_limit,
+    AdminConfig, ListenersConfig, LogConfig, LogFormat, LogLevel, MAX_CONNECTIONS, NodeConfig,
+    TcpListenerConfig, open_files_limit,
 };
 pub use kafka_names::check_name;
-pub use kind::{Choice, FieldDoc, Secrets};
+pub use kind::{Choice, DefaultDoc, FieldDoc, Secrets};
 pub use mqtt::{MqttConfig, RetainConfig};
 pub use producer::{
     BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,
     ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
 };
+pub use reference::{example, reference};
 pub use secret::{MASK, Secret};
 pub use tree::{Errors, Problem};
 pub use units::ByteSize;
@@ -250,8 +252,8 @@ fn read<K: Kind>(name: &str, text: &str, source: Source<'_>, kind: &K) -> Result
 fn syntax_problem(name: &str, text: &str, error: &HoconError) -> Problem {
     let (line, message) = match error {
         HoconError::Parse(error) => (error.line, error.message.clone()),
-        HoconError::Resolve(error) => (error.line, format!("{} ({})", error.message, error.path)),
-        HoconError::Config(error) => (0, error.message.clone()),
+        HoconError::Resolve(error) => (error.line, error.message.clone()),
+        HoconError::Config(_) => (0, "keys and values are expected, not a list".to_owned()),
         other => (0, other.to_string()),
     };
     let content = line.checked_sub(1).and_then(|at| text.lines().nth(at)).unwrap_or("");
@@ -262,7 +264,7 @@ fn syntax_problem(name: &str, text: &str, error: &HoconError) -> Problem {
         format!("syntax error: {message}")
     };
     if content.contains("${") {
-        message.push_str("; a template such as \"${.payload}\" has to stand in quotes");
+        message.push_str("; a template has to stand in quotes, as \"${.payload}\"");
     }
     Problem { file: name.to_owned(), line: line as u32, key: String::new(), value: None, message }
 }

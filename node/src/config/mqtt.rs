@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::kind::{Kind, boolean};
 use super::kind_numbers::{bytes, factor, integer, seconds};
+use causeway_protocol::mqtt::topic::DEFAULT_MAX_LEVELS;
+
 use super::section::{nested, section};
 use super::units::ByteSize;
 
@@ -18,7 +20,7 @@ section! {
         /// Highest QoS that clients may use (MQTT-5.0 3.2.2.3.4).
         max_qos: u8 => integer(0..=2).or(2);
         /// Levels that a topic name or filter may have.
-        max_topic_levels: u16 => integer(1..=65_535).or(128);
+        max_topic_levels: u16 => integer(1..=65_535).or(DEFAULT_MAX_LEVELS);
         /// Topic aliases that a client may use on one connection (MQTT-5.0 3.2.2.3.8).
         max_topic_alias: u16 => integer(0..=65_535).or(64);
         /// Longest client identifier in bytes.
@@ -44,7 +46,7 @@ section! {
         /// Messages that wait for one client, connected or not.
         max_mqueue: u32 => integer(0..=100_000_000).or(1000);
         /// Bytes of messages that wait for one client, connected or not.
-        max_mqueue_bytes: ByteSize => bytes().at_least(ByteSize(0)).or(ByteSize::mb(4));
+        max_mqueue_bytes: ByteSize => bytes().or(ByteSize::mb(4));
         /// Whether QoS 0 messages wait for a client that is not connected.
         mqueue_store_qos0: bool => boolean().or(false);
         /// Retained messages.
@@ -58,8 +60,8 @@ section! {
         /// Whether messages can be retained (MQTT-5.0 3.2.2.3.5).
         enable: bool => boolean().or(true);
         /// Retained messages in all; beyond it only topics that have one already can be retained.
-        max_messages: u32 => integer(0..=100_000_000).or(1_000_000);
+        max_messages: u32 => integer(0..=100_000_000).or(500_000);
         /// Bytes of retained messages in all.
-        max_bytes: ByteSize => bytes().or(ByteSize::mb(512));
+        max_bytes: ByteSize => bytes().or(ByteSize::mb(256));
     }
 }

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use super::connection::{Authentication, ConnectionConfig, SaslMechanism, not_empty};
-use super::kafka_names::{
-    check_kafka_topic, check_topic_template, is_dynamic, is_one_placeholder, template, topic_filter,
-};
+use super::kafka_names::{check_kafka_topic, check_topic_template, template, topic_filter};
 use super::kind::{Kind, boolean, choice, text};
 use super::kind_numbers::{bytes, integer, millis, seconds};
-use super::lines::join;
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;
+use crate::bridge::publish_scope::PublishSlot;
+use crate::bridge::template::{has_placeholder, is_lone_placeholder};
 
 section! {
     /// A producer bridge.
@@ -111,7 +110,7 @@ section! {
     /// What a producer bridge writes, and how.
     pub struct ProducerKafkaConfig {
         /// Kafka topic.
-        topic: String => template().check(|text| check_topic_template(text)).allowing("a Kafka topic name, or a template of one");
+        topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).allowing("a Kafka topic name, or a template of one");
         /// Key, value and timestamp of a record.
         message: MessageConfig => nested();
         /// Largest record batch, before compression. One record that is larger is sent alone.
@@ -127,7 +126,7 @@ section! {
         /// Which replicas confirm a batch before it counts as written.
         required_acks: RequiredAcks => choice().or(RequiredAcks::AllIsr);
         /// Template that gives record headers: exactly one placeholder, such as `${pub_props}`.
-        kafka_headers: Option<String> => template().check(|text| check_headers(text)).optional()
+        kafka_headers: Option<String> => template::<PublishSlot>().check(|text| check_headers(text)).optional()
             .later("no headers are written");
         /// Further headers.
         kafka_ext_headers: Vec<ExtHeaderConfig> => list(nested()).or(Vec::new()).later("no headers are written");
@@ -138,16 +137,16 @@ section! {
         partition_count_refresh_interval: Duration => seconds().or(Duration::from_mins(1));
         /// Use only this many partitions, the first ones.
         partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions")
-            .later_when(Option::is_some, "all partitions are used");
+            .later_when("a number", Option::is_some, "all partitions are used");
         /// Batches of one partition that may await their acknowledgement; 5 at most are used, because Kafka
         /// recognises a resend among its last 5 only.
         max_inflight: u16 => integer(1..=65_535).or(10);
         /// Age at which a batch is given up.
         max_batch_age: Option<Duration> => millis().or_word("infinity")
-            .later_when(Option::is_some, "a batch is kept however old it is");
+            .later_when("a duration", Option::is_some, "a batch is kept however old it is");
         /// How often a batch is sent again after Kafka refused it.
         max_retries: Option<u32> => integer(0..=u32::MAX).or_word("infinity")
-            .later_when(Option::is_some, "a batch is sent again without end");
+            .later_when("a number", Option::is_some, "a batch is sent again without end");
         /// Pause before a connection that broke again is made again; the first time there is none.
         reconnect_delay: Duration => millis().or(Duration::from_secs(2));
         /// When a publication counts as done. Unset: when its record is safe in the buffer mode that is used.
@@ -168,11 +167,11 @@ section! {
     /// Key, value and timestamp of a record.
     pub struct MessageConfig {
         /// Key of the record; records of one key stay in order.
-        key: String => template().or("${.clientid}".into());
+        key: String => template::<PublishSlot>().or("${.clientid}".into());
         /// Value of the record; `${.}` is everything that is known about the message, as JSON.
-        value: String => template().or("${.}".into());
+        value: String => template::<PublishSlot>().or("${.}".into());
         /// Timestamp of the record in milliseconds since 1970; what is not a number becomes the current time.
-        timestamp: String => template().or("${.timestamp}".into());
+        timestamp: String => template::<PublishSlot>().or("${.timestamp}".into());
     }
 }
 
@@ -180,9 +179,9 @@ section! {
     /// One header of every record.
     pub struct ExtHeaderConfig {
         /// Key of the header.
-        kafka_ext_header_key: String => template().check(|text| not_empty(text));
+        kafka_ext_header_key: String => template::<PublishSlot>().check(|text| not_empty(text));
         /// Value of the header: one placeholder, or a text without any.
-        kafka_ext_header_value: String => template().check(|text| check_ext_value(text));
+        kafka_ext_header_value: String => template::<PublishSlot>().check(|text| check_ext_value(text));
     }
 }
 
@@ -191,7 +190,7 @@ section! {
     pub struct BufferConfig {
         /// Where records wait for Kafka.
         mode: BufferMode => choice().or(BufferMode::Memory)
-            .later_when(|mode| *mode != BufferMode::Memory, "records wait in memory");
+            .later_when("`disk` or `hybrid`", |mode| *mode != BufferMode::Memory, "records wait in memory");
         /// Bytes that may wait for one partition. Beyond it the oldest QoS 0 messages are dropped, and
         /// publishers of QoS 1 and 2 have to wait.
         per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
@@ -203,14 +202,14 @@ section! {
 }
 
 fn check_headers(headers: &str) -> Result<(), String> {
-    if is_one_placeholder(headers) {
+    if is_lone_placeholder(headers) {
         return Ok(());
     }
     Err("exactly one placeholder is expected, such as ${pub_props}".into())
 }
 
 fn check_ext_value(value: &str) -> Result<(), String> {
-    if is_one_placeholder(value) || !is_dynamic(value) {
+    if is_lone_placeholder(value) || !has_placeholder(value) {
         return Ok(());
     }
     Err("one placeholder or a text without any is expected, not a mix of both".into())
@@ -218,9 +217,9 @@ fn check_ext_value(value: &str) -> Result<(), String> {
 
 fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk) {
     if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {
-        walk.wrong_at::<()>(
-            &join(&join(&object.path, "message"), "key"),
-            object.place,
+        walk.wrong_under(
+            object,
+            &["message", "key"],
             "empty, and the partition strategy goes by the key; give a key or use partition_strategy = random",
         );
     }
@@ -229,15 +228,13 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
 /// What must not be ignored on a bridge that runs.
 fn check_producer(bridge: &ProducerBridgeConfig, object: &Object<'_>, walk: &mut Walk) {
     check_connection(bridge.enable, &bridge.connection, object, walk);
-    if bridge.enable && is_dynamic(&bridge.kafka.topic) {
-        let (path, place) = object
-            .get("kafka")
-            .map_or((join(&object.path, "kafka"), object.place), |node| (node.path.clone(), node.place));
-        walk.wrong_at::<()>(
-            &join(&path, "topic"),
-            place,
-            "a topic with placeholders is not supported in this version; write a fixed topic, or disable the bridge",
-        );
+    if bridge.enable && has_placeholder(&bridge.kafka.topic) {
+        let message = "a topic with placeholders is not supported in this version; write a fixed topic, or disable the \
+                       bridge";
+        match object.get("kafka").cloned().and_then(|node| walk.object(&node)) {
+            Some(kafka) => walk.wrong_under(&kafka, &["topic"], message),
+            None => walk.wrong_under(object, &["kafka", "topic"], message),
+        }
     }
 }
 
@@ -248,14 +245,10 @@ pub(super) fn check_connection(
     object: &Object<'_>,
     walk: &mut Walk,
 ) {
-    let place = |key: &str| object.get(key).map_or(object.place, |node| node.place);
-    if !enable {
-        return;
-    }
-    if connection.ssl.enable {
-        walk.wrong_at::<()>(
-            &join(&join(&object.path, "ssl"), "enable"),
-            place("ssl"),
+    if enable && connection.ssl.enable {
+        walk.wrong_under(
+            object,
+            &["ssl", "enable"],
             "TLS is not supported in this version, and plain text is not used in its place; set ssl.enable = false, or \
              disable the bridge",
         );
@@ -265,10 +258,10 @@ pub(super) fn check_connection(
         Authentication::Password(password) => password.mechanism == SaslMechanism::Plain,
         Authentication::Kerberos(_) => false,
     };
-    if !supported {
-        walk.wrong_at::<()>(
-            &join(&object.path, "authentication"),
-            place("authentication"),
+    if enable && !supported {
+        walk.wrong_under(
+            object,
+            &["authentication"],
             "this mechanism is not supported in this version; use none or the mechanism plain, or disable the bridge",
         );
     }

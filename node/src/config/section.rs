@@ -65,14 +65,12 @@ pub(super) trait Section: Clone {
     }
 }
 
-/// ", did you mean ...?" for an unknown key: a near one here, or the same one deeper down.
+/// "; did you mean ...?" for an unknown key: the same one deeper down, or a near one here.
 fn hint<S: Section>(key: &str, known: &[&str]) -> String {
-    if let Some(near) = nearest(key, known.iter().copied()) {
-        return format!("; did you mean {near}?");
-    }
     let docs = S::docs();
     let deeper = docs.iter().find(|doc| doc.key.rsplit('.').next() == Some(key) && doc.key.contains('.'));
-    deeper.map_or_else(String::new, |doc| format!("; did you mean {}?", doc.key))
+    let near = deeper.map(|doc| doc.key.as_str()).or_else(|| nearest(key, known.iter().copied()));
+    near.map_or_else(String::new, |near| format!("; did you mean {near}?"))
 }
 
 /// Ties a kind to the type of its field, so that it need not name it.
@@ -327,7 +325,7 @@ impl<K: Kind> Kind for List<K> {
     }
 
     fn name(&self) -> String {
-        format!("list of {}", self.kind.name())
+        format!("list of {}s", self.kind.name())
     }
 
     fn allowed(&self) -> String {
@@ -346,7 +344,7 @@ impl<K: Kind> Kind for List<K> {
         }
         if let Some(own) = docs.first_mut() {
             own.kind = self.name();
-            own.default = self.default_text();
+            own.default = self.default_doc();
         }
         docs
     }

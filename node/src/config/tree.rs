@@ -88,6 +88,16 @@ impl Walk {
         None
     }
 
+    /// Reports something wrong at a key some levels under an object, without showing its value.
+    pub(super) fn wrong_under(&mut self, object: &Object<'_>, keys: &[&str], message: impl Into<String>) {
+        let (mut path, mut place) = (object.path.clone(), object.place);
+        for key in keys {
+            path = join(&path, key);
+            place = self.lines.get(&path).unwrap_or(place);
+        }
+        self.wrong_at::<()>(&path, place, message);
+    }
+
     /// Reports a value that works, but hardly as meant.
     pub(super) fn warn(&mut self, node: &Node<'_>, message: impl Into<String>) {
         let problem = self.problem(&node.path, node.place, Some(node.shown()), message);
@@ -219,11 +229,12 @@ pub(super) fn nearest<'c>(wrong: &str, candidates: impl IntoIterator<Item = &'c 
     let wrong = wrong.to_ascii_lowercase();
     candidates
         .into_iter()
+        .filter(|candidate| !candidate.contains('.'))
         .map(|candidate| {
             let close = strsim::normalized_damerau_levenshtein(&wrong, &candidate.to_ascii_lowercase());
             // A name cut short or with a part left out is near, too.
             let part = wrong.len() >= 4 && (candidate.contains(&wrong) || wrong.contains(candidate));
-            (if part { close.max(0.6) } else { close }, candidate)
+            (if part { close.max(0.7) } else { close }, candidate)
         })
         .filter(|(close, _)| *close >= 0.55)
         .max_by(|a, b| a.0.total_cmp(&b.0))

@@ -148,7 +148,7 @@ pub(super) fn read_duration(text: &str, base: BaseUnit) -> Result<Duration, Stri
 pub(super) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (factor, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
-        if millis >= factor && millis.is_multiple_of(factor) {
+        if millis >= factor && millis.is_multiple_of(factor) || (millis == 0 && unit == "s") {
             return format!("{}{unit}", millis / factor);
         }
     }

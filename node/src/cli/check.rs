@@ -1,0 +1,73 @@
+//! `causeway check`: everything there is to say about a configuration file, without starting anything.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{Config, Errors, Loaded, MAX_CONNECTIONS, load_file, open_files_limit};
+
+/// Prints what is wrong with the file (code 1), or what it contains (code 0).
+pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
+    match load_file(path) {
+        Ok(loaded) => {
+            super::print(&format!("{}configuration is valid\n{}", remarks(&loaded), summary(&loaded.value)))
+        }
+        Err(errors) => {
+            eprint!("{}", failure(&errors));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// The errors, one a line, and how many they are.
+pub(super) fn failure(errors: &Errors) -> String {
+    let count = errors.0.len();
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{errors}\n{count} error{plural}: the configuration is not valid\n")
+}
+
+/// Warnings and what has no effect, one a line.
+fn remarks(loaded: &Loaded<Config>) -> String {
+    let mut text = String::new();
+    for warning in &loaded.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    for problem in &loaded.not_in_effect {
+        let _ = writeln!(text, "accepted, not in effect yet: {problem}");
+    }
+    text
+}
+
+fn summary(config: &Config) -> String {
+    let mut text = format!("node {}, data in {}\n", config.node.name, config.node.data_dir.display());
+    let limit = open_files_limit();
+    for (name, listener) in &config.listeners.tcp {
+        let state = if listener.enable { "" } else { " (disabled)" };
+        let _ = writeln!(text, "listener {name}: MQTT over TCP on {}{state}", listener.bind);
+        if let Some(limit) = limit.filter(|limit| {
+            listener.max_connections != MAX_CONNECTIONS && u64::from(listener.max_connections) > *limit
+        }) {
+            let _ = writeln!(
+                text,
+                "  max_connections is {}, this shell's limit of open files is {limit}: connections beyond it fail",
+                listener.max_connections
+            );
+        }
+    }
+    for (name, bridge) in &config.bridges.kafka {
+        let state = if bridge.enable { "" } else { " (disabled)" };
+        let from = bridge.local_topic.as_deref().unwrap_or("(no source topic)");
+        let _ = writeln!(text, "producer bridge {name}: {from} -> {}{state}", bridge.kafka.topic);
+    }
+    for (name, bridge) in &config.bridges.kafka_consumer {
+        let state = if bridge.enable { "" } else { " (disabled)" };
+        for mapping in &bridge.topic_mapping {
+            let _ = writeln!(
+                text,
+                "consumer bridge {name}: {} -> {}{state}",
+                mapping.kafka_topic, mapping.mqtt_topic
+            );
+        }
+    }
+    text
+}

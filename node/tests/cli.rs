@@ -1,0 +1,87 @@
+//! The command line: what is printed where, and the exit codes.
+#![allow(clippy::unwrap_used, reason = "test helpers fail by panicking")]
+
+use std::process::{Command, Output};
+
+fn causeway(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_causeway")).args(arguments).env_remove("RUST_LOG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Writes a configuration and checks it; the folder is gone when the output is returned.
+fn check(config: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("causeway.conf");
+    std::fs::write(&file, config).unwrap();
+    causeway(&["check", "--config", file.to_str().unwrap()])
+}
+
+#[test]
+fn the_printed_example_passes_the_check_in_silence() {
+    let example = causeway(&["config", "example"]);
+    assert!(example.status.success());
+    let output = check(&text(&example.stdout));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = text(&output.stdout);
+    assert!(shown.starts_with("configuration is valid\nnode causeway-1, data in data\n"), "{shown}");
+    assert!(shown.contains("producer bridge to_kafka: t/# -> testtopic-in\n"), "{shown}");
+    assert!(shown.contains("consumer bridge from_kafka: testtopic-out -> from-kafka\n"), "{shown}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_wrong_file_fails_the_check_with_every_error_on_standard_error() {
+    let output = check("log.level = loud\nmqtt.max_qos = 3\n");
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output.stderr);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    assert!(lines[0].contains("causeway.conf:1: log.level = \"loud\": not known"), "{shown}");
+    assert!(lines[1].contains("causeway.conf:2: mqtt.max_qos = 3: out of range"), "{shown}");
+    assert_eq!(lines[2], "2 errors: the configuration is not valid");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn warnings_and_what_has_no_effect_are_told_by_the_check() {
+    let output = check(
+        "bridges.kafka.b {\n bootstrap_hosts = k\n local_topic = t/#\n kafka { topic = t, buffer.mode = disk }\n}\n",
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("causeway.conf:3: bridges.kafka.b.local_topic = \"t/\""), "{shown}");
+    let noted = shown.lines().any(|line| {
+        line.starts_with("accepted, not in effect yet: ")
+            && line.contains(":4: bridges.kafka.b.kafka.buffer.mode: ")
+    });
+    assert!(noted, "{shown}");
+}
+
+#[test]
+fn a_missing_file_is_named_without_a_backtrace() {
+    let output = causeway(&["check", "--config", "/nowhere/causeway.conf"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "/nowhere/causeway.conf: there is no such file\n1 error: the configuration is not valid\n"
+    );
+}
+
+#[test]
+fn wrong_usage_has_an_exit_code_of_its_own() {
+    for arguments in [&["chek"][..], &["check"], &["config", "examples"], &[]] {
+        let output = causeway(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains("Usage:"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_version_is_printed_either_way() {
+    let expected = format!("causeway {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&causeway(&["version"]).stdout), expected);
+    assert_eq!(text(&causeway(&["--version"]).stdout), expected);
+}
