@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,7 +15,9 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::coordinator::Groups;
 use super::faults::Faults;
+use super::groups::Limits;
 use super::log::PartitionLog;
 use super::store::{Meta, Store, TopicMeta};
 use super::topics::{MAX_PARTITIONS, Partition, Topic, TopicConfig, Topics, check_name};
@@ -33,6 +35,9 @@ pub(super) struct Cluster {
     pub(super) brokers: Vec<SocketAddr>,
     pub(super) topics: RwLock<Topics>,
     pub(super) faults: Faults,
+    pub(super) groups: Groups,
+    /// The broker that coordinates all groups.
+    coordinator: AtomicI32,
     next_producer_id: AtomicI64,
     reserved_producer_id: Mutex<i64>,
     /// Bytes of all logs.
@@ -58,8 +63,10 @@ impl Cluster {
         };
         let mut meta = Meta::default();
         let mut store = None;
+        let mut offsets = Vec::new();
         if let Some(path) = &options.data_dir {
-            let (opened, found, _offsets) = Store::open(path).map_err(storage(path))?;
+            let (opened, found, committed) = Store::open(path).map_err(storage(path))?;
+            offsets = committed;
             meta = found;
             store = Some(opened);
         }
@@ -67,11 +74,18 @@ impl Cluster {
             meta.cluster_id = Uuid::from_u128(rand::random()).simple().to_string();
         }
         let faults = Faults::new(brokers.len());
+        let limits = Limits {
+            min_session_timeout: options.group_min_session_timeout,
+            max_session_timeout: options.group_max_session_timeout,
+            initial_rebalance_delay: options.group_initial_rebalance_delay,
+        };
         let cluster = Self {
             id: StrBytes::from_string(meta.cluster_id),
             brokers,
             topics: RwLock::default(),
             faults,
+            groups: Groups::new(limits, offsets),
+            coordinator: AtomicI32::new(1),
             next_producer_id: AtomicI64::new(meta.next_producer_id),
             reserved_producer_id: Mutex::new(meta.next_producer_id),
             total: AtomicUsize::new(0),
@@ -237,6 +251,21 @@ impl Cluster {
             self.save()?;
         }
         Ok(id)
+    }
+
+    /// The data directory, when there is one.
+    pub(super) fn store(&self) -> Option<&Mutex<Store>> {
+        self.store.as_ref()
+    }
+
+    /// The broker that coordinates all groups.
+    pub(super) fn coordinator(&self) -> i32 {
+        self.coordinator.load(Ordering::Relaxed)
+    }
+
+    /// Makes another broker the coordinator.
+    pub(super) fn move_coordinator(&self, broker: i32) {
+        self.coordinator.store(broker, Ordering::Relaxed);
     }
 
     /// Notes that a log dropped and gained bytes, and drops old batches when all together exceed the limit.

@@ -10,7 +10,8 @@
 //! api/          requests and answers               producer_state.rs  idempotent producers of a partition
 //! cluster.rs    what the brokers share             batch.rs           the batch header
 //! topics.rs     topics, leaders, who waits         store.rs           the data directory
-//! faults.rs     faults on command
+//! faults.rs     faults on command                  groups/            the group state machine
+//! coordinator.rs  its timers and waiting requests
 //! ```
 //!
 //! What it does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
@@ -19,7 +20,9 @@
 mod api;
 mod batch;
 mod cluster;
+mod coordinator;
 mod faults;
+mod groups;
 mod log;
 mod producer_state;
 mod run;
@@ -30,11 +33,14 @@ mod topics;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::AbortHandle;
 use tracing::info;
 
 pub use faults::{Error as FaultError, Faults, Match};
+pub use groups::CommittedOffset;
 pub use kafka_protocol::messages::ApiKey;
 pub use producer_state::Producer;
 pub use run::{Args, RunError, run};
@@ -83,6 +89,12 @@ pub struct Options {
     pub max_message_bytes: usize,
     /// Bytes of records kept in all; beyond it the oldest of the largest partition go. Default: 1 GiB.
     pub retention_bytes: usize,
+    /// Shortest session timeout that a group member may ask for. Default: Kafka's 6 s.
+    pub group_min_session_timeout: Duration,
+    /// Longest session timeout that a group member may ask for. Default: Kafka's 30 min.
+    pub group_max_session_timeout: Duration,
+    /// How long the first join of an empty group waits for other members. Default: none, where Kafka has 3 s.
+    pub group_initial_rebalance_delay: Duration,
 }
 
 impl Default for Options {
@@ -95,6 +107,9 @@ impl Default for Options {
             default_partitions: 1,
             max_message_bytes: 1_048_588,
             retention_bytes: 1 << 30,
+            group_min_session_timeout: Duration::from_secs(6),
+            group_max_session_timeout: Duration::from_mins(30),
+            group_initial_rebalance_delay: Duration::ZERO,
         }
     }
 }
@@ -155,6 +170,7 @@ pub enum Error {
 pub struct DevKafka {
     cluster: Arc<Cluster>,
     tasks: server::Tasks,
+    timers: AbortHandle,
 }
 
 impl DevKafka {
@@ -171,7 +187,9 @@ impl DevKafka {
             info!(broker, %address, "development Kafka listens");
             tasks.0.spawn(server::listen(listener, address, Context::new(cluster.clone(), broker)));
         }
-        Ok(Self { cluster, tasks })
+        let timers = cluster.clone();
+        let timers = tasks.0.spawn(async move { timers.groups.run_timers().await });
+        Ok(Self { cluster, tasks, timers })
     }
 
     /// All brokers as `host:port,host:port`.
@@ -193,6 +211,7 @@ impl DevKafka {
     /// Closes all connections and stops. Records in memory are gone.
     pub async fn stop(self) {
         self.cluster.faults.stop();
+        self.timers.abort();
         self.tasks.finish().await;
     }
 
@@ -248,5 +267,27 @@ impl DevKafka {
     pub fn forget_producer(&self, topic: &str, partition: i32, producer_id: i64) -> bool {
         let found = self.cluster.topic(topic).and_then(|topic| topic.partition(partition));
         found.is_some_and(|partition| partition.log.lock().forget_producer(producer_id))
+    }
+
+    /// Makes another broker the coordinator of all groups.
+    pub fn move_coordinator(&self, to_broker: i32) -> Result<(), FaultError> {
+        self.cluster.faults.switch(to_broker).ok_or(FaultError::Broker(to_broker))?;
+        self.cluster.move_coordinator(to_broker);
+        Ok(())
+    }
+
+    /// State of a consumer group with Kafka's names, such as `Stable`, and the ids of its members; `None` when there is no such group.
+    pub fn group(&self, group: &str) -> Option<(&'static str, Vec<String>)> {
+        self.cluster.groups.with(|coordinator, _| {
+            let found = coordinator.groups().get(group)?;
+            Some((found.state.name(), found.members().keys().cloned().collect()))
+        })
+    }
+
+    /// What a group committed for a partition.
+    pub fn committed_offset(&self, group: &str, topic: &str, partition: i32) -> Option<CommittedOffset> {
+        self.cluster.groups.with(|coordinator, _| {
+            coordinator.groups().get(group)?.offsets().get(&(topic.to_owned(), partition)).cloned()
+        })
     }
 }

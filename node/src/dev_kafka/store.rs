@@ -56,7 +56,7 @@ pub(super) struct OffsetLine {
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
-    _offsets: File,
+    offsets: File,
     _lock: File,
 }
 
@@ -76,12 +76,17 @@ impl Store {
         };
         let lines = read_offsets(&root.join("offsets.jsonl"))?;
         let offsets = rewrite_offsets(root, &lines)?;
-        Ok((Self { root: root.to_owned(), _offsets: offsets, _lock: lock }, meta, lines))
+        Ok((Self { root: root.to_owned(), offsets, _lock: lock }, meta, lines))
     }
 
     /// Replaces `meta.json` in one step.
     pub(super) fn write_meta(&self, meta: &Meta) -> io::Result<()> {
         replace(&self.root.join("meta.json"), &serde_json::to_vec_pretty(meta)?)
+    }
+
+    /// Appends committed offsets.
+    pub(super) fn commit(&mut self, lines: &[OffsetLine]) -> io::Result<()> {
+        self.offsets.write_all(&encode_offsets(lines)?)
     }
 
     /// Opens a partition's files; answers its whole batches in order.

@@ -7,6 +7,8 @@
 
 mod admin;
 mod fetch;
+mod group_admin;
+mod groups;
 mod offsets;
 mod produce;
 mod topics;
@@ -20,9 +22,12 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeProducersRequest, FetchRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeProducersRequest, FetchRequest,
+    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tracing::error;
@@ -37,6 +42,15 @@ const OFFERED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::Fetch, 4, 17),
     (ApiKey::ListOffsets, 1, 8),
     (ApiKey::Metadata, 0, 13),
+    (ApiKey::OffsetCommit, 2, 9),
+    (ApiKey::OffsetFetch, 1, 9),
+    (ApiKey::FindCoordinator, 0, 6),
+    (ApiKey::JoinGroup, 0, 9),
+    (ApiKey::Heartbeat, 0, 4),
+    (ApiKey::LeaveGroup, 0, 5),
+    (ApiKey::SyncGroup, 0, 5),
+    (ApiKey::DescribeGroups, 0, 6),
+    (ApiKey::ListGroups, 0, 5),
     (ApiKey::ApiVersions, 0, 4),
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
@@ -45,7 +59,9 @@ const OFFERED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::OffsetForLeaderEpoch, 2, 4),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
+    (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
+    (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 2),
     (ApiKey::DescribeProducers, 0, 0),
 ];
@@ -107,6 +123,15 @@ impl Context {
     /// The error that a fault wants for a request without partitions, 0 for none.
     fn request_fault(&mut self) -> i16 {
         self.plan.error("", -1).unwrap_or(0)
+    }
+
+    /// Whether this broker coordinates the groups, unless a fault says something else.
+    fn check_coordinator(&mut self) -> Result<(), i16> {
+        match self.request_fault() {
+            0 if self.cluster.coordinator() != self.broker => Err(ResponseError::NotCoordinator.code()),
+            0 => Ok(()),
+            code => Err(code),
+        }
     }
 
     /// Counts bytes against the throttle; the answer's `throttle_time_ms`.
@@ -287,6 +312,33 @@ async fn dispatch(
         }
         ApiKey::DescribeCluster => {
             answer!(DescribeClusterRequest, |request| admin::describe_cluster(context, request))
+        }
+        ApiKey::FindCoordinator => {
+            answer!(FindCoordinatorRequest, |request| groups::find_coordinator(context, request))
+        }
+        ApiKey::JoinGroup => answer!(JoinGroupRequest, |request| groups::join(context, request).await),
+        ApiKey::SyncGroup => answer!(SyncGroupRequest, |request| groups::sync(context, request).await),
+        ApiKey::Heartbeat => answer!(HeartbeatRequest, |request| groups::heartbeat(context, request)),
+        ApiKey::LeaveGroup => answer!(LeaveGroupRequest, |request| groups::leave(context, request)),
+        ApiKey::OffsetCommit => {
+            answer!(OffsetCommitRequest, group_admin::commit_targets, |request| group_admin::offset_commit(
+                context, request
+            ))
+        }
+        ApiKey::OffsetFetch => {
+            answer!(OffsetFetchRequest, |request| group_admin::offset_fetch(context, request))
+        }
+        ApiKey::OffsetDelete => {
+            answer!(OffsetDeleteRequest, |request| group_admin::offset_delete(context, request))
+        }
+        ApiKey::ListGroups => {
+            answer!(ListGroupsRequest, |request| group_admin::list_groups(context, request))
+        }
+        ApiKey::DescribeGroups => {
+            answer!(DescribeGroupsRequest, |request| group_admin::describe_groups(context, request))
+        }
+        ApiKey::DeleteGroups => {
+            answer!(DeleteGroupsRequest, |request| group_admin::delete_groups(context, request))
         }
         _ => Served::Close { reason: "an API that is not offered" },
     }
