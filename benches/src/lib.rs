@@ -7,7 +7,9 @@
 //! * [`judge`]: what arrived against what was acknowledged: lost, twice, out of order, damaged.
 //! * [`topic`]: reads a Kafka topic back, through a client that shares no code with ours.
 //! * [`procfs`]: CPU time and memory of the server under load.
+//! * [`cpu`]: CPU time of this thread and this process, to the nanosecond.
 
+pub mod cpu;
 pub mod judge;
 pub mod load;
 pub mod procfs;
