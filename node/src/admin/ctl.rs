@@ -1,0 +1,136 @@
+//! `causeway ctl`: asks a running node and prints what it says.
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use super::client::{AdminClient, ClientError};
+use super::v1::{BridgeInfo, BridgeStats};
+use super::{DEFAULT_ADDRESS, table};
+
+/// Environment variable that names the admin address where the flag does not.
+const ADDRESS_VARIABLE: &str = "CAUSEWAY_ADMIN";
+
+/// Ask a running node.
+#[derive(Debug, Clone, Args)]
+pub struct Ctl {
+    /// Admin address of the node [default: $CAUSEWAY_ADMIN or 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Show the counters of one bridge or of all
+    Stats {
+        /// Id of a bridge, such as kafka:NAME
+        bridge: Option<String>,
+        /// Show each partition as well
+        #[arg(long)]
+        partitions: bool,
+    },
+    /// Show the node: uptime, listeners, connections, messages
+    Node,
+    /// List the bridges and how they are
+    Bridges,
+    /// Stop and start a bridge, keeping what it has queued
+    Restart {
+        /// Id of the bridge, such as kafka:NAME
+        bridge: String,
+    },
+    /// Start a bridge that was disabled
+    Enable {
+        /// Id of the bridge, such as kafka:NAME
+        bridge: String,
+    },
+    /// Stop a bridge until it is enabled again
+    Disable {
+        /// Id of the bridge, such as kafka:NAME
+        bridge: String,
+    },
+}
+
+impl Ctl {
+    /// Asks and prints to standard output.
+    ///
+    /// # Errors
+    /// The node cannot be reached or refuses.
+    pub async fn run(self) -> Result<()> {
+        let variable = std::env::var(ADDRESS_VARIABLE).ok();
+        let text = self.output(variable.as_deref()).await?;
+        print!("{text}");
+        Ok(())
+    }
+
+    /// What [`run`](Self::run) prints, with the value of the environment variable.
+    pub(super) async fn output(self, variable: Option<&str>) -> Result<String> {
+        let variable = variable.filter(|value| !value.is_empty());
+        let address = self.admin.as_deref().or(variable).unwrap_or(DEFAULT_ADDRESS);
+        let mut client = match AdminClient::connect(address).await {
+            Err(error @ ClientError::Connect { .. }) => {
+                return Err(error).context(format!(
+                    "no node answers at {address}: is it running? --admin HOST:PORT or {ADDRESS_VARIABLE} name another"
+                ));
+            }
+            connected => connected?,
+        };
+        let json = self.json;
+        match self.command {
+            Command::Stats { bridge, partitions } => {
+                let stats = client.stats(bridge, partitions).await?;
+                if json { pretty(&stats_json(&stats)) } else { Ok(table::stats(&stats)) }
+            }
+            Command::Node => {
+                let node = client.node().await?;
+                if json { pretty(&node) } else { Ok(table::node(&node)) }
+            }
+            Command::Bridges => {
+                let bridges = client.bridges().await?;
+                if json { pretty(&bridges) } else { Ok(table::bridges(&bridges)) }
+            }
+            Command::Restart { bridge } => show(&client.restart_bridge(bridge).await?, json),
+            Command::Enable { bridge } => show(&client.enable_bridge(bridge, true).await?, json),
+            Command::Disable { bridge } => show(&client.enable_bridge(bridge, false).await?, json),
+        }
+    }
+}
+
+fn show(bridge: &BridgeInfo, json: bool) -> Result<String> {
+    if json { pretty(bridge) } else { Ok(table::bridges(std::slice::from_ref(bridge))) }
+}
+
+fn pretty<T: Serialize>(value: &T) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// The counters with what follows from them: a script should not have to add up the drops.
+fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
+    let ledger = |ledger: &crate::bridge::ledger::Ledger| {
+        let mut value = json!(ledger);
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("dropped".into(), json!(ledger.dropped()));
+            fields.insert("imbalance".into(), json!(i64::try_from(ledger.imbalance()).unwrap_or(i64::MAX)));
+        }
+        value
+    };
+    let bridges = all.iter().map(|stats| {
+        let partitions = stats.partitions.iter().map(|partition| {
+            json!({ "topic": partition.topic, "partition": partition.partition, "counters": ledger(&partition.ledger) })
+        });
+        let mut value = json!(stats.bridge);
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("counters".into(), ledger(&stats.ledger));
+            fields.insert("partitions".into(), partitions.collect());
+        }
+        value
+    });
+    bridges.collect()
+}

@@ -1,0 +1,415 @@
+//! Version 1 of the admin messages.
+//!
+//! The bytes on the link follow from the order of variants and fields, so from the first release on
+//! nothing here changes but by adding a variant at an end; anything else is a `v2` beside it. A test
+//! holds the layout.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use causeway_protocol::wire::{MAX_HEADER_LEN, Protocol};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::bridge::ledger::Ledger;
+
+/// The version that these messages are sent as.
+pub const VERSION: u16 = 1;
+/// The versions that this build understands.
+pub const VERSIONS: RangeInclusive<u16> = 1..=VERSION;
+
+/// Kind number of a frame whose header is a [`Request`].
+pub const KIND_REQUEST: u16 = 1;
+/// Kind number of a frame whose header is an [`Answer`].
+pub const KIND_ANSWER: u16 = 2;
+/// Kind number of a frame whose header is an [`AdminError`].
+pub const KIND_ERROR: u16 = 3;
+
+/// What a node accepts: requests are short.
+pub(super) fn requests() -> Protocol {
+    protocol(64 * 1024)
+}
+
+/// What a client accepts: tables of many partitions.
+pub(super) fn answers() -> Protocol {
+    protocol(MAX_HEADER_LEN)
+}
+
+fn protocol(max_header: usize) -> Protocol {
+    Protocol { name: "admin", magic: *b"CWad", versions: VERSIONS, flags: 0, max_header, max_payload: 0 }
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// [`NodeInfo`].
+    Node,
+    /// All [`BridgeInfo`]s.
+    Bridges,
+    /// [`BridgeStats`].
+    Stats {
+        /// One bridge's id; `None`: all.
+        bridge: Option<String>,
+        /// Whether rows per partition are wanted.
+        partitions: bool,
+    },
+    /// Stop and start.
+    BridgeRestart {
+        /// The bridge's id.
+        id: String,
+    },
+    /// Start or stop for good.
+    BridgeEnable {
+        /// The bridge's id.
+        id: String,
+        /// Start (true) or stop.
+        on: bool,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Request::Node`].
+    Node(NodeInfo),
+    /// To [`Request::Bridges`].
+    Bridges(Vec<BridgeInfo>),
+    /// To [`Request::Stats`].
+    Stats(Vec<BridgeStats>),
+    /// To [`Request::BridgeRestart`] and [`Request::BridgeEnable`]: the bridge as it is now.
+    Bridge(BridgeInfo),
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// `node.name`.
+    pub name: String,
+    /// Of the program.
+    pub version: String,
+    /// Milliseconds since start.
+    pub uptime_ms: u64,
+    /// Where clients connect.
+    pub listeners: Vec<ListenerInfo>,
+    /// MQTT connections (now).
+    pub connections: u64,
+    /// MQTT sessions, connected or not (now).
+    pub sessions: u64,
+    /// PUBLISH packets taken in since start.
+    pub messages_in: u64,
+    /// PUBLISH packets sent out since start.
+    pub messages_out: u64,
+}
+
+/// A listener of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerInfo {
+    /// `TYPE:NAME`, such as `tcp:default`.
+    pub name: String,
+    /// Address it is bound to.
+    pub bind: String,
+    /// Its connections (now).
+    pub connections: u64,
+    /// Its limit.
+    pub max_connections: u64,
+}
+
+/// Which way a bridge goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BridgeKind {
+    /// MQTT into Kafka.
+    #[serde(rename = "kafka")]
+    Producer,
+    /// Kafka into MQTT.
+    #[serde(rename = "kafka_consumer")]
+    Consumer,
+}
+
+impl fmt::Display for BridgeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Producer => "kafka",
+            Self::Consumer => "kafka_consumer",
+        })
+    }
+}
+
+/// How a bridge is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BridgeStatus {
+    /// It reaches Kafka and what it needs there.
+    Connected,
+    /// It is on its way there, for the first time or again.
+    Connecting,
+    /// It cannot get there until something changes; see the reason.
+    Disconnected,
+    /// It is not enabled.
+    Stopped,
+}
+
+impl fmt::Display for BridgeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connected => "connected",
+            Self::Connecting => "connecting",
+            Self::Disconnected => "disconnected",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeInfo {
+    /// `KIND:NAME`.
+    pub id: String,
+    /// Name in the configuration.
+    pub name: String,
+    /// Which way it goes.
+    pub kind: BridgeKind,
+    /// Whether it is meant to run.
+    pub enabled: bool,
+    /// How it is.
+    pub status: BridgeStatus,
+    /// Why it is so, where that is not plain.
+    pub reason: Option<String>,
+}
+
+/// A bridge with its counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeStats {
+    /// The bridge.
+    pub bridge: BridgeInfo,
+    /// All its books in one.
+    pub ledger: Ledger,
+    /// The books of its partitions; they do not hold what never reached a partition. Empty unless asked
+    /// for.
+    pub partitions: Vec<PartitionStats>,
+}
+
+/// One partition's counters in a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStats {
+    /// Kafka topic.
+    pub topic: String,
+    /// Partition of it.
+    pub partition: i32,
+    /// Its books.
+    pub ledger: Ledger,
+}
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum AdminError {
+    /// There is no such bridge.
+    #[error("there is no bridge {id}{}", known_names(id, known))]
+    NotFound {
+        /// The id that was asked for.
+        id: String,
+        /// The ids that there are.
+        known: Vec<String>,
+    },
+    /// It was tried and failed.
+    #[error("{reason}")]
+    Failed {
+        /// What happened.
+        reason: String,
+    },
+    /// It is not done yet; it goes on.
+    #[error("the node is still at it after {seconds} s; the operation goes on")]
+    Timeout {
+        /// How long the node waited for it.
+        seconds: u64,
+    },
+    /// Too much at one time.
+    #[error("the node has {limit} {what} already, try again later")]
+    Busy {
+        /// What there is too much of.
+        what: String,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The request cannot be read.
+    #[error("the node cannot read the request: {detail}")]
+    Malformed {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The node speaks other versions.
+    #[error("the node speaks versions {first} to {last} of the admin protocol, not {got}")]
+    Version {
+        /// What was asked in.
+        got: u16,
+        /// First version it speaks.
+        first: u16,
+        /// Last version it speaks.
+        last: u16,
+    },
+}
+
+impl AdminError {
+    /// There is no bridge `id` among those `known`.
+    pub fn no_bridge(id: impl Into<String>, known: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::NotFound { id: id.into(), known: known.into_iter().map(Into::into).collect() }
+    }
+
+    /// It failed for `reason`.
+    pub fn failed(reason: impl fmt::Display) -> Self {
+        Self::Failed { reason: reason.to_string() }
+    }
+}
+
+/// Shown in an error before the list is cut.
+const KNOWN_SHOWN: usize = 20;
+
+fn known_names(id: &str, known: &[String]) -> String {
+    if known.is_empty() {
+        return ": this node has no bridges".into();
+    }
+    // `main` for `kafka:main` is the likeliest slip, a typo the next.
+    let by_name = known.iter().find(|known| known.split_once(':').is_some_and(|(_, name)| name == id));
+    let nearest = || {
+        known
+            .iter()
+            .map(|known| (strsim::jaro_winkler(known, id), known))
+            .filter(|(likeness, _)| *likeness > 0.85)
+            .max_by(|one, other| one.0.total_cmp(&other.0))
+            .map(|(_, known)| known)
+    };
+    let hint = by_name.or_else(nearest).map(|known| format!(", did you mean {known}?")).unwrap_or_default();
+    let listed = known.iter().take(KNOWN_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match known.len().saturating_sub(KNOWN_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{hint} (known: {listed}{more})")
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use causeway_protocol::wire;
+
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_is_not_there_is_answered_with_those_that_are() {
+        let known = ["kafka:main", "kafka_consumer:back"];
+        assert_eq!(
+            AdminError::no_bridge("main", known).to_string(),
+            "there is no bridge main, did you mean kafka:main? (known: kafka:main, kafka_consumer:back)"
+        );
+        assert_eq!(
+            AdminError::no_bridge("kafka_consumer:bakc", known).to_string(),
+            "there is no bridge kafka_consumer:bakc, did you mean kafka_consumer:back? (known: kafka:main, kafka_consumer:back)"
+        );
+        assert_eq!(
+            AdminError::no_bridge("x", Vec::<String>::new()).to_string(),
+            "there is no bridge x: this node has no bridges"
+        );
+        let many: Vec<String> = (0..50).map(|index| format!("kafka:b{index}")).collect();
+        assert!(AdminError::no_bridge("x", many).to_string().ends_with("kafka:b19 and 30 more)"));
+    }
+
+    /// The headers in hexadecimal, one a line.
+    fn encoded<T: Serialize>(headers: &[T]) -> String {
+        let line = |header| {
+            let mut out = BytesMut::new();
+            wire::encode(&answers(), VERSION, KIND_ANSWER, header, 0, &mut out).unwrap();
+            let bytes: Vec<String> =
+                out.iter().skip(wire::ENVELOPE_LEN).map(|byte| format!("{byte:02x}")).collect();
+            bytes.concat()
+        };
+        headers.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// When this fails, a node and a `causeway ctl` of different builds no longer understand each other:
+    /// add a version instead. (Until the first release the expected bytes may be replaced.)
+    #[test]
+    fn the_layout_of_version_1_stays_as_it_is() {
+        let requests = [
+            Request::Node,
+            Request::Bridges,
+            Request::Stats { bridge: Some("a".into()), partitions: true },
+            Request::BridgeRestart { id: "b".into() },
+            Request::BridgeEnable { id: "c".into(), on: true },
+        ];
+        assert_eq!(encoded(&requests), LAYOUT_OF_REQUESTS);
+        let bridge = BridgeInfo {
+            id: "kafka:a".into(),
+            name: "a".into(),
+            kind: BridgeKind::Consumer,
+            enabled: true,
+            status: BridgeStatus::Disconnected,
+            reason: Some("r".into()),
+        };
+        let ledger = Ledger {
+            matched: 1,
+            success: 2,
+            failed: 3,
+            dropped_queue_full: 4,
+            dropped_expired: 5,
+            dropped_resource_stopped: 6,
+            dropped_other: 7,
+            queuing: 8,
+            queuing_bytes: 9,
+            inflight: 10,
+            retried: 11,
+            late_reply: 12,
+            received: 13,
+        };
+        let node = NodeInfo {
+            name: "n".into(),
+            version: "v".into(),
+            uptime_ms: 1,
+            listeners: vec![ListenerInfo {
+                name: "l".into(),
+                bind: "b".into(),
+                connections: 2,
+                max_connections: 3,
+            }],
+            connections: 4,
+            sessions: 5,
+            messages_in: 6,
+            messages_out: 7,
+        };
+        let partitions = vec![PartitionStats { topic: "t".into(), partition: 1, ledger }];
+        let answers = [
+            Answer::Node(node),
+            Answer::Bridges(vec![bridge.clone()]),
+            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, partitions }]),
+            Answer::Bridge(bridge),
+        ];
+        assert_eq!(encoded(&answers), LAYOUT_OF_ANSWERS);
+        let errors = [
+            AdminError::no_bridge("a", ["b"]),
+            AdminError::failed("r"),
+            AdminError::Timeout { seconds: 1 },
+            AdminError::Busy { what: "w".into(), limit: 1 },
+            AdminError::Malformed { detail: "d".into() },
+            AdminError::Version { got: 1, first: 2, last: 3 },
+        ];
+        assert_eq!(encoded(&errors), LAYOUT_OF_ERRORS);
+    }
+
+    const LAYOUT_OF_REQUESTS: &str = "\
+00
+01
+0201016101
+030162
+04016301";
+    const LAYOUT_OF_ANSWERS: &str = "\
+00016e01760101016c0162020304050607
+0101076b61666b613a610161010102010172
+0201076b61666b613a6101610101020101720102030405060708090a0b0c0d010174020102030405060708090a0b0c0d
+03076b61666b613a610161010102010172";
+    const LAYOUT_OF_ERRORS: &str = "\
+000161010162
+010172
+0201
+03017701
+040164
+05010203";
+}
