@@ -28,7 +28,9 @@ struct PerMillion;
 
 impl ValueFormatter for PerMillion {
     fn scale_values(&self, _typical: f64, values: &mut [f64]) -> &'static str {
-        values.iter_mut().for_each(|value| *value /= 1e3);
+        for value in values {
+            *value /= 1e3;
+        }
         "us"
     }
 
@@ -38,7 +40,9 @@ impl ValueFormatter for PerMillion {
             Throughput::Bytes(bytes) => (*bytes, "CPU s per million bytes"),
             _ => (1, "CPU s per million runs"),
         };
-        values.iter_mut().for_each(|value| *value = *value / elements as f64 / 1e3);
+        for value in values {
+            *value /= elements as f64 * 1e3;
+        }
         unit
     }
 
@@ -56,7 +60,7 @@ impl Measurement for CpuTime {
     }
 
     fn end(&self, start: Duration) -> Duration {
-        cpu::thread() - start
+        cpu::thread().saturating_sub(start)
     }
 
     fn add(&self, one: &Duration, other: &Duration) -> Duration {
@@ -191,7 +195,10 @@ mod rskafka_beside {
     };
     use rskafka::protocol::traits::{ReadType, WriteType};
 
-    use super::*;
+    use super::{
+        COUNT, Compression, CpuTime, Criterion, HEADER_CASES, HEADERS, Header, Message, NOW, SealedBatch,
+        Throughput, VALUE_LEN, append_all, black_box, messages, seal,
+    };
 
     fn write_all(
         messages: &[Message],
@@ -294,7 +301,7 @@ mod librdkafka {
     use rdkafka::message::{Header as TheirHeader, OwnedHeaders};
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-    use super::*;
+    use super::{COUNT, Duration, HEADER_CASES, Header, NOW, cpu, messages};
 
     const MESSAGES: usize = 1_000_000;
 
@@ -344,7 +351,7 @@ mod librdkafka {
             }
         }
         producer.flush(Duration::from_secs(60))?;
-        Ok((cpu::process() - start).as_secs_f64() * 1e6 / MESSAGES as f64)
+        Ok(cpu::process().saturating_sub(start).as_secs_f64() * 1e6 / MESSAGES as f64)
     }
 }
 
