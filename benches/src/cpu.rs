@@ -29,12 +29,12 @@ mod tests {
     fn work_takes_cpu_time_and_sleeping_does_not() {
         let before = (thread(), process());
         let mut sum = 0u64;
-        while thread() - before.0 < Duration::from_millis(5) {
+        while thread().saturating_sub(before.0) < Duration::from_millis(5) {
             sum = std::hint::black_box(sum + 1);
         }
         let worked = (thread(), process());
-        assert!(worked.1 - before.1 >= Duration::from_millis(5));
+        assert!(worked.1.saturating_sub(before.1) >= Duration::from_millis(5));
         std::thread::sleep(Duration::from_millis(20));
-        assert!(thread() - worked.0 < Duration::from_millis(10));
+        assert!(thread().saturating_sub(worked.0) < Duration::from_millis(10));
     }
 }
