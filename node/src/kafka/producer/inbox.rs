@@ -40,6 +40,10 @@ pub struct InboxLimits {
     pub batch_bytes: usize,
 }
 
+/// The route that led to the inbox is out of date: load it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirected;
+
 /// A batch taken out, and what is owed for it.
 #[derive(Debug)]
 pub struct Taken {
@@ -139,6 +143,8 @@ struct State {
     /// Somebody was refused since space was last freed.
     refused: bool,
     closed: Option<ReasonCode>,
+    /// The generation of routes that may append.
+    generation: u64,
     /// Size of the batch taken last: what the next one will probably need.
     likely_size: usize,
 }
@@ -170,6 +176,7 @@ impl PartitionInbox {
                 wake_at: u64::MAX,
                 refused: false,
                 closed: None,
+                generation: 0,
                 likely_size: 0,
             }),
             room: Room::default(),
@@ -184,8 +191,39 @@ impl PartitionInbox {
     /// that shares it with others registers (`notified()`, `enable()`) before it tries again, or it may miss the last one.
     pub fn append(&self, record: &Record<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
         let most = BatchBuilder::encoded_len(record);
+        self.append_locked(&mut self.state.lock(), most, record, ticket, wakes)
+    }
+
+    /// As [`Self::append`], for a caller with a route of this generation: refused where
+    /// [`Self::admit_only`] has named another one since.
+    pub fn append_routed(
+        &self,
+        generation: u64,
+        record: &Record<'_>,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Result<Accepted, Redirected> {
+        let most = BatchBuilder::encoded_len(record);
         let mut state = self.state.lock();
-        let state = &mut *state;
+        if state.generation != generation && state.closed.is_none() {
+            return Err(Redirected);
+        }
+        Ok(self.append_locked(&mut state, most, record, ticket, wakes))
+    }
+
+    /// From here on only routes of this generation may append.
+    pub fn admit_only(&self, generation: u64) {
+        self.state.lock().generation = generation;
+    }
+
+    fn append_locked(
+        &self,
+        state: &mut State,
+        most: usize,
+        record: &Record<'_>,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Accepted {
         if let Some(reason) = state.closed {
             return Accepted::Done(Outcome::Failed(reason));
         }
@@ -314,9 +352,17 @@ impl PartitionInbox {
         self.announce_room(&mut state);
     }
 
-    /// Opens a closed inbox again.
-    pub fn reopen(&self) {
-        self.state.lock().closed = None;
+    /// Resolves when nothing waits and nothing is in flight.
+    pub async fn idle(&self) {
+        loop {
+            let freed = self.room.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !self.is_busy() {
+                return;
+            }
+            freed.await;
+        }
     }
 
     /// The end of records in flight: `with_ticket` and `without` of them, `bytes` long.

@@ -1,6 +1,29 @@
-//! The way out: partition producers.
+//! The way out: from records to a Kafka topic.
+//!
+//! ```text
+//! publisher -> Routes -> PartitionInbox -> PartitionProducer (PartitionCore) -> Dispatcher -> connection
+//!     ^                                        |
+//!     +-------- Obligations (tickets, ledger) -+
+//! ```
+//!
+//! * [`topic_producer`]: one a topic; start here.
+//! * [`route`]: from a record to its partition's inbox, also while partitions are unknown or change.
+//! * [`inbox`], [`obligations`]: the open batch, its tickets and the books.
+//! * [`core`]: the pure state machine of a partition; [`verdict`]: what error codes mean to it.
+//! * [`partition_producer`]: the actor around it.
+//! * [`dispatcher`], [`produce_request`]: batches of many partitions in one request a broker.
 
 pub mod core;
+pub mod dispatcher;
 pub mod inbox;
 pub mod obligations;
+pub mod partition_producer;
+pub mod produce_request;
+pub mod route;
+pub mod topic_producer;
 pub mod verdict;
+
+pub use route::Partitioner;
+pub use topic_producer::{
+    PartitionRow, RequiredAcks, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+};

@@ -1,0 +1,431 @@
+//! The actor of one partition: a thin shell around [`PartitionCore`].
+//!
+//! It takes batches out of its [`PartitionInbox`] when the core has appetite, seals them (compression and CRC, outside the
+//! inbox's lock), hands them to the leader's dispatcher and brings the answers back. Its messages are rare: per batch
+//! one wake-up and one answer, beside metadata, producer ids and timers, so their mailbox is bounded by the
+//! batches under way.
+//!
+//! When it waits for more (the numbers): with nothing under way it sends whatever there is, so a lone record never waits.
+//! With a batch under way, the next one is worth it from [`BULK_BYTES`] on; less gathers in the inbox until the
+//! answer comes. Load makes batches grow by itself.
+//!
+//! Invariant: what it holds is ended when it goes: by [`Actor::post_stop`] as stopped, or, where it panicked, by the drop of
+//! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use causeway_protocol::kafka::batch::{BatchBuilder, Compression, HEADER_LEN, ProducerIdentity, SealedBatch};
+use causeway_protocol::mqtt::ReasonCode;
+use parking_lot::Mutex;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::core::{self, Answer, Appetite, Batch, Output, PartitionCore, Trouble};
+use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
+use super::inbox::PartitionInbox;
+use super::obligations::{End, Obligations};
+use super::topic_producer::TopicMessage;
+use super::verdict::describe;
+use crate::flow::{Outcome, Wake};
+
+/// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
+/// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records.
+const BULK_BYTES: usize = 64 * 1024;
+
+/// What a partition producer is told.
+#[derive(Debug)]
+pub enum PartitionMessage {
+    /// The inbox holds what it was waiting for.
+    Wake,
+    /// The end of an attempt.
+    Answered {
+        /// Which.
+        attempt: u64,
+        /// How.
+        answer: Answer,
+        /// In words, where no answer came.
+        reason: Option<Arc<str>>,
+    },
+    /// Metadata names this leader.
+    Leader(Option<i32>),
+    /// The producer id asked for.
+    ProducerId {
+        /// Producer id.
+        id: i64,
+        /// Epoch.
+        epoch: i16,
+    },
+    /// A pause is over.
+    Tick,
+    /// The partition is gone: end everything held like this.
+    GiveUp(End),
+}
+
+/// What others see of a partition.
+#[derive(Debug)]
+pub struct Partition {
+    /// Its number.
+    pub index: i32,
+    /// Its mailbox.
+    pub inbox: Arc<PartitionInbox>,
+    /// Its leader is known and no attempt since has failed.
+    pub up: AtomicBool,
+    /// Broker id of the leader, -1 without.
+    pub leader: AtomicI32,
+    /// Records that may be in the log twice because the broker forgot our producer id.
+    pub possible_duplicates: AtomicU64,
+    /// Why it is not moving.
+    pub trouble: Mutex<Option<Arc<str>>>,
+    /// Its actor; another one after a panic.
+    pub actor: Arc<Doorbell>,
+}
+
+/// Wakes whichever actor serves the partition now.
+#[derive(Debug, Default)]
+pub struct Doorbell(Mutex<Option<ActorRef<PartitionMessage>>>);
+
+impl Doorbell {
+    /// From now on this one.
+    pub fn belongs_to(&self, actor: ActorRef<PartitionMessage>) {
+        *self.0.lock() = Some(actor);
+    }
+
+    /// Tells the actor; nobody there is no error, its successor looks for itself.
+    pub fn tell(&self, message: PartitionMessage) {
+        if let Some(actor) = &*self.0.lock() {
+            let _ = actor.send_message(message);
+        }
+    }
+
+    /// The actor.
+    pub fn actor(&self) -> Option<ActorRef<PartitionMessage>> {
+        self.0.lock().clone()
+    }
+}
+
+impl Wake for Doorbell {
+    fn wake(&self) {
+        self.tell(PartitionMessage::Wake);
+    }
+}
+
+/// What an actor starts with.
+pub struct PartitionSetup {
+    /// Topic name.
+    pub topic: Arc<str>,
+    /// Its public half.
+    pub partition: Arc<Partition>,
+    /// Ways to the brokers.
+    pub dispatchers: Arc<Dispatchers>,
+    /// Of its requests.
+    pub request: RequestOptions,
+    /// Of its batches.
+    pub compression: Compression,
+    /// Of its core.
+    pub core: core::Options,
+    /// Who asks for metadata and producer ids on its behalf.
+    pub parent: ActorRef<TopicMessage>,
+    /// Leader known so far.
+    pub leader: Option<i32>,
+}
+
+/// See the top of the file.
+pub struct PartitionProducer;
+
+/// What the actor holds.
+pub struct Held {
+    setup: PartitionSetup,
+    core: PartitionCore<Outgoing>,
+    sink: Arc<dyn AnswerSink>,
+    dispatcher: Option<(i32, Arc<Dispatcher>)>,
+    bulk: usize,
+    timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
+    lost_because: Option<Arc<str>>,
+    told_trouble: Option<Arc<str>>,
+}
+
+/// A sealed batch with what is owed for it.
+pub struct Outgoing {
+    sealed: SealedBatch,
+    compression: Compression,
+    weight: usize,
+    obligations: Obligations,
+}
+
+impl Batch for Outgoing {
+    type Wire = Bytes;
+
+    fn records(&self) -> u32 {
+        self.sealed.count() as u32
+    }
+
+    fn weight(&self) -> usize {
+        self.weight
+    }
+
+    fn restamp(&mut self, stamp: ProducerIdentity) {
+        self.sealed.restamp(stamp);
+    }
+
+    fn split(mut self) -> Result<(Self, Self), Self> {
+        let Ok(halves) = self.sealed.split(self.sealed.count().div_ceil(2), self.weight) else {
+            return Err(self);
+        };
+        let Ok([first, second]) = <[BatchBuilder; 2]>::try_from(halves) else { return Err(self) };
+        let (records, bytes) = (first.count() as u64, first.len() - HEADER_LEN);
+        let weights = (first.len(), second.len());
+        let compression = self.compression;
+        let seal = |builder: BatchBuilder| builder.seal(compression, ProducerIdentity::NONE);
+        let (Ok(first), Ok(second)) = (seal(first), seal(second)) else { return Err(self) };
+        let owed = self.obligations.split_off_first(records, bytes);
+        Ok((
+            Self { sealed: first, compression, weight: weights.0, obligations: owed },
+            Self { sealed: second, weight: weights.1, ..self },
+        ))
+    }
+
+    fn wire(&self) -> Bytes {
+        self.sealed.bytes().clone()
+    }
+}
+
+struct AnswerTo(ActorRef<PartitionMessage>);
+
+impl AnswerSink for AnswerTo {
+    fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>) {
+        // Where the actor is gone its obligations have ended with it.
+        let _ = self.0.send_message(PartitionMessage::Answered { attempt, answer, reason });
+    }
+}
+
+impl Actor for PartitionProducer {
+    type Msg = PartitionMessage;
+    type State = Held;
+    type Arguments = PartitionSetup;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        setup: PartitionSetup,
+    ) -> Result<Held, ActorProcessingErr> {
+        let core = PartitionCore::new(setup.core.clone());
+        setup.partition.actor.belongs_to(myself.clone());
+        Ok(Held {
+            core,
+            sink: Arc::new(AnswerTo(myself)),
+            dispatcher: None,
+            bulk: BULK_BYTES,
+            timer: None,
+            lost_because: None,
+            told_trouble: None,
+            setup,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        held.core.leader_is(Instant::now(), held.setup.leader);
+        held.turn(&myself);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        message: PartitionMessage,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = Instant::now();
+        match message {
+            PartitionMessage::Wake => {}
+            PartitionMessage::Answered { attempt, answer, reason } => {
+                if reason.is_some() {
+                    held.lost_because = reason;
+                }
+                held.core.answered(now, attempt, answer);
+            }
+            PartitionMessage::Leader(leader) => held.core.leader_is(now, leader),
+            PartitionMessage::ProducerId { id, epoch } => held.core.producer_id_is(now, id, epoch),
+            PartitionMessage::Tick => {
+                held.timer = None;
+                held.core.tick(now);
+            }
+            PartitionMessage::GiveUp(end) => held.give_up(end),
+        }
+        held.turn(&myself);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<PartitionMessage>,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        held.give_up(End::Stopped(ReasonCode::UnspecifiedError));
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = &self.timer {
+            timer.abort();
+        }
+    }
+}
+
+impl Held {
+    /// After every event: carries out what the core wants and feeds it as long as it is hungry.
+    fn turn(&mut self, myself: &ActorRef<PartitionMessage>) {
+        loop {
+            for output in self.core.take_outputs() {
+                self.carry_out(output);
+            }
+            let now = Instant::now();
+            let least = match self.core.appetite(now) {
+                Appetite::Nothing => None,
+                Appetite::Bulk => Some(self.bulk as u64),
+                Appetite::Anything => Some(1),
+            };
+            let inbox = &self.setup.partition.inbox;
+            if !inbox.sleep_until(least) {
+                break;
+            }
+            let Some(stamp) = self.core.next_stamp() else { break };
+            let Some(taken) = inbox.take() else { break };
+            if let Some(batch) = self.seal(taken.builder, taken.obligations, stamp) {
+                self.core.push(now, batch);
+            }
+        }
+        self.set_timer(myself);
+        self.show_trouble();
+    }
+
+    fn seal(
+        &self,
+        builder: BatchBuilder,
+        obligations: Obligations,
+        stamp: ProducerIdentity,
+    ) -> Option<Outgoing> {
+        let weight = builder.len();
+        let compression = self.setup.compression;
+        let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {
+            tracing::warn!(topic = %self.setup.topic, error = %failed.error, "a batch is sent uncompressed");
+            failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
+        });
+        match sealed {
+            Ok((sealed, compression)) => Some(Outgoing { sealed, compression, weight, obligations }),
+            Err(failed) => {
+                tracing::error!(topic = %self.setup.topic, error = %failed.error, "a batch cannot be sealed");
+                obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
+                None
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output<Outgoing, Bytes>) {
+        let setup = &self.setup;
+        let (topic, partition) = (&setup.topic, &setup.partition);
+        match output {
+            Output::Send { attempt, leader, wire, records, again } => {
+                if again {
+                    partition.inbox.note_retried(u64::from(records));
+                }
+                let dispatcher = match &self.dispatcher {
+                    Some((broker, dispatcher)) if *broker == leader => dispatcher.clone(),
+                    _ => {
+                        let dispatcher = setup.dispatchers.get(leader, setup.request);
+                        self.dispatcher = Some((leader, dispatcher.clone()));
+                        dispatcher
+                    }
+                };
+                let sink = self.sink.clone();
+                dispatcher.send(Parcel::new(topic.clone(), partition.index, wire, attempt, sink));
+            }
+            Output::Complete { batch, outcome } => match outcome {
+                Outcome::Success => batch.obligations.end(End::Success),
+                Outcome::Failed(reason) => {
+                    let records = batch.records();
+                    tracing::warn!(%topic, partition = partition.index, records, ?reason, "kafka refuses records");
+                    batch.obligations.end(End::Failed(reason));
+                }
+            },
+            Output::NeedMetadata => {
+                let _ = setup.parent.send_message(TopicMessage::NeedMetadata);
+            }
+            Output::NeedProducerId { instead_of } => {
+                let partition = partition.index;
+                let _ = setup.parent.send_message(TopicMessage::NeedProducerId { partition, instead_of });
+            }
+            Output::LimitBatchBytes(bytes) => {
+                tracing::info!(%topic, partition = partition.index, bytes, "batches are made smaller");
+                partition.inbox.limit_batch_bytes(bytes);
+                self.bulk = self.bulk.min(bytes);
+            }
+            Output::PossibleDuplicates(records) => {
+                tracing::warn!(
+                    %topic,
+                    partition = partition.index,
+                    records,
+                    "kafka no longer knows our producer id: records may be there twice"
+                );
+                partition.possible_duplicates.fetch_add(u64::from(records), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn give_up(&mut self, end: End) {
+        for (batch, _) in self.core.abandon() {
+            batch.obligations.end(end);
+        }
+        while let Some(taken) = self.setup.partition.inbox.take() {
+            taken.obligations.end(end);
+        }
+    }
+
+    fn set_timer(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let wanted = self.core.deadline();
+        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+        if let Some(at) = wanted {
+            let myself = myself.clone();
+            let timer = tokio::spawn(async move {
+                tokio::time::sleep_until(at.into()).await;
+                let _ = myself.send_message(PartitionMessage::Tick);
+            });
+            self.timer = Some((at, timer));
+        }
+    }
+
+    /// Publishes why it is not moving, when that changes.
+    fn show_trouble(&mut self) {
+        let partition = &self.setup.partition;
+        let leader = self.core.leader();
+        partition.leader.store(leader.unwrap_or(-1), Ordering::Relaxed);
+        let trouble: Option<Arc<str>> = match self.core.trouble() {
+            None => None,
+            Some(Trouble::Code(code)) => Some(describe(code).into()),
+            Some(Trouble::Lost) => {
+                Some(self.lost_because.clone().unwrap_or_else(|| "the connection was lost".into()))
+            }
+        };
+        partition.up.store(trouble.is_none() && leader.is_some(), Ordering::Relaxed);
+        if trouble != self.told_trouble {
+            if let Some(reason) = &trouble {
+                tracing::warn!(topic = %self.setup.topic, partition = partition.index, %reason, "sending is held up");
+            }
+            partition.trouble.lock().clone_from(&trouble);
+            self.told_trouble = trouble;
+            let _ = self.setup.parent.send_message(TopicMessage::TroubleChanged);
+        }
+    }
+}

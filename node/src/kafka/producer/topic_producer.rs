@@ -1,0 +1,765 @@
+//! The producer of one topic: its partitions, and what they need in common.
+//!
+//! A [`TopicProducer`] actor supervises one [`PartitionProducer`] a partition. It watches the topic's metadata (a keeper
+//! task asks Kafka on demand, at the refresh interval, and as long as something is missing), tells partitions their leader,
+//! gets producer ids, follows changes of the number of partitions, and knows the status. The
+//! [`TopicProducerHandle`] works from the first moment: while Kafka is out of reach, records gather in staging.
+//!
+//! Partitions share one producer id; epochs and sequences are each partition's own (Kafka keeps them by partition). A
+//! partition that can no longer use the id gets a newer one; an id is never given out again after a newer one.
+//!
+//! Invariants:
+//! * A partition's loss is believed when a second, later view says the same.
+//! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use causeway_protocol::kafka::batch::{Compression, Record};
+use causeway_protocol::mqtt::ReasonCode;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::core;
+use super::dispatcher::{Dispatchers, RequestOptions};
+use super::inbox::InboxLimits;
+use super::obligations::End;
+use super::partition_producer::{Doorbell, Partition, PartitionMessage, PartitionProducer, PartitionSetup};
+use super::route::{Partitioner, Routes};
+use crate::bridge::ledger::Ledger;
+use crate::flow::{Accepted, Ticket, WakeList};
+use crate::kafka::client::{Backoff, Client, Error, ProducerIdentity, Purpose, TopicView};
+
+/// A keyed topic that got more partitions goes on with the old ones if they do not run dry within this time.
+const GROWTH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A partition whose actor panicked gets another one after this.
+const RESPAWN_AFTER: Duration = Duration::from_millis(200);
+
+/// Connections are looked at this often, so that an idle producer's status is not older.
+const LINK_CHECK: Duration = Duration::from_secs(15);
+
+/// After a failed look at a connection; the client's own backoff comes on top.
+const RECHECK_AFTER: Duration = Duration::from_millis(500);
+
+/// Between attempts to get metadata or a producer id.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
+
+/// Whose acknowledgement counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequiredAcks {
+    /// All in-sync replicas; the producer is idempotent.
+    AllIsr,
+    /// The leader; Kafka may lose or repeat what it accepted.
+    LeaderOnly,
+    /// Nobody's: success is the write to the socket.
+    None,
+}
+
+impl RequiredAcks {
+    fn on_the_wire(self) -> i16 {
+        match self {
+            Self::AllIsr => -1,
+            Self::LeaderOnly => 1,
+            Self::None => 0,
+        }
+    }
+}
+
+/// Settings of a topic producer.
+#[derive(Debug, Clone)]
+pub struct TopicProducerOptions {
+    /// Topic name.
+    pub topic: Arc<str>,
+    /// How a record finds its partition.
+    pub partitioner: Partitioner,
+    /// Whose acknowledgement counts.
+    pub required_acks: RequiredAcks,
+    /// Compression of batches.
+    pub compression: Compression,
+    /// A batch is closed before it grows beyond this, bytes before compression.
+    pub max_batch_bytes: usize,
+    /// Unacknowledged batches a partition; at most 5 count with [`RequiredAcks::AllIsr`].
+    pub max_inflight: usize,
+    /// Most bytes held a partition; the same for all that waits while the partitions are unknown.
+    pub per_partition_limit: usize,
+    /// How often the number of partitions is looked at; `None`: only after errors.
+    pub partition_count_refresh_interval: Option<Duration>,
+    /// How long a broker may wait for its replicas.
+    pub ack_timeout: Duration,
+    /// How long an answer may take before the connection counts as dead; longer than `ack_timeout`.
+    pub request_timeout: Duration,
+}
+
+impl TopicProducerOptions {
+    /// The defaults of the user guide, with keyed partitions.
+    pub fn new(topic: impl Into<Arc<str>>) -> Self {
+        Self {
+            topic: topic.into(),
+            partitioner: Partitioner::Murmur2,
+            required_acks: RequiredAcks::AllIsr,
+            compression: Compression::None,
+            max_batch_bytes: 896 * 1024,
+            max_inflight: 10,
+            per_partition_limit: 256 * 1024 * 1024,
+            partition_count_refresh_interval: Some(Duration::from_mins(1)),
+            ack_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a topic producer is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Not yet, or not for the moment.
+    Connecting {
+        /// In plain words.
+        reason: String,
+    },
+    /// At least one partition takes records.
+    Connected,
+    /// It cannot send.
+    Disconnected {
+        /// In plain words.
+        reason: String,
+    },
+}
+
+/// One partition, for a table.
+#[derive(Debug, Clone)]
+pub struct PartitionRow {
+    /// Its number.
+    pub partition: i32,
+    /// Broker id of its leader.
+    pub leader: Option<i32>,
+    /// Its books.
+    pub ledger: Ledger,
+    /// Why it is not moving.
+    pub trouble: Option<Arc<str>>,
+    /// Records that may be in the log twice because the broker forgot our producer id.
+    pub possible_duplicates: u64,
+}
+
+/// What a stop left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopReport {
+    /// Records that were given up: with ticket as failed, without as dropped.
+    pub given_up: u64,
+}
+
+/// What a topic producer is told.
+#[derive(Debug)]
+pub enum TopicMessage {
+    /// An answer of the keeper.
+    Metadata(Result<Arc<TopicView>, Error>),
+    /// A partition wants fresh metadata.
+    NeedMetadata,
+    /// A partition wants a producer id.
+    NeedProducerId {
+        /// Which.
+        partition: i32,
+        /// Not this one.
+        instead_of: Option<i64>,
+    },
+    /// A producer id, or why there is none yet.
+    ProducerId(Result<ProducerIdentity, Error>),
+    /// A partition is in trouble or out of it.
+    TroubleChanged,
+    /// A connection to a leader, or why there is none.
+    Link(i32, Option<Arc<str>>),
+    /// Look at the connections.
+    CheckLinks,
+    /// The old partitions have run dry (or not) before a change of their number.
+    RanDry(bool),
+    /// A partition needs a new actor.
+    Respawn(i32),
+}
+
+/// Starts topic producers.
+pub struct TopicProducer;
+
+/// The public half of a topic producer. Dropping it stops the producer without draining.
+pub struct TopicProducerHandle {
+    routes: Arc<Routes>,
+    status: watch::Receiver<Status>,
+    actor: ActorRef<TopicMessage>,
+}
+
+impl std::fmt::Debug for TopicProducerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TopicProducerHandle").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl TopicProducer {
+    /// Starts the producer of a topic with dispatchers of its own; returns at once. Must be called within a tokio runtime.
+    pub fn start(client: Client, options: TopicProducerOptions) -> TopicProducerHandle {
+        Self::start_shared(Dispatchers::new(client), options)
+    }
+
+    /// As [`Self::start`]; producers that share dispatchers share produce requests.
+    pub fn start_shared(dispatchers: Arc<Dispatchers>, options: TopicProducerOptions) -> TopicProducerHandle {
+        let limits = InboxLimits {
+            bytes: options.per_partition_limit.max(1),
+            batch_bytes: options.max_batch_bytes.max(1),
+        };
+        let routes = Arc::new(Routes::new(options.partitioner, limits));
+        let reason = "asking Kafka for the topic's partitions".to_owned();
+        let (sender, status) = watch::channel(Status::Connecting { reason });
+        let setup = Setup { dispatchers, options, routes: routes.clone(), status: sender };
+        let actor = spawn(setup);
+        TopicProducerHandle { routes, status, actor }
+    }
+}
+
+/// An actor without a name cannot fail to be spawned: the only error is a name that is taken.
+#[allow(clippy::expect_used)]
+fn spawn(setup: Setup) -> ActorRef<TopicMessage> {
+    let (actor, _) =
+        ractor::ActorRuntime::spawn_instant(None, TopicProducer, setup).expect("an actor without a name");
+    actor
+}
+
+impl TopicProducerHandle {
+    /// Offers a record: see [`PartitionInbox::append`](super::inbox::PartitionInbox::append).
+    pub fn append(&self, record: &Record<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
+        self.routes.append(record, ticket, wakes)
+    }
+
+    /// The books of all partitions and of what waits for them to be known.
+    pub fn ledger(&self) -> Ledger {
+        self.routes.ledger()
+    }
+
+    /// The partitions known.
+    pub fn partitions(&self) -> Vec<PartitionRow> {
+        let partitions = self.routes.partitions();
+        partitions
+            .iter()
+            .map(|partition| PartitionRow {
+                partition: partition.index,
+                leader: Some(partition.leader.load(Ordering::Relaxed)).filter(|leader| *leader >= 0),
+                ledger: partition.inbox.ledger(),
+                trouble: partition.trouble.lock().clone(),
+                possible_duplicates: partition.possible_duplicates.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    /// How it is doing; changes can be awaited.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Refuses new records, sends what is held for at most `drain`, then gives up the rest: tickets fail with
+    /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped.
+    pub async fn stop(self, drain: Duration) -> StopReport {
+        self.routes.close(ReasonCode::UnspecifiedError);
+        let drained = tokio::time::timeout(drain, self.routes.idle()).await;
+        let left = self.routes.ledger();
+        if drained.is_err() {
+            tracing::warn!(
+                waiting = left.queuing,
+                in_flight = left.inflight,
+                "not everything was sent before the stop"
+            );
+        }
+        // The actors' last act is to end what they hold.
+        let _ = self.actor.stop_and_wait(None, Some(Duration::from_secs(10))).await;
+        let after = self.routes.ledger();
+        let given_up = (after.failed + after.dropped()) - (left.failed + left.dropped());
+        StopReport { given_up }
+    }
+}
+
+impl Drop for TopicProducerHandle {
+    fn drop(&mut self) {
+        self.routes.close(ReasonCode::UnspecifiedError);
+        self.actor.stop(None);
+    }
+}
+
+/// What the actor starts with.
+pub struct Setup {
+    dispatchers: Arc<Dispatchers>,
+    options: TopicProducerOptions,
+    routes: Arc<Routes>,
+    status: watch::Sender<Status>,
+}
+
+/// Aborts a task with its owner.
+struct Guarded(tokio::task::JoinHandle<()>);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the actor holds.
+pub struct Held {
+    setup: Setup,
+    want_metadata: Arc<Notify>,
+    _tasks: [Guarded; 2],
+    /// Ran dry or not: only while the number of partitions of a keyed topic is changing.
+    growth: Option<Guarded>,
+    /// Leaders by partition.
+    leaders: Vec<Option<i32>>,
+    /// Why a leader cannot be reached; only for leaders.
+    links: BTreeMap<i32, Result<(), Arc<str>>>,
+    checking: HashSet<i32>,
+    producer_id: Option<ProducerIdentity>,
+    asking_for_id: Option<Guarded>,
+    /// Partitions that wait for a producer id.
+    waiting_for_id: Vec<i32>,
+    /// When fewer partitions were seen for the first time.
+    fewer_since: Option<(usize, Instant)>,
+    /// Why there is no metadata, or what is wrong with the topic.
+    topic_trouble: Option<String>,
+    id_trouble: Option<String>,
+}
+
+impl Actor for TopicProducer {
+    type Msg = TopicMessage;
+    type State = Held;
+    type Arguments = Setup;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<TopicMessage>,
+        setup: Setup,
+    ) -> Result<Held, ActorProcessingErr> {
+        let want_metadata = Arc::new(Notify::new());
+        let keeper = keep_metadata(
+            setup.dispatchers.client().clone(),
+            setup.options.topic.clone(),
+            setup.options.partition_count_refresh_interval,
+            want_metadata.clone(),
+            myself.clone(),
+        );
+        let checks = async move {
+            let mut interval = tokio::time::interval(LINK_CHECK);
+            loop {
+                interval.tick().await;
+                let _ = myself.send_message(TopicMessage::CheckLinks);
+            }
+        };
+        Ok(Held {
+            setup,
+            want_metadata,
+            _tasks: [Guarded(tokio::spawn(keeper)), Guarded(tokio::spawn(checks))],
+            growth: None,
+            leaders: Vec::new(),
+            links: BTreeMap::new(),
+            checking: HashSet::new(),
+            producer_id: None,
+            asking_for_id: None,
+            waiting_for_id: Vec::new(),
+            fewer_since: None,
+            topic_trouble: None,
+            id_trouble: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<TopicMessage>,
+        message: TopicMessage,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            TopicMessage::Metadata(Ok(view)) => held.metadata(&myself, &view).await?,
+            TopicMessage::Metadata(Err(error)) => held.topic_trouble = Some(error.to_string()),
+            TopicMessage::NeedMetadata => held.want_metadata.notify_one(),
+            TopicMessage::NeedProducerId { partition, instead_of } => {
+                held.need_producer_id(&myself, partition, instead_of);
+            }
+            TopicMessage::ProducerId(Ok(identity)) => held.producer_id_is(identity),
+            TopicMessage::ProducerId(Err(error)) => held.id_trouble = Some(error.to_string()),
+            TopicMessage::TroubleChanged => {}
+            TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
+            TopicMessage::CheckLinks => held.check_links(&myself),
+            TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
+            TopicMessage::Respawn(index) => {
+                if let Some(partition) = held.partition(index) {
+                    held.spawn_partition(&myself, partition).await?;
+                }
+            }
+        }
+        held.show_status();
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<TopicMessage>,
+        event: SupervisionEvent,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(who, error) = event {
+            held.respawn_later(&myself, &who, &*error);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<TopicMessage>,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        let end = End::Stopped(ReasonCode::UnspecifiedError);
+        myself.get_cell().stop_children_and_wait(None, Some(Duration::from_secs(5))).await;
+        held.setup.routes.end_staged(end);
+        // Where an actor was not there to do it.
+        for partition in held.setup.routes.partitions() {
+            while let Some(taken) = partition.inbox.take() {
+                taken.obligations.end(end);
+            }
+        }
+        let reason = "stopped".to_owned();
+        held.setup.status.send_replace(Status::Disconnected { reason });
+        Ok(())
+    }
+}
+
+impl Held {
+    fn partition(&self, index: i32) -> Option<Arc<Partition>> {
+        self.setup.routes.partitions().into_iter().find(|partition| partition.index == index)
+    }
+
+    async fn metadata(
+        &mut self,
+        myself: &ActorRef<TopicMessage>,
+        view: &TopicView,
+    ) -> Result<(), ActorProcessingErr> {
+        let topic = &self.setup.options.topic;
+        let count = view.partitions.len();
+        if let Some(error) = view.error {
+            self.topic_trouble = Some(format!("topic {topic:?}: {}", super::verdict::describe(error.code())));
+            return Ok(());
+        }
+        if count == 0 {
+            self.topic_trouble = Some(format!("topic {topic:?} has no partitions"));
+            return Ok(());
+        }
+        self.topic_trouble = None;
+        self.leaders = view.partitions.iter().map(|p| Some(p.leader).filter(|leader| *leader >= 0)).collect();
+        let known = self.setup.routes.partitions();
+        if self.growth.is_none() {
+            match count.cmp(&known.len()) {
+                std::cmp::Ordering::Less => self.maybe_cut(count, view.as_of),
+                std::cmp::Ordering::Equal => self.fewer_since = None,
+                std::cmp::Ordering::Greater => {
+                    self.fewer_since = None;
+                    if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
+                        self.grow(myself).await?;
+                    } else {
+                        self.begin_growth(myself);
+                    }
+                }
+            }
+        }
+        for partition in self.setup.routes.partitions() {
+            let leader = self.leader_of(partition.index);
+            partition.actor.tell(PartitionMessage::Leader(leader));
+        }
+        self.check_links(myself);
+        Ok(())
+    }
+
+    fn leader_of(&self, partition: i32) -> Option<i32> {
+        let index = usize::try_from(partition).ok()?;
+        self.leaders.get(index).copied().flatten()
+    }
+
+    /// Starts the partitions that are missing and leads everything to all of them.
+    async fn grow(&mut self, myself: &ActorRef<TopicMessage>) -> Result<(), ActorProcessingErr> {
+        let routes = self.setup.routes.clone();
+        let known = routes.partitions().len();
+        for index in known..self.leaders.len() {
+            let actor = Arc::new(Doorbell::default());
+            let partition = Arc::new(Partition {
+                index: i32::try_from(index)?,
+                inbox: routes.new_inbox(actor.clone()),
+                up: false.into(),
+                leader: (-1).into(),
+                possible_duplicates: 0.into(),
+                trouble: parking_lot::Mutex::default(),
+                actor,
+            });
+            routes.add([partition.clone()]);
+            self.spawn_partition(myself, partition).await?;
+        }
+        let partitions = routes.partitions();
+        tracing::info!(topic = %self.setup.options.topic, from = known, to = partitions.len(), "partitions");
+        routes.lead_to(&partitions);
+        Ok(())
+    }
+
+    async fn spawn_partition(
+        &self,
+        myself: &ActorRef<TopicMessage>,
+        partition: Arc<Partition>,
+    ) -> Result<(), ActorProcessingErr> {
+        let options = &self.setup.options;
+        let setup = PartitionSetup {
+            topic: options.topic.clone(),
+            leader: self.leader_of(partition.index),
+            partition,
+            dispatchers: self.setup.dispatchers.clone(),
+            request: RequestOptions {
+                acks: options.required_acks.on_the_wire(),
+                ack_timeout: options.ack_timeout,
+                request_timeout: options.request_timeout,
+            },
+            compression: options.compression,
+            core: core::Options {
+                idempotent: options.required_acks == RequiredAcks::AllIsr,
+                max_in_flight: options.max_inflight.max(1),
+                seed: rand::random(),
+            },
+            parent: myself.clone(),
+        };
+        Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await?;
+        Ok(())
+    }
+
+    /// The old partitions must run dry before keys move: see [`Routes`].
+    fn begin_growth(&mut self, myself: &ActorRef<TopicMessage>) {
+        let routes = self.setup.routes.clone();
+        routes.lead_to_staging();
+        let myself = myself.clone();
+        self.growth = Some(Guarded(tokio::spawn(async move {
+            let dry = tokio::time::timeout(GROWTH_PATIENCE, async {
+                for partition in routes.partitions() {
+                    partition.inbox.idle().await;
+                }
+            });
+            let dry = dry.await.is_ok();
+            let _ = myself.send_message(TopicMessage::RanDry(dry));
+        })));
+    }
+
+    async fn ran_dry(
+        &mut self,
+        myself: &ActorRef<TopicMessage>,
+        dry: bool,
+    ) -> Result<(), ActorProcessingErr> {
+        self.growth = None;
+        if dry {
+            return self.grow(myself).await;
+        }
+        tracing::warn!(
+            topic = %self.setup.options.topic,
+            "new partitions are not used yet: what is held for the old ones cannot be sent"
+        );
+        self.setup.routes.lead_to(&self.setup.routes.partitions());
+        Ok(())
+    }
+
+    /// Fewer partitions than before: the topic was made anew. Believed when a later view says so too.
+    fn maybe_cut(&mut self, count: usize, as_of: Instant) {
+        match self.fewer_since {
+            Some((seen, at)) if seen == count && at < as_of => {
+                self.fewer_since = None;
+                let lost = self.setup.routes.cut_to(count);
+                tracing::warn!(topic = %self.setup.options.topic, lost = lost.len(), "partitions are gone");
+                for partition in &lost {
+                    let end = End::Failed(ReasonCode::ImplementationSpecificError);
+                    partition.actor.tell(PartitionMessage::GiveUp(end));
+                    if let Some(actor) = partition.actor.actor() {
+                        // Its messages before the stop are lost with a stop: drain.
+                        let _ = actor.drain();
+                    }
+                }
+                let routes = self.setup.routes.clone();
+                tokio::spawn(async move {
+                    for partition in &lost {
+                        partition.inbox.idle().await;
+                    }
+                    routes.forget(&lost);
+                });
+            }
+            Some((seen, _)) if seen == count => self.want_metadata.notify_one(),
+            _ => {
+                self.fewer_since = Some((count, as_of));
+                self.want_metadata.notify_one();
+            }
+        }
+    }
+
+    fn need_producer_id(&mut self, myself: &ActorRef<TopicMessage>, partition: i32, instead_of: Option<i64>) {
+        if let Some(identity) = self.producer_id.filter(|identity| Some(identity.id) != instead_of) {
+            self.give_producer_id(partition, identity);
+            return;
+        }
+        self.producer_id = None;
+        self.waiting_for_id.push(partition);
+        if self.asking_for_id.is_none() {
+            let (client, myself) = (self.setup.dispatchers.client().clone(), myself.clone());
+            self.asking_for_id = Some(Guarded(tokio::spawn(async move {
+                for failures in 1.. {
+                    let answer = client.init_producer_id().await;
+                    let done = answer.is_ok();
+                    let _ = myself.send_message(TopicMessage::ProducerId(answer));
+                    if done {
+                        break;
+                    }
+                    tokio::time::sleep(RETRY.jittered(failures)).await;
+                }
+            })));
+        }
+    }
+
+    fn producer_id_is(&mut self, identity: ProducerIdentity) {
+        self.asking_for_id = None;
+        self.id_trouble = None;
+        self.producer_id = Some(identity);
+        for partition in std::mem::take(&mut self.waiting_for_id) {
+            self.give_producer_id(partition, identity);
+        }
+    }
+
+    fn give_producer_id(&self, partition: i32, ProducerIdentity { id, epoch }: ProducerIdentity) {
+        if let Some(partition) = self.partition(partition) {
+            partition.actor.tell(PartitionMessage::ProducerId { id, epoch });
+        }
+    }
+
+    fn respawn_later(
+        &mut self,
+        myself: &ActorRef<TopicMessage>,
+        who: &ActorCell,
+        error: &dyn std::error::Error,
+    ) {
+        let failed =
+            self.setup.routes.partitions().into_iter().find(|partition| {
+                partition.actor.actor().is_some_and(|actor| actor.get_id() == who.get_id())
+            });
+        let Some(partition) = failed else { return };
+        tracing::error!(
+            topic = %self.setup.options.topic,
+            partition = partition.index,
+            %error,
+            "a partition producer failed; what it was sending counts as failed"
+        );
+        // The sequences of the id are not known any more.
+        self.producer_id = None;
+        let index = partition.index;
+        myself.send_after(RESPAWN_AFTER, move || TopicMessage::Respawn(index));
+    }
+
+    /// Makes sure that there is a connection to every leader.
+    fn check_links(&mut self, myself: &ActorRef<TopicMessage>) {
+        let leaders: HashSet<i32> = self.leaders.iter().flatten().copied().collect();
+        self.links.retain(|broker, _| leaders.contains(broker));
+        for broker in leaders {
+            if self.checking.insert(broker) {
+                let (client, myself) = (self.setup.dispatchers.client().clone(), myself.clone());
+                tokio::spawn(async move {
+                    let link = client.broker(broker, Purpose::Produce).await;
+                    let trouble = link.err().map(|error| error.to_string().into());
+                    let _ = myself.send_message(TopicMessage::Link(broker, trouble));
+                });
+            }
+        }
+    }
+
+    fn link(&mut self, myself: &ActorRef<TopicMessage>, broker: i32, trouble: Option<Arc<str>>) {
+        self.checking.remove(&broker);
+        if !self.leaders.contains(&Some(broker)) {
+            return;
+        }
+        let failed = trouble.is_some();
+        self.links.insert(broker, trouble.map_or(Ok(()), Err));
+        if failed {
+            // The leader may be another one by then.
+            self.want_metadata.notify_one();
+            myself.send_after(RECHECK_AFTER, || TopicMessage::CheckLinks);
+        }
+    }
+
+    fn show_status(&self) {
+        let status = self.status();
+        self.setup.status.send_if_modified(|shown| {
+            let changed = *shown != status;
+            if changed {
+                tracing::info!(topic = %self.setup.options.topic, ?status, "kafka producer");
+                *shown = status;
+            }
+            changed
+        });
+    }
+
+    fn status(&self) -> Status {
+        let partitions = self.setup.routes.partitions();
+        if partitions.is_empty() {
+            return match &self.topic_trouble {
+                Some(reason) => Status::Disconnected { reason: reason.clone() },
+                None => Status::Connecting { reason: "asking Kafka for the topic's partitions".to_owned() },
+            };
+        }
+        let mut reasons = partitions.iter().map(|partition| {
+            let Some(leader) = self.leader_of(partition.index) else {
+                return Err(Arc::from(format!("partition {} has no leader", partition.index)));
+            };
+            match self.links.get(&leader) {
+                Some(Err(reason)) => return Err(reason.clone()),
+                Some(Ok(())) => {}
+                None => return Err(Arc::from("")),
+            }
+            partition.trouble.lock().clone().map_or(Ok(()), Err)
+        });
+        let id_trouble = self.id_trouble.as_deref().filter(|_| self.producer_id.is_none());
+        let first = reasons.next().unwrap_or(Ok(()));
+        let healthy = first.is_ok() || reasons.any(|reason| reason.is_ok());
+        match (healthy, id_trouble, &self.topic_trouble) {
+            (_, Some(reason), _) => Status::Disconnected { reason: reason.to_owned() },
+            (true, None, _) => Status::Connected,
+            (false, None, Some(reason)) => Status::Disconnected { reason: reason.clone() },
+            (false, None, None) => match first {
+                Err(reason) if !reason.is_empty() => Status::Disconnected { reason: reason.to_string() },
+                _ => Status::Connecting { reason: "connecting to the partitions' leaders".to_owned() },
+            },
+        }
+    }
+}
+
+/// Asks for the topic's metadata: at once, when wanted, at the interval, and as long as something is missing.
+async fn keep_metadata(
+    client: Client,
+    topic: Arc<str>,
+    interval: Option<Duration>,
+    wanted: Arc<Notify>,
+    parent: ActorRef<TopicMessage>,
+) {
+    let mut failures = 0;
+    loop {
+        let answer = client.refresh(&topic, false).await;
+        let complete = answer.as_ref().is_ok_and(|view| {
+            view.error.is_none()
+                && !view.partitions.is_empty()
+                && view.partitions.iter().all(|p| p.leader >= 0)
+        });
+        if parent.send_message(TopicMessage::Metadata(answer)).is_err() {
+            return;
+        }
+        if complete {
+            failures = 0;
+            match interval {
+                Some(interval) => {
+                    let _ = tokio::time::timeout(interval, wanted.notified()).await;
+                }
+                None => wanted.notified().await,
+            }
+        } else {
+            failures += 1;
+            // Even where it is wanted: what is missing will not be there sooner.
+            tokio::time::sleep(RETRY.jittered(failures)).await;
+        }
+    }
+}
