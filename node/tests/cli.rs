@@ -85,3 +85,28 @@ fn the_version_is_printed_either_way() {
     assert_eq!(text(&causeway(&["version"]).stdout), expected);
     assert_eq!(text(&causeway(&["--version"]).stdout), expected);
 }
+
+#[test]
+fn a_file_of_the_operator_includes_files_and_repeats_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("causeway.conf");
+    std::fs::write(
+        folder.path().join("bridges.conf"),
+        "bridges.kafka.b { bootstrap_hosts = ${host}, kafka.topic = tt }",
+    )
+    .unwrap();
+    std::fs::write(&file, "host = \"k:1\"\ninclude \"bridges.conf\"\nnode.name = ${HOME_OF_NOBODY}\n")
+        .unwrap();
+    let run = |file: &std::path::Path| causeway(&["check", "--config", file.to_str().unwrap()]);
+    let unresolved = run(&file);
+    assert!(
+        text(&unresolved.stderr).contains("causeway.conf:3: syntax error: could not resolve"),
+        "{unresolved:?}"
+    );
+    std::fs::write(&file, "host = \"k:1\"\ninclude \"bridges.conf\"\nlog.level = loud\n").unwrap();
+    let errors = text(&run(&file).stderr);
+    assert!(errors.contains("causeway.conf:1: host: unknown key"), "{errors}");
+    std::fs::write(&file, "include \"bridges.conf\"\nhost = \"k:1\"\nhost = null\n").unwrap();
+    let errors = text(&run(&file).stderr);
+    assert!(errors.contains("bridges.conf:1: bridges.kafka.b.bootstrap_hosts"), "{errors}");
+}

@@ -120,13 +120,13 @@ const GENERAL: &[(&str, &str)] = &[
     ("a = {", "1: syntax error: expected }"),
     (
         "bridges.kafka.b.kafka.message.value = ${.payload}",
-        r#"1: syntax error: empty segment in path; a template has to stand in quotes, as "${.payload}""#,
+        r#"1: `${` outside quotes is not possible here; write a template in quotes, as "${.payload}""#,
     ),
     (r#"authentication.password = "tiger"#, "1: syntax error"),
     ("[1, 2]", "syntax error: keys and values are expected, not a list"),
     (
         "a = ${nowhere}",
-        r#"1: syntax error: could not resolve substitution: ${nowhere}; a template has to stand in quotes, as "${.payload}""#,
+        r#"1: `${` outside quotes is not possible here; write a template in quotes, as "${.payload}""#,
     ),
 ];
 
@@ -423,7 +423,12 @@ fn a_bridge_from_elsewhere_reads_no_files_and_no_environment() {
             .contains("include is not possible here")
     );
     let environment = "bootstrap_hosts = ${PATH}, kafka.topic = t";
-    assert!(parse_producer_bridge("b", environment).unwrap_err().to_string().contains("could not resolve"));
+    assert!(
+        parse_producer_bridge("b", environment)
+            .unwrap_err()
+            .to_string()
+            .contains("`${` outside quotes is not possible here")
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) struct Place {
 pub(super) struct LineIndex {
     files: Vec<String>,
     places: HashMap<String, Place>,
-    includes: bool,
+    reaches_out: Option<(Place, &'static str)>,
 }
 
 /// Includes inside includes beyond this are left to the parser's own limit.
@@ -52,9 +52,10 @@ impl LineIndex {
         self.files.get(usize::from(place.file)).map_or("", String::as_str)
     }
 
-    /// True where the text includes other files.
-    pub(super) fn has_includes(&self) -> bool {
-        self.includes
+    /// The first place where the text asks for something outside itself or repeats itself (a small text
+    /// can become a huge one that way), and what to tell the user about it.
+    pub(super) fn reaches_out(&self) -> Option<(Place, &'static str)> {
+        self.reaches_out
     }
 
     fn scan_file(&mut self, name: &str, text: &str, prefix: &str, base: Option<&Path>, depth: usize) {
@@ -64,7 +65,6 @@ impl LineIndex {
         scan.run(text);
         let included = scan.included;
         for (prefix, target) in included {
-            self.includes = true;
             let Some(base) = base.filter(|_| depth < INCLUDE_DEPTH) else { continue };
             let mut path: PathBuf = base.join(target);
             if !path.exists() {
@@ -152,6 +152,11 @@ impl Scan<'_> {
 
     fn take(&mut self, token: &Token<'_>, line: u32) {
         let place = Place { file: self.file, line };
+        if matches!(token, Token::Bare(text) if text.starts_with("${")) {
+            let message =
+                "`${` outside quotes is not possible here; write a template in quotes, as \"${.payload}\"";
+            self.index.reaches_out.get_or_insert((place, message));
+        }
         let Some(frame) = self.stack.last_mut() else { return };
         match &mut frame.kind {
             FrameKind::Object { key, closed, state, include } => match (*state, token) {
@@ -188,6 +193,7 @@ impl Scan<'_> {
                     let target = ((*text).to_owned(), frame.path.clone());
                     key.clear();
                     *include = false;
+                    self.index.reaches_out.get_or_insert((place, "include is not possible here"));
                     self.included.push((target.1, target.0));
                 }
                 (KeyState::Key, Token::Quoted(text)) => {
@@ -403,7 +409,10 @@ spaced key = 2
         std::fs::write(folder.path().join("more.conf"), "\n\nx = 1").unwrap();
         let index = LineIndex::scan("main", "a {\n include \"more.conf\"\n}\n", Some(folder.path()));
         let place = index.get("a.x").unwrap();
-        assert!(index.has_includes());
+        assert_eq!(
+            index.reaches_out().map(|(place, what)| (place.line, what)),
+            Some((2, "include is not possible here"))
+        );
         assert_eq!(place.line, 3);
         assert!(index.file(place).ends_with("more.conf"));
         let wrapped = LineIndex::scan("main", "include required(file(\"more.conf\"))\n", Some(folder.path()));

@@ -10,6 +10,7 @@
 //!   JSON), their `Serialize` writes canonical JSON that reads back as the same value.
 
 mod address;
+mod client_options;
 mod connection;
 mod consumer;
 mod general;
@@ -36,6 +37,7 @@ use section::{Section, named, nested, section};
 use tree::{Node, Walk};
 
 pub use address::{HostPort, KAFKA_PORT};
+pub use client_options::ClientOptionsError;
 pub use connection::{
     Authentication, ConnectionConfig, KerberosAuthentication, PasswordAuthentication, ResourceOptions,
     SaslMechanism, ServerName, SocketOptions, SslConfig, TcpKeepalive, TlsVersion, Verify,
@@ -130,13 +132,13 @@ pub fn load_file(path: &Path) -> Result<Loaded<Config>, Errors> {
             std::io::ErrorKind::InvalidData => "not a text file in UTF-8".to_owned(),
             _ => format!("cannot be read: {error}"),
         };
-        Errors(vec![Problem { file: name.clone(), line: 0, key: String::new(), value: None, message }])
+        Errors(vec![Problem::whole(&name, message)])
     })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     read(&name, &text, Source::File(folder), &nested::<Config>())
 }
 
-/// Reads a configuration from text that messages call `name`. It can include no files.
+/// Reads a configuration from text that messages call `name`. It can include no files and substitute nothing.
 pub fn load_text(name: &str, text: &str) -> Result<Loaded<Config>, Errors> {
     read(name, text, Source::Text, &nested::<Config>())
 }
@@ -155,7 +157,7 @@ pub fn parse_consumer_bridge(name: &str, text: &str) -> Result<Loaded<ConsumerBr
 fn parse_bridge<K: Kind>(name: &str, text: &str, kind: &K) -> Result<Loaded<K::Out>, Errors> {
     let what = format!("bridge {name:?}");
     if let Err(message) = check_name(name) {
-        return Err(Errors(vec![Problem { file: what, line: 0, key: String::new(), value: None, message }]));
+        return Err(Errors(vec![Problem::whole(&what, message)]));
     }
     read(&what, text, Source::Text, kind)
 }
@@ -216,17 +218,13 @@ fn read<K: Kind>(name: &str, text: &str, source: Source<'_>, kind: &K) -> Result
     let lines = LineIndex::scan(name, text, base);
     let options = match source {
         Source::File(folder) => ParseOptions::defaults().with_base_dir(folder.to_path_buf()),
-        Source::Text if lines.has_includes() => {
-            let message = "include is not possible here".to_owned();
-            return Err(Errors(vec![Problem {
-                file: name.into(),
-                line: 0,
-                key: String::new(),
-                value: None,
-                message,
-            }]));
+        Source::Text => {
+            if let Some((place, what)) = lines.reaches_out() {
+                let message = what.to_owned();
+                return Err(Errors(vec![Problem { line: place.line, ..Problem::whole(name, message) }]));
+            }
+            ParseOptions::defaults().with_env(HashMap::new())
         }
-        Source::Text => ParseOptions::defaults().with_env(HashMap::new()),
     };
     let tree = hocon::parse_string_with_options(text, options)
         .map_err(|error| Errors(vec![syntax_problem(name, text, &error)]))?;
@@ -266,5 +264,5 @@ fn syntax_problem(name: &str, text: &str, error: &HoconError) -> Problem {
     if content.contains("${") {
         message.push_str("; a template has to stand in quotes, as \"${.payload}\"");
     }
-    Problem { file: name.to_owned(), line: line as u32, key: String::new(), value: None, message }
+    Problem { line: line as u32, ..Problem::whole(name, message) }
 }

@@ -24,6 +24,13 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// A problem of the whole text.
+    pub(super) fn whole(file: &str, message: String) -> Self {
+        Self { file: file.to_owned(), line: 0, key: String::new(), value: None, message }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
