@@ -86,6 +86,15 @@ mod kind {
     pub(super) const AUTH: u8 = 15;
 }
 
+/// A whole packet, its fixed header read and checked.
+struct Frame<'a> {
+    first: u8,
+    body: &'a [u8],
+    consumed: usize,
+    /// The remaining length has its shortest form.
+    minimal: bool,
+}
+
 impl Decoder {
     /// A decoder for `role` that takes packets up to `max_packet_size` bytes and topics of
     /// [`topic::DEFAULT_MAX_LEVELS`] levels.
@@ -99,50 +108,63 @@ impl Decoder {
     /// The packet is illegal or larger than allowed: the connection must be closed (MQTT-5.0 4.13).
     #[inline]
     pub fn decode<'a>(&self, input: &'a [u8]) -> Result<Decoded<'a>, DecodeError> {
-        self.decode_any(input).map_err(|error| error.in_version(self.version))
+        let known = |error: DecodeError| error.in_version(self.version);
+        let frame = match self.frame(input).map_err(known)? {
+            Ok(frame) => frame,
+            Err(needed) => return Ok(Decoded::Incomplete { needed }),
+        };
+        let Frame { first, body, consumed, .. } = frame;
+        let packet = match self.version {
+            Some(version) if first >> 4 == kind::PUBLISH => {
+                Packet::Publish(self.publish(first, body, version).map_err(known)?)
+            }
+            _ => self.decode_other(frame).map_err(known)?,
+        };
+        Ok(Decoded::Packet { packet, consumed })
     }
 
-    fn decode_any(self, input: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    /// The packet at the front of `input`, or how many bytes it takes to know more.
+    #[inline]
+    fn frame(self, input: &[u8]) -> Result<Result<Frame<'_>, usize>, DecodeError> {
         let Some((&first, behind)) = input.split_first() else {
-            return Ok(Decoded::Incomplete { needed: 2 });
+            return Ok(Err(2));
         };
         self.check_first_byte(first)?;
         let (remaining, length, minimal) = match VariableByteInteger::read(behind) {
             VariableByteInteger::Complete { value, length, minimal } => (value, length, minimal),
-            VariableByteInteger::Incomplete => return Ok(Decoded::Incomplete { needed: input.len() + 1 }),
+            VariableByteInteger::Incomplete => return Ok(Err(input.len() + 1)),
             VariableByteInteger::TooLong => return Err(malformed("remaining length of more than 4 bytes")),
         };
         let header = 1 + length;
-        let total = header + remaining as usize;
-        if total > self.max_packet_size as usize {
+        let consumed = header + remaining as usize;
+        if consumed > self.max_packet_size as usize {
             return Err(DecodeError::new(ReasonCode::PacketTooLarge, "packet larger than this end accepts")
-                .with_value(total as u32));
+                .with_value(consumed as u32));
         }
         // Before 5.0 no rule asks for the shortest form of the remaining length (MQTT-3.1.1 2.2.3).
         if !minimal && self.version == Some(Version::V5) {
             return Err(LONG_REMAINING_LENGTH.with_value(remaining));
         }
         self.check_length(first >> 4, remaining)?;
-        let Some(body) = input.get(header..total) else {
-            return Ok(Decoded::Incomplete { needed: total });
-        };
-        let packet = match (first >> 4, self.version) {
-            (kind::PUBLISH, Some(version)) => Packet::Publish(self.publish(first, body, version)?),
-            (kind::CONNECT, _) => {
-                let connect = self.connect(body)?;
-                if !minimal && connect.version == Version::V5 {
-                    return Err(LONG_REMAINING_LENGTH.with_value(remaining).in_version(Some(Version::V5)));
-                }
-                Packet::Connect(Box::new(connect))
-            }
-            (kind, Some(version)) => self.decode_other(kind, body, version)?,
-            (_, None) => return Err(NOT_CONNECTED),
-        };
-        Ok(Decoded::Packet { packet, consumed: total })
+        Ok(match input.get(header..consumed) {
+            Some(body) => Ok(Frame { first, body, consumed, minimal }),
+            None => Err(consumed),
+        })
     }
 
-    fn decode_other(self, kind: u8, body: &[u8], version: Version) -> Result<Packet<'_>, DecodeError> {
-        let reader = Reader::new(body);
+    fn decode_other(self, frame: Frame<'_>) -> Result<Packet<'_>, DecodeError> {
+        let kind = frame.first >> 4;
+        let Some(version) = self.version else {
+            if kind != kind::CONNECT {
+                return Err(NOT_CONNECTED);
+            }
+            let connect = self.connect(frame.body)?;
+            if !frame.minimal && connect.version == Version::V5 {
+                return Err(LONG_REMAINING_LENGTH.in_version(Some(Version::V5)));
+            }
+            return Ok(Packet::Connect(Box::new(connect)));
+        };
+        let reader = Reader::new(frame.body);
         Ok(match kind {
             kind::CONNACK => Packet::ConnAck(Box::new(connect::connack(reader, version)?)),
             kind::PUBACK => Packet::PubAck(acknowledge::puback_or_pubrec(reader, version)?),
