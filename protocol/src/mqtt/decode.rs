@@ -118,7 +118,7 @@ impl Decoder {
             Some(version) if first >> 4 == kind::PUBLISH => {
                 Packet::Publish(self.publish(first, body, version).map_err(known)?)
             }
-            _ => self.decode_other(frame).map_err(known)?,
+            _ => self.decode_other(&frame).map_err(known)?,
         };
         Ok(Decoded::Packet { packet, consumed })
     }
@@ -152,7 +152,7 @@ impl Decoder {
         })
     }
 
-    fn decode_other(self, frame: Frame<'_>) -> Result<Packet<'_>, DecodeError> {
+    fn decode_other<'a>(self, frame: &Frame<'a>) -> Result<Packet<'a>, DecodeError> {
         let kind = frame.first >> 4;
         let Some(version) = self.version else {
             if kind != kind::CONNECT {
