@@ -1,16 +1,155 @@
 //! The MQTT front: listeners, connections, sessions, router.
+//!
+//! ```text
+//! listener -> supervisor -> connection -> publisher -> route -> sinks (bridges), inboxes (sessions)
+//!                              |  ^            |
+//!                              |  |            +-> ack tracker <- completions, through the inbox
+//!                              v  |
+//!                            session <-> keeper (while the client is away)
+//! ```
+//!
+//! MQTT 3.1, 3.1.1 and 5.0 over TCP. [`Front::start`] opens it, the [`Router`] is how the rest of the node
+//! takes part: message sinks by topic filter, and publications from inside.
 
-#![allow(dead_code, reason = "the connections that use the rest follow")]
-
+mod ack_tracker;
+mod clock;
+mod connection;
+mod handshake;
 mod inbox;
+mod keeper;
 mod level_tree;
+mod listener;
+mod options;
+mod out_buffer;
 mod publication;
+mod publisher;
+mod requests;
 mod retained;
 mod route;
 mod router;
+mod session;
+mod shared;
 mod stats;
+mod supervisor;
+mod will;
 
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use causeway_protocol::mqtt::ReasonCode;
+pub use listener::ListenError;
+pub use options::{ListenerOptions, Options};
+use ractor::{Actor, ActorRef};
 pub use retained::RetainedLimits;
 pub use route::{Route, RouteCache};
 pub use router::{PublishProgress, Published, Router, SinkId};
+use shared::Shared;
 pub use stats::{Stats, StatsSnapshot};
+use supervisor::{ConnectionSupervisor, Notice};
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// Why the front did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A supervisor could not be started.
+    #[error("cannot start a connection supervisor: {0}")]
+    Supervisor(#[from] ractor::SpawnErr),
+}
+
+/// Where the tasks of connections go: the one place to change for another runtime layout.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(task)
+}
+
+/// The device side of the node.
+pub struct Front;
+
+impl Front {
+    /// Opens the listeners and serves them until [`FrontHandle::stop`], or until the handle is dropped.
+    pub async fn start(options: Options, router: Arc<Router>) -> Result<FrontHandle, Error> {
+        let count = match options.acceptors {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let mut addresses = Vec::new();
+        let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for listener in &options.listeners {
+            let (address, acceptors) = listener::open(listener, count)?;
+            tracing::info!(node = options.node, listener = listener.name, %address, "MQTT listener open");
+            addresses.push(address);
+            for (share, acceptor) in shares.iter_mut().zip(acceptors) {
+                share.push(acceptor);
+            }
+        }
+        let shared = Shared::new(options, router);
+        let keeper = spawn(shared.keeper.clone().run()).abort_handle();
+        let mut handle = FrontHandle { addresses, shared, keeper, supervisors: Vec::new() };
+        for acceptors in shares {
+            let arguments = (handle.shared.clone(), acceptors);
+            let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
+            handle.supervisors.push(supervisor);
+        }
+        Ok(handle)
+    }
+}
+
+/// A running front.
+pub struct FrontHandle {
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    keeper: AbortHandle,
+    supervisors: Vec<ActorRef<Notice>>,
+}
+
+impl FrontHandle {
+    /// Where it listens, in the order of the options, with the ports that were taken for 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// All counters now.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    /// Stops accepting, waits for the acknowledgements that sinks owe (at most `shutdown_drain`), tells MQTT
+    /// 5 clients that the server shuts down (0x8B), and closes all connections. Sessions in memory end.
+    pub async fn stop(self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stop.notify_waiters();
+        for supervisor in &self.supervisors {
+            // Its accept loops end with it.
+            let timeout = Some(Duration::from_secs(1));
+            if let Err(error) = supervisor.stop_and_wait(None, timeout).await {
+                tracing::warn!(%error, "a connection supervisor did not stop");
+            }
+        }
+        let options = &self.shared.options;
+        let patience = options.shutdown_drain + options.linger * 2;
+        let deadline = tokio::time::Instant::now() + patience;
+        self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);
+        while self.shared.stats.snapshot().connections > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let left = self.shared.stats.snapshot().connections;
+        if left > 0 {
+            tracing::warn!(connections = left, "connections did not close in time");
+        }
+    }
+}
+
+impl Drop for FrontHandle {
+    fn drop(&mut self) {
+        for supervisor in &self.supervisors {
+            supervisor.stop(None);
+        }
+        self.keeper.abort();
+    }
+}

@@ -26,7 +26,8 @@ impl Route {
         self.sinks.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// True where nobody takes the topic.
+    pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty() && self.sinks.is_empty()
     }
 }

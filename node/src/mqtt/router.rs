@@ -67,6 +67,19 @@ struct Current {
 }
 
 impl PublishProgress {
+    /// A publication that `next_sink` sinks of `route` have.
+    pub(crate) fn resume(route: Arc<Route>, next_sink: usize) -> Self {
+        let current = Current {
+            route,
+            next_sink,
+            next_subscriber: 0,
+            stored: false,
+            publication: None,
+            matched: next_sink,
+        };
+        Self { routes: RouteCache::default(), current: Some(current) }
+    }
+
     /// Forgets a publication that was begun: the next call starts another.
     pub fn abandon(&mut self) {
         self.current = None;

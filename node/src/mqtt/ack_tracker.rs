@@ -1,0 +1,264 @@
+//! The acknowledgements that a session owes its client.
+//!
+//! Each QoS 1 or 2 publication gets the next sequence and a slot. The slot is complete when its dispatch
+//! is over and every sink with a ticket has said what became of it; the worst outcome is the answer.
+//!
+//! Invariants:
+//! * PUBACK and PUBREC leave in the order of the PUBLISHes (MQTT-4.6.0-2, MQTT-4.6.0-3), each once, none
+//!   before its publication is complete.
+//! * A QoS 2 packet identifier is dispatched once from its first PUBLISH to its PUBREL, however often the
+//!   PUBLISH is repeated and however many connections that takes (MQTT-4.3.3-10).
+//! * Completions of an earlier connection are harmless for QoS 1 and recorded for QoS 2.
+
+use std::collections::VecDeque;
+
+use causeway_protocol::mqtt::{AckKind, ReasonCode};
+use hashbrown::HashMap;
+
+use crate::flow::{Outcome, SequenceRange};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// QoS 1.
+    Acknowledged,
+    /// QoS 2, dispatched from this slot.
+    Received,
+    /// QoS 2 repeated: the answer is that of the first, when it is known.
+    ReceivedAgain,
+}
+
+struct Slot {
+    /// Sinks that have not reported, and the dispatch itself.
+    pending: u32,
+    identifier: u16,
+    answer: Answer,
+    reason: ReasonCode,
+}
+
+/// A QoS 2 publication of an earlier connection that sinks still hold.
+struct Orphan {
+    pending: u32,
+    identifier: u16,
+    reason: ReasonCode,
+}
+
+/// A QoS 2 publication between PUBLISH and PUBREL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Sinks still hold it.
+    Pending,
+    /// Complete: PUBREC was sent or may be.
+    Complete(ReasonCode),
+}
+
+/// An acknowledgement to send now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Release {
+    pub(crate) kind: AckKind,
+    pub(crate) identifier: u16,
+    pub(crate) reason: ReasonCode,
+}
+
+/// What a PUBREL meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// The publication it belongs to; it is over now.
+    Known,
+    /// Nothing (MQTT-5.0 3.7.2.1: 0x92).
+    Unknown,
+    /// A publication without a PUBREC so far: the client breaks the protocol.
+    TooEarly,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct AckTracker {
+    /// Sequence of the first slot.
+    base: u64,
+    slots: VecDeque<Slot>,
+    qos1_slots: usize,
+    exactly_once: HashMap<u16, Phase>,
+    orphans: HashMap<u64, Orphan>,
+}
+
+fn worse(known: ReasonCode, outcome: Outcome) -> ReasonCode {
+    match outcome {
+        Outcome::Failed(reason) if !known.is_error() => reason,
+        _ => known,
+    }
+}
+
+impl AckTracker {
+    /// A QoS 1 publication arrived: its sequence. Call [`Self::dispatched`] for it.
+    pub(crate) fn begin_at_least_once(&mut self, identifier: u16) -> u64 {
+        self.qos1_slots += 1;
+        self.add(identifier, Answer::Acknowledged)
+    }
+
+    /// A QoS 2 publication arrived: its sequence, as with QoS 1; `None` where it has arrived before and must
+    /// not be dispatched again.
+    pub(crate) fn begin_exactly_once(&mut self, identifier: u16) -> Option<u64> {
+        if self.exactly_once.contains_key(&identifier) {
+            self.add(identifier, Answer::ReceivedAgain);
+            return None;
+        }
+        self.exactly_once.insert(identifier, Phase::Pending);
+        Some(self.add(identifier, Answer::Received))
+    }
+
+    fn add(&mut self, identifier: u16, answer: Answer) -> u64 {
+        let sequence = self.base + self.slots.len() as u64;
+        let pending = u32::from(answer != Answer::ReceivedAgain);
+        self.slots.push_back(Slot { pending, identifier, answer, reason: ReasonCode::Success });
+        sequence
+    }
+
+    fn slot(&mut self, sequence: u64) -> Option<&mut Slot> {
+        let index = sequence.checked_sub(self.base)?;
+        self.slots.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// A sink took a ticket for this sequence.
+    pub(crate) fn ticket_taken(&mut self, sequence: u64) {
+        if let Some(slot) = self.slot(sequence) {
+            slot.pending += 1;
+        }
+    }
+
+    /// A sink that needed no ticket is done with this sequence.
+    pub(crate) fn done_at_once(&mut self, sequence: u64, outcome: Outcome) {
+        if let Some(slot) = self.slot(sequence) {
+            slot.reason = worse(slot.reason, outcome);
+        }
+    }
+
+    /// Everyone who takes this publication has it; `matched` is false where there was nobody.
+    pub(crate) fn dispatched(&mut self, sequence: u64, matched: bool) {
+        if !matched && let Some(slot) = self.slot(sequence) {
+            slot.reason = ReasonCode::NoMatchingSubscribers;
+        }
+        self.complete(SequenceRange { first: sequence, count: 1 }, Outcome::Success);
+    }
+
+    /// A publication that is the last that arrived was given to nobody, and is forgotten.
+    pub(crate) fn abandon(&mut self, sequence: u64) {
+        let is_last = sequence + 1 == self.base + self.slots.len() as u64;
+        if is_last && let Some(slot) = self.slots.pop_back() {
+            match slot.answer {
+                Answer::Acknowledged => self.qos1_slots -= 1,
+                Answer::Received => drop(self.exactly_once.remove(&slot.identifier)),
+                Answer::ReceivedAgain => {}
+            }
+        }
+    }
+
+    /// Sinks are done with these sequences.
+    pub(crate) fn complete(&mut self, range: SequenceRange, outcome: Outcome) {
+        let end = range.first.saturating_add(u64::from(range.count));
+        if range.first < self.base && !self.orphans.is_empty() {
+            self.complete_orphans(range.first, end, outcome);
+        }
+        let from = range.first.saturating_sub(self.base) as usize;
+        let to = (end.saturating_sub(self.base) as usize).min(self.slots.len());
+        for slot in self.slots.range_mut(from.min(to)..to) {
+            slot.pending = slot.pending.saturating_sub(1);
+            slot.reason = worse(slot.reason, outcome);
+            if slot.pending == 0 && slot.answer == Answer::Received {
+                self.exactly_once.insert(slot.identifier, Phase::Complete(slot.reason));
+            }
+        }
+    }
+
+    fn complete_orphans(&mut self, first: u64, end: u64, outcome: Outcome) {
+        let exactly_once = &mut self.exactly_once;
+        self.orphans.retain(|sequence, orphan| {
+            if !(first..end).contains(sequence) {
+                return true;
+            }
+            orphan.pending = orphan.pending.saturating_sub(1);
+            orphan.reason = worse(orphan.reason, outcome);
+            if orphan.pending == 0 {
+                exactly_once.insert(orphan.identifier, Phase::Complete(orphan.reason));
+            }
+            orphan.pending > 0
+        });
+    }
+
+    /// The next acknowledgement, if it is time for it.
+    pub(crate) fn release(&mut self) -> Option<Release> {
+        let slot = self.slots.front()?;
+        let phase = self.exactly_once.get(&slot.identifier).copied();
+        let (kind, reason) = match (slot.answer, phase) {
+            (Answer::Acknowledged, _) if slot.pending == 0 => (AckKind::PubAck, slot.reason),
+            (Answer::Received, _) if slot.pending == 0 => (AckKind::PubRec, slot.reason),
+            (Answer::ReceivedAgain, Some(Phase::Complete(reason))) => (AckKind::PubRec, reason),
+            // Over in the meantime: released by the client, or refused.
+            (Answer::ReceivedAgain, None) => (AckKind::PubRec, slot.reason),
+            _ => return None,
+        };
+        let identifier = slot.identifier;
+        self.slots.pop_front();
+        self.base += 1;
+        if kind == AckKind::PubAck {
+            self.qos1_slots -= 1;
+        }
+        Some(Release { kind, identifier, reason })
+    }
+
+    /// A PUBREC with a failure was sent to a client that understands it: the identifier is free
+    /// (MQTT-5.0 4.3.3).
+    pub(crate) fn refused(&mut self, identifier: u16, reason: ReasonCode) {
+        self.exactly_once.remove(&identifier);
+        for slot in &mut self.slots {
+            if slot.answer == Answer::ReceivedAgain && slot.identifier == identifier {
+                slot.reason = reason;
+            }
+        }
+    }
+
+    /// A PUBREL arrived.
+    pub(crate) fn released(&mut self, identifier: u16) -> Released {
+        match self.exactly_once.get(&identifier) {
+            None => Released::Unknown,
+            Some(Phase::Pending) => Released::TooEarly,
+            Some(Phase::Complete(_)) => {
+                self.exactly_once.remove(&identifier);
+                Released::Known
+            }
+        }
+    }
+
+    /// Publications that count against our receive maximum (MQTT-5.0 4.9): QoS 1 without PUBACK, QoS 2
+    /// without PUBCOMP.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.qos1_slots + self.exactly_once.len()
+    }
+
+    /// Acknowledgements that were not sent yet.
+    pub(crate) fn held(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// True for the identifier of a QoS 2 publication that is not released.
+    pub(crate) fn knows(&self, identifier: u16) -> bool {
+        self.exactly_once.contains_key(&identifier)
+    }
+
+    /// The connection has gone, the session stays: nothing is owed to the old connection. What sinks still
+    /// hold with QoS 2 is followed to its end.
+    pub(crate) fn disconnected(&mut self) {
+        for slot in self.slots.drain(..) {
+            if slot.answer == Answer::Received && slot.pending > 0 {
+                let Slot { pending, identifier, reason, .. } = slot;
+                self.orphans.insert(self.base, Orphan { pending, identifier, reason });
+            }
+            self.base += 1;
+        }
+        self.slots = VecDeque::new();
+        self.qos1_slots = 0;
+    }
+}
+
+#[cfg(test)]
+#[path = "ack_tracker_tests.rs"]
+mod tests;

@@ -1,0 +1,563 @@
+//! A connection: one task, one socket, one session at a time.
+//!
+//! What costs is the wake-up and the system call, not the message. So a turn takes all mail, reads what is
+//! there, decodes all of it, groups what goes to each session, and ends with one write. Buffers belong to
+//! the thread: an idle connection holds none.
+//!
+//! It goes through the phases of [`Phase`]; the MQTT work of each is in its own file (`handshake`,
+//! `publisher`, `requests`), the session's in [`super::session`].
+//!
+//! Invariants:
+//! * A turn is bounded: at most [`ROUNDS`] rounds of one read each, then others have their turn.
+//! * What a client does not read is bounded: beyond [`OUT_LIMIT`] nothing more is read from it.
+//! * However it ends, its session goes back to the keeper: the lease sees to it.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use causeway_protocol::mqtt::{
+    Decoded, Decoder, Disconnect, Packet, ReasonCode, Role, UserProperties, Version,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::futures::OwnedNotified,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    clock,
+    handshake::Claiming,
+    inbox::{Mail, Outbox},
+    out_buffer::OutBuffer,
+    publisher::Block,
+    requests,
+    session::Output,
+    shared::{Client, Shared},
+    stats::{Stats, Tally},
+};
+use crate::flow::WakeList;
+
+/// Bytes read at once: some hundred small messages, and as much as a socket usually has.
+const READ: usize = 64 << 10;
+
+/// Rounds of a turn, before the other connections of the thread have theirs.
+const ROUNDS: usize = 4;
+
+/// Bytes on their way to a client beyond which nothing is read from it: its own requests cause them.
+const OUT_LIMIT: usize = 1 << 20;
+
+/// Buffers of a thread, used by whichever connection has its turn.
+struct Scratch {
+    read: Box<[u8]>,
+    write: BytesMut,
+    mails: Vec<Mail>,
+    work: Work,
+}
+
+/// What a turn collects.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) outbox: Outbox,
+    pub(crate) wakes: WakeList,
+    pub(crate) tally: Tally,
+    /// Milliseconds since the Unix epoch, taken once per turn.
+    pub(crate) wall: i64,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        read: vec![0; READ].into_boxed_slice(),
+        write: BytesMut::with_capacity(READ),
+        mails: Vec::new(),
+        work: Work::default(),
+    });
+}
+
+/// Where a connection stands.
+pub(crate) enum Phase {
+    /// CONNECT has not arrived.
+    Connecting { deadline: Instant, stop: Pin<Box<OwnedNotified>> },
+    /// Another connection is letting go of the session.
+    Claiming(Box<Claiming>),
+    /// CONNACK is sent.
+    Running,
+    /// The reason is on its way to the client; then its end of the connection is waited for.
+    Closing { deadline: Instant, shut: bool },
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// The client or the network closed it.
+    Gone,
+    /// DISCONNECT: nothing more is owed.
+    Disconnected,
+    /// We close it, and tell an MQTT 5 client why.
+    Refused(ReasonCode),
+    /// We close it with a CONNACK.
+    NotConnected(ReasonCode, Version),
+}
+
+/// See the module.
+pub(crate) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) decoder: Decoder,
+    pub(super) phase: Phase,
+    pub(super) block: Block,
+    pub(super) client: Option<Box<Client>>,
+    /// Bytes that were read and not decoded.
+    input: Vec<u8>,
+    pub(super) out: OutBuffer,
+    timer: Option<Pin<Box<Sleep>>>,
+    last_activity: Instant,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Self {
+        let now = Instant::now();
+        let mut decoder = Decoder::new(Role::Server, shared.options.max_packet_size);
+        decoder.max_topic_levels = shared.options.max_topic_levels;
+        let deadline = now + shared.options.connect_timeout;
+        let stop = Box::pin(shared.stop.clone().notified_owned());
+        Self {
+            shared,
+            socket,
+            peer,
+            decoder,
+            phase: Phase::Connecting { deadline, stop },
+            block: Block::No,
+            client: None,
+            input: Vec::new(),
+            out: OutBuffer::default(),
+            timer: None,
+            last_activity: now,
+        }
+    }
+
+    /// One round: true when there may be more to do at once.
+    fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
+        let mut more = false;
+        match &mut self.phase {
+            Phase::Closing { .. } => return self.close_round(cx, scratch, now),
+            Phase::Claiming(claiming) => {
+                let answer = Pin::new(&mut claiming.granted).poll(cx);
+                if let Poll::Ready(answer) = answer {
+                    self.claimed(answer.ok(), &mut scratch.work)?;
+                    self.last_activity = now;
+                    more = true;
+                }
+            }
+            Phase::Connecting { stop, .. } => {
+                let stops = stop.as_mut().poll(cx).is_ready();
+                if stops || self.shared.stopping.load(Ordering::Acquire) {
+                    return Err(End::Gone);
+                }
+            }
+            Phase::Running => {}
+        }
+        more |= self.take_mail(cx, scratch, now)?;
+        more |= self.go_on(cx, scratch, now)?;
+        more |= self.read(cx, scratch, now)?;
+        self.answer(scratch, now)?;
+        let mut written = 0;
+        let result = self.out.poll_write(&mut self.socket, cx, &mut written);
+        scratch.work.tally.counts().bytes_sent += written;
+        if let Poll::Ready(Err(_)) = result {
+            return Err(End::Gone);
+        }
+        // Room on the way out may let waiting deliveries through.
+        Ok(more || (written > 0 && result.is_ready()))
+    }
+
+    /// Takes everything out of the inbox.
+    fn take_mail(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
+        let Some(client) = self.client.as_deref_mut() else { return Ok(false) };
+        let Scratch { mails, work, .. } = scratch;
+        let Client { inbox, lease, draining, .. } = client;
+        let Some(session) = lease.session() else { return Err(End::Gone) };
+        if inbox.mailbox().poll_take(cx, mails, &mut session.released).is_pending() {
+            return Ok(false);
+        }
+        let mut close = None;
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        for mail in mails.drain(..) {
+            match mail {
+                Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
+                Mail::Acknowledged(range, outcome) => session.tracker.complete(range, outcome),
+                Mail::Close(reason) => close = Some(reason),
+            }
+        }
+        if mails.capacity() > 4096 {
+            *mails = Vec::new();
+        }
+        match close {
+            Some(ReasonCode::ServerShuttingDown) => {
+                draining.get_or_insert(now + self.shared.options.shutdown_drain);
+                Ok(true)
+            }
+            Some(reason) => Err(End::Refused(reason)),
+            None => Ok(true),
+        }
+    }
+
+    /// Reads once, if the client may be heard.
+    fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
+        let heard = match self.phase {
+            Phase::Connecting { .. } => true,
+            Phase::Running => {
+                matches!(self.block, Block::No) && self.client.as_ref().is_some_and(|c| c.draining.is_none())
+            }
+            Phase::Claiming(_) | Phase::Closing { .. } => false,
+        };
+        if !heard || self.out.len() > OUT_LIMIT {
+            return Ok(false);
+        }
+        // A short rest of the last read goes in front of what is read now; a long one is added to.
+        let tail = self.input.len();
+        let in_front = if tail <= READ / 2 { tail } else { 0 };
+        let Some(space) = scratch.read.get_mut(in_front..) else { return Ok(false) };
+        let mut buffer = ReadBuf::new(space);
+        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(_)) => return Err(End::Gone),
+            Poll::Ready(Ok(())) => {}
+        }
+        let count = buffer.filled().len();
+        if count == 0 {
+            return Err(End::Gone);
+        }
+        self.last_activity = now;
+        scratch.work.tally.counts().bytes_received += count as u64;
+        let Scratch { read, work, .. } = scratch;
+        let mut input = std::mem::take(&mut self.input);
+        if in_front == tail {
+            let Some(data) = read.get_mut(..tail + count) else { return Ok(false) };
+            if let Some(front) = data.get_mut(..tail) {
+                front.copy_from_slice(&input);
+            }
+            let consumed = self.decode(data, work)?;
+            let rest = data.get(consumed..).unwrap_or_default();
+            input.clear();
+            if rest.is_empty() {
+                input = Vec::new();
+            } else {
+                input.extend_from_slice(rest);
+            }
+        } else {
+            input.extend_from_slice(read.get(..count).unwrap_or_default());
+            let consumed = self.decode(&input, work)?;
+            input.drain(..consumed);
+        }
+        self.input = input;
+        Ok(true)
+    }
+
+    /// Goes on with input that was set aside, if the reason for that is gone.
+    fn go_on(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
+        let mut went_on = false;
+        // Twice: one who waits for room looks again after it has taken its place in the queue.
+        for _ in 0..3 {
+            if matches!(self.phase, Phase::Claiming(_)) || !self.may_go_on(cx, now) {
+                break;
+            }
+            went_on = true;
+            self.last_activity = now;
+            let mut input = std::mem::take(&mut self.input);
+            let consumed = self.decode(&input, &mut scratch.work)?;
+            input.drain(..consumed);
+            self.input = if input.is_empty() { Vec::new() } else { input };
+        }
+        Ok(went_on)
+    }
+
+    /// Decodes and acts on everything in `data`; how much of it is dealt with.
+    fn decode(&mut self, data: &[u8], work: &mut Work) -> Result<usize, End> {
+        let mut at = 0;
+        while matches!(self.block, Block::No) && !matches!(self.phase, Phase::Claiming(_)) {
+            let rest = data.get(at..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            match self.decoder.decode(rest) {
+                Ok(Decoded::Incomplete { .. }) => break,
+                Ok(Decoded::Packet { packet, consumed }) => {
+                    if self.handle(packet, work)? {
+                        at += consumed;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %self.peer, %error, "packet refused");
+                    work.tally.counts().protocol_errors += 1;
+                    return Err(match (&self.phase, error.version) {
+                        (Phase::Running, _) => End::Refused(error.reason),
+                        (_, Some(version)) => End::NotConnected(error.reason, version),
+                        (_, None) => End::Gone,
+                    });
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Acts on one packet. False: not now, it stays in front and [`Self::block`] says why.
+    fn handle(&mut self, packet: Packet<'_>, work: &mut Work) -> Result<bool, End> {
+        let publish = match packet {
+            Packet::Publish(publish) => publish,
+            Packet::Connect(connect) => {
+                self.connect(&connect, work)?;
+                return Ok(true);
+            }
+            other => {
+                let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
+                requests::handle(&self.shared, client, &mut self.out, work, other)?;
+                return Ok(true);
+            }
+        };
+        let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
+        match client.publish(&self.shared, &publish, work)? {
+            Block::No => Ok(true),
+            block => {
+                self.block = block;
+                Ok(false)
+            }
+        }
+    }
+
+    /// The end of a round: hands over what was collected, answers, sends what waits.
+    fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
+        let Scratch { work, .. } = scratch;
+        work.outbox.flush(&mut work.wakes, &mut work.tally);
+        work.wakes.wake_all();
+        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
+        if !matches!(self.phase, Phase::Running) {
+            return Ok(());
+        }
+        client.release_acknowledgements(&self.shared, &mut self.out, work);
+        let Some(session) = client.lease.session() else { return Err(End::Gone) };
+        let held = session.tracker.held();
+        session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall });
+        match client.draining {
+            Some(deadline) if held == 0 || now >= deadline => {
+                Err(End::Refused(ReasonCode::ServerShuttingDown))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to close: the reason goes to the client, the session back to the keeper.
+    fn close(&mut self, end: End, now: Instant, work: &mut Work) -> bool {
+        let version = self.decoder.version;
+        match end {
+            End::Gone => return true,
+            End::Disconnected => {
+                if let Some(client) = &mut self.client {
+                    client.lease.ending().will = None;
+                }
+                return true;
+            }
+            End::Refused(reason) => {
+                if reason == ReasonCode::KeepAliveTimeout {
+                    work.tally.counts().keep_alive_timeouts += 1;
+                }
+                let maximum =
+                    self.client.as_ref().map_or(u32::MAX, |client| client.limits.maximum_packet_size);
+                let disconnect = Packet::Disconnect(Disconnect {
+                    reason,
+                    session_expiry_interval: None,
+                    reason_string: None,
+                    server_reference: None,
+                    user_properties: UserProperties::default(),
+                });
+                if version == Some(Version::V5)
+                    && let Err(error) = self.out.packet(Version::V5, maximum, &disconnect)
+                {
+                    tracing::debug!(%error, "DISCONNECT not sent");
+                }
+            }
+            End::NotConnected(reason, version) => {
+                work.tally.counts().handshakes_failed += 1;
+                self.refuse_connection(reason, version);
+            }
+        }
+        self.let_go();
+        self.block = Block::No;
+        self.input = Vec::new();
+        self.phase = Phase::Closing { deadline: now + self.shared.options.linger, shut: false };
+        false
+    }
+
+    /// Writes the rest, closes our half, and reads until the client closes its own: closing with unread
+    /// input would reset the connection, and the reason would not arrive.
+    fn close_round(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let Phase::Closing { deadline, shut } = &mut self.phase else { return Ok(false) };
+        if now >= *deadline {
+            return Err(End::Gone);
+        }
+        let mut written = 0;
+        let result = self.out.poll_write(&mut self.socket, cx, &mut written);
+        scratch.work.tally.counts().bytes_sent += written;
+        match result {
+            Poll::Ready(Ok(())) if !*shut => {
+                let closed: Poll<io::Result<()>> = Pin::new(&mut self.socket).poll_shutdown(cx);
+                if let Poll::Ready(Err(_)) = closed {
+                    return Err(End::Gone);
+                }
+                *shut = closed.is_ready();
+            }
+            Poll::Ready(Err(_)) => return Err(End::Gone),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        let mut buffer = ReadBuf::new(&mut scratch.read);
+        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Ok(true),
+            Poll::Ready(_) => Err(End::Gone),
+        }
+    }
+
+    /// The next moment at which something is due without any event.
+    fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Connecting { deadline, .. } | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Claiming(claiming) => Some(claiming.deadline),
+            Phase::Running => {
+                let client = self.client.as_ref()?;
+                let silence = match self.block {
+                    Block::No if client.draining.is_none() => {
+                        client.keep_alive.map(|k| self.last_activity + k)
+                    }
+                    // One who is not read from cannot be blamed for silence.
+                    _ => None,
+                };
+                let retry = if let Block::Room { retry, .. } = &self.block { Some(*retry) } else { None };
+                [silence, retry, client.draining].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Makes sure that the task is polled at the next deadline. True: it is over already.
+    fn arm(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline() else {
+            self.timer = None;
+            return false;
+        };
+        // A timer that fires too early is cheaper than one that is moved with every packet.
+        match &mut self.timer {
+            Some(timer) if timer.deadline() <= deadline && !timer.is_elapsed() => {}
+            Some(timer) => timer.as_mut().reset(deadline),
+            none => *none = Some(Box::pin(tokio::time::sleep_until(deadline))),
+        }
+        self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    }
+
+    /// What follows from the time alone.
+    fn check_time(&mut self, now: Instant) -> Result<(), End> {
+        let Some(deadline) = self.deadline() else { return Ok(()) };
+        if now < deadline {
+            return Ok(());
+        }
+        match &self.phase {
+            Phase::Connecting { .. } => Err(End::Gone),
+            Phase::Claiming(claiming) => {
+                Err(End::NotConnected(ReasonCode::ServerBusy, claiming.connect.version))
+            }
+            Phase::Running if matches!(self.block, Block::No) => match &self.client {
+                Some(client) if client.draining.is_none() => Err(End::Refused(ReasonCode::KeepAliveTimeout)),
+                _ => Ok(()),
+            },
+            Phase::Running | Phase::Closing { .. } => Ok(()),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        let mut now = Instant::now();
+        scratch.work.wall = clock::unix_millis();
+        scratch.mails.clear();
+        self.out.lend(&mut scratch.write);
+        let mut rounds = 0;
+        let done = loop {
+            let result = self.check_time(now).and_then(|()| self.round(cx, scratch, now));
+            let more = match result {
+                Ok(more) => more,
+                Err(end) => {
+                    if self.close(end, now, &mut scratch.work) {
+                        break true;
+                    }
+                    true
+                }
+            };
+            rounds += 1;
+            if !more && !self.arm(cx) {
+                break false;
+            }
+            if rounds == ROUNDS {
+                cx.waker().wake_by_ref();
+                break false;
+            }
+            now = Instant::now();
+        };
+        scratch.work.outbox.flush(&mut scratch.work.wakes, &mut scratch.work.tally);
+        scratch.work.wakes.wake_all();
+        self.out.give_back(&mut scratch.write);
+        if self.out.is_empty()
+            && let Some(session) = self.client.as_deref_mut().and_then(|client| client.lease.session())
+        {
+            session.rest();
+        }
+        scratch.work.tally.flush(&self.shared.stats);
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| self.turn(cx, scratch))
+    }
+}
+
+impl Connection {
+    /// Gives the session back to the keeper.
+    fn let_go(&mut self) {
+        if let Some(mut client) = self.client.take() {
+            client.leave(&self.shared, &self.input, self.decoder);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if matches!(self.phase, Phase::Connecting { .. } | Phase::Claiming(_)) {
+            Stats::add(&self.shared.stats.handshakes_failed, 1);
+        }
+        self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let own = size_of::<Connection>() + size_of::<Client>() + size_of::<super::super::session::Session>();
+        assert!(own <= 1200, "{own}");
+    }
+}

@@ -1,0 +1,203 @@
+//! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): who the client is, which session it gets, what it is told.
+
+use std::{sync::Arc, time::Duration};
+
+use causeway_protocol::mqtt::{ConnAck, Connect, Packet, ReasonCode, UserProperties, Version};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    connection::{Connection, End, Phase, Work},
+    keeper::{Claim, Granted},
+    options::Options,
+    session::{ClientLimits, Output},
+    shared::Client,
+    will::Will,
+};
+use crate::flow::{Origin, Ticket};
+
+/// What outlives the CONNECT packet.
+pub(crate) struct Prepared {
+    pub(crate) version: Version,
+    origin: Arc<Origin>,
+    assigned: bool,
+    keep_alive: u16,
+    limits: ClientLimits,
+    will: Option<Box<Will>>,
+    expiry: Option<Duration>,
+    /// The expiry to announce, where it is not the one asked for.
+    shortened: Option<u32>,
+}
+
+/// A CONNECT that waits for another connection to let go of the session.
+pub(crate) struct Claiming {
+    pub(crate) granted: oneshot::Receiver<Granted>,
+    pub(crate) connect: Prepared,
+    pub(crate) deadline: Instant,
+}
+
+impl Connection {
+    /// A CONNECT arrived.
+    pub(super) fn connect(&mut self, connect: &Connect<'_>, work: &mut Work) -> Result<(), End> {
+        let version = connect.version;
+        let refuse = |reason| Err(End::NotConnected(reason, version));
+        if self.shared.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+            return refuse(ReasonCode::ServerShuttingDown);
+        }
+        if connect.authentication_method.is_some() {
+            return refuse(ReasonCode::BadAuthenticationMethod);
+        }
+        if connect.client_id.is_empty() && version != Version::V5 && !connect.clean_start {
+            // MQTT-3.1.3-8: without an id there is nothing to find the session by.
+            return refuse(ReasonCode::ClientIdentifierNotValid);
+        }
+        let prepared = self.prepare(connect);
+        self.decoder.version = Some(version);
+        match self.shared.keeper.claim(&prepared.origin.client_id, connect.clean_start) {
+            Claim::Granted(granted) => self.accept(granted, prepared, work),
+            Claim::Wait(granted) => {
+                let deadline = Instant::now() + self.shared.options.connect_timeout;
+                let claiming = Claiming { granted, connect: prepared, deadline };
+                self.phase = Phase::Claiming(Box::new(claiming));
+                Ok(())
+            }
+            Claim::Refused => refuse(ReasonCode::QuotaExceeded),
+        }
+    }
+
+    fn prepare(&self, connect: &Connect<'_>) -> Prepared {
+        let options = &self.shared.options;
+        let assigned = connect.client_id.is_empty();
+        let client_id: Box<str> = if assigned {
+            format!("causeway-{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>()).into()
+        } else {
+            connect.client_id.into()
+        };
+        let username = connect.username.map(Box::from);
+        let origin = Arc::new(Origin { client_id, username, peer: Some(self.peer) });
+        let (expiry, shortened) = session_expiry(connect, options);
+        Prepared {
+            version: connect.version,
+            assigned,
+            keep_alive: connect.keep_alive,
+            limits: ClientLimits {
+                version: connect.version,
+                maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
+                window: usize::from(connect.receive_maximum.min(options.max_inflight)).max(1),
+            },
+            will: connect.will.as_ref().map(|will| Box::new(Will::new(will, &origin))),
+            origin,
+            expiry,
+            shortened,
+        }
+    }
+
+    /// The other connection has let go, or a third one was faster.
+    pub(super) fn claimed(&mut self, granted: Option<Granted>, work: &mut Work) -> Result<(), End> {
+        let Phase::Claiming(claiming) = std::mem::replace(&mut self.phase, Phase::Running) else {
+            return Err(End::Gone);
+        };
+        match granted {
+            Some(granted) => self.accept(granted, claiming.connect, work),
+            None => {
+                // Taken over before it began.
+                Err(End::NotConnected(ReasonCode::ServerBusy, claiming.connect.version))
+            }
+        }
+    }
+
+    fn accept(&mut self, granted: Granted, connect: Prepared, work: &mut Work) -> Result<(), End> {
+        let Granted { mut lease, present } = granted;
+        let Some(session) = lease.session() else { return Err(End::Gone) };
+        let inbox = session.inbox.clone();
+        let acknowledgement = conn_ack(&self.shared.options, &connect, present);
+        let maximum = connect.limits.maximum_packet_size;
+        if let Err(error) = self.out.packet(connect.version, maximum, &acknowledgement) {
+            tracing::debug!(peer = %self.peer, %error, "CONNACK not sent");
+            return Err(End::Gone);
+        }
+        session.connected(connect.limits);
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        session.pump(&mut out);
+        let ending = lease.ending();
+        ending.expiry = connect.expiry;
+        ending.will = connect.will;
+        if self.shared.keeper.is_claimed(&inbox) {
+            inbox.close_connection(ReasonCode::SessionTakenOver);
+        }
+        let grace = |seconds: u16| Duration::from_millis(u64::from(seconds) * 1500);
+        self.client = Some(Box::new(Client {
+            lease,
+            ticket: Ticket { sink: inbox.clone(), sequence: 0 },
+            inbox,
+            limits: connect.limits,
+            origin: connect.origin,
+            routes: None,
+            aliases: Vec::new(),
+            parked: None,
+            // MQTT-3.1.2-22.
+            keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
+            ends_with_connection: connect.expiry.is_none(),
+            draining: None,
+        }));
+        self.phase = Phase::Running;
+        Ok(())
+    }
+
+    /// A CONNACK with a failure, where the version has one for it.
+    pub(super) fn refuse_connection(&mut self, reason: ReasonCode, version: Version) {
+        let acknowledgement = ConnAck { reason, ..empty() };
+        if let Err(error) = self.out.packet(version, u32::MAX, &Packet::ConnAck(Box::new(acknowledgement))) {
+            tracing::debug!(peer = %self.peer, %error, "refused without a CONNACK");
+        }
+    }
+}
+
+/// How long the session outlives the connection, and what an MQTT 5 client is told if that is less than it
+/// asked for.
+fn session_expiry(connect: &Connect<'_>, options: &Options) -> (Option<Duration>, Option<u32>) {
+    if connect.version != Version::V5 {
+        return ((!connect.clean_start).then_some(options.session_expiry), None);
+    }
+    let maximum = u32::try_from(options.max_session_expiry.as_secs()).unwrap_or(u32::MAX);
+    let seconds = connect.session_expiry_interval.min(maximum);
+    let shortened = (seconds < connect.session_expiry_interval).then_some(seconds);
+    ((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))), shortened)
+}
+
+fn empty<'a>() -> ConnAck<'a> {
+    ConnAck {
+        session_present: false,
+        reason: ReasonCode::Success,
+        session_expiry_interval: None,
+        receive_maximum: None,
+        maximum_qos: None,
+        retain_available: None,
+        maximum_packet_size: None,
+        assigned_client_identifier: None,
+        topic_alias_maximum: None,
+        reason_string: None,
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: None,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+        user_properties: UserProperties::default(),
+    }
+}
+
+/// Success, with our limits where the client is to know them.
+fn conn_ack<'a>(options: &Options, connect: &'a Prepared, present: bool) -> Packet<'a> {
+    Packet::ConnAck(Box::new(ConnAck {
+        session_present: present,
+        session_expiry_interval: connect.shortened,
+        receive_maximum: Some(options.receive_maximum.max(1)),
+        maximum_packet_size: Some(options.max_packet_size),
+        assigned_client_identifier: connect.assigned.then_some(&*connect.origin.client_id),
+        topic_alias_maximum: Some(options.topic_alias_maximum),
+        shared_subscription_available: Some(false),
+        ..empty()
+    }))
+}

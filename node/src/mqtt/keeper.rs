@@ -1,0 +1,405 @@
+//! The keeper of sessions: who is connected, who is away and for how long, and what is published when
+//! somebody does not come back.
+//!
+//! A connection holds its session through a [`Lease`]. However the connection ends, by a packet, an error,
+//! a panic, the lease's end brings the session back here: it is kept, handed to the connection that took
+//! over, or ended.
+//!
+//! Invariants:
+//! * A client id has one session, and a session one connection (MQTT-5.0 4.1, MQTT-3.1.4-3).
+//! * What waits here is bounded: sessions by `max_sessions`, each one's queue by its inbox, errands by
+//!   [`ERRANDS`].
+//! * Nothing foreign is called while the keeper's lock is held.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use causeway_protocol::mqtt::ReasonCode;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{
+    clock,
+    inbox::Inbox,
+    router::{Published, Router},
+    session::Session,
+    stats::{Stats, Tally},
+    will::{Errand, Will},
+};
+use crate::{flow::WakeList, mailbox::Capacity};
+
+/// Wills and the like that wait for sinks without room. More are dropped and counted.
+pub(crate) const ERRANDS: usize = 10_000;
+
+/// How long the keeper sleeps at most: expired retained messages are swept that often.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How often a sink without room is asked again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A session for a connection.
+pub(crate) struct Granted {
+    pub(crate) lease: Lease,
+    /// The session was there before (MQTT-5.0 3.2.2.1.1).
+    pub(crate) present: bool,
+}
+
+/// The answer to a CONNECT.
+pub(crate) enum Claim {
+    /// Here it is.
+    Granted(Granted),
+    /// Another connection has it and was told to go. An error: a third one came and got it.
+    Wait(oneshot::Receiver<Granted>),
+    /// There are too many sessions.
+    Refused,
+}
+
+struct Claimant {
+    clean_start: bool,
+    answer: oneshot::Sender<Granted>,
+}
+
+enum Entry {
+    Connected { inbox: Arc<Inbox>, next: Option<Claimant> },
+    Away { session: Box<Session>, ends: Option<Instant>, will: Option<(Instant, Box<Will>)> },
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Box<str>, Entry>,
+    deadlines: BTreeSet<(Instant, Box<str>)>,
+    errands: VecDeque<Errand>,
+}
+
+/// See the module.
+pub(crate) struct Keeper {
+    state: Mutex<State>,
+    work: Notify,
+    router: Arc<Router>,
+    stats: Arc<Stats>,
+    queue: Capacity,
+    max_sessions: usize,
+}
+
+/// How a connection gives its session back.
+pub(crate) struct Ending {
+    /// How long the session outlives the connection; `None`: it ends with it.
+    pub(crate) expiry: Option<Duration>,
+    /// To be published, unless the client took it back.
+    pub(crate) will: Option<Box<Will>>,
+}
+
+/// A connection's hold on its session.
+pub(crate) struct Lease {
+    session: Option<Box<Session>>,
+    keeper: Arc<Keeper>,
+    ending: Ending,
+}
+
+impl Lease {
+    /// How the session goes on if the connection ends now.
+    pub(crate) fn ending(&mut self) -> &mut Ending {
+        &mut self.ending
+    }
+
+    pub(crate) fn session(&mut self) -> Option<&mut Session> {
+        self.session.as_deref_mut()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let Ending { mut expiry, will } =
+                std::mem::replace(&mut self.ending, Ending { expiry: None, will: None });
+            if std::thread::panicking() {
+                // Nobody knows what state the session is in.
+                expiry = None;
+            }
+            self.keeper.give_back(session, expiry, will);
+        }
+    }
+}
+
+impl Keeper {
+    pub(crate) fn new(router: Arc<Router>, queue: Capacity, max_sessions: usize) -> Arc<Self> {
+        let stats = router.stats().clone();
+        Arc::new(Self {
+            state: Mutex::default(),
+            work: Notify::new(),
+            router,
+            stats,
+            queue,
+            max_sessions: max_sessions.max(1),
+        })
+    }
+
+    fn lease(self: &Arc<Self>, session: Box<Session>) -> Lease {
+        // Until its connection says otherwise a resumed session goes on as it did.
+        let ending = Ending { expiry: session.expiry, will: None };
+        Lease { session: Some(session), keeper: self.clone(), ending }
+    }
+
+    fn new_session(&self, client_id: &str) -> Box<Session> {
+        Stats::add(&self.stats.sessions, 1);
+        let id = self.router.next_inbox_id();
+        Box::new(Session::new(Inbox::new(id, client_id, self.queue, self.stats.clone())))
+    }
+
+    /// A client asks for its session.
+    pub(crate) fn claim(self: &Arc<Self>, client_id: &str, clean_start: bool) -> Claim {
+        let mut state = self.state.lock();
+        if let Some(Entry::Connected { inbox, next }) = state.entries.get_mut(client_id) {
+            let (answer, granted) = oneshot::channel();
+            let inbox = inbox.clone();
+            let outdone = next.replace(Claimant { clean_start, answer });
+            drop(state);
+            drop(outdone);
+            Stats::add(&self.stats.sessions_taken_over, 1);
+            inbox.close_connection(ReasonCode::SessionTakenOver);
+            return Claim::Wait(granted);
+        }
+        let away = match state.entries.remove(client_id) {
+            Some(Entry::Away { session, ends, will }) => {
+                for at in [ends, will.as_ref().map(|(at, _)| *at)].into_iter().flatten() {
+                    state.deadlines.remove(&(at, client_id.into()));
+                }
+                Some((session, will))
+            }
+            _ if state.entries.len() >= self.max_sessions => return Claim::Refused,
+            _ => None,
+        };
+        let (session, present, ended) = match away {
+            // The will is not published: the client is back before its delay passed (MQTT-3.1.3-9).
+            Some((session, _)) if !clean_start => (session, true, None),
+            ended => (self.new_session(client_id), false, ended),
+        };
+        let entry = Entry::Connected { inbox: session.inbox.clone(), next: None };
+        state.entries.insert(client_id.into(), entry);
+        drop(state);
+        if let Some((session, will)) = ended {
+            self.end(session);
+            self.publish_will(will.map(|(_, will)| will));
+        }
+        if present {
+            Stats::add(&self.stats.sessions_resumed, 1);
+        }
+        Claim::Granted(Granted { lease: self.lease(session), present })
+    }
+
+    fn give_back(
+        self: &Arc<Self>,
+        mut session: Box<Session>,
+        expiry: Option<Duration>,
+        will: Option<Box<Will>>,
+    ) {
+        let client_id: Box<str> = session.inbox.client_id().into();
+        let mut tally = Tally::default();
+        session.expiry = expiry;
+        if expiry.is_some() {
+            session.disconnected(&mut tally);
+            tally.flush(&self.stats);
+        }
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let next = match state.entries.get_mut(&client_id) {
+            Some(Entry::Connected { inbox, next }) if inbox.id() == session.inbox.id() => next.take(),
+            // The entry is another session's: this one is over already.
+            _ => {
+                drop(state);
+                self.end(session);
+                return;
+            }
+        };
+        if let Some(Claimant { clean_start, answer }) = next {
+            drop(state);
+            self.hand_on(session, expiry.is_some() && !clean_start, will, answer);
+            return;
+        }
+        let Some(expiry) = expiry else {
+            state.entries.remove(&client_id);
+            drop(state);
+            self.end(session);
+            self.publish_will(will);
+            return;
+        };
+        let ends = now.checked_add(expiry);
+        let (due, delayed) = match will {
+            Some(will) if will.delay > 0 => {
+                // The end of the session publishes it, if that is earlier (MQTT-5.0 3.1.3.2.2).
+                let at = now.checked_add(Duration::from_secs(u64::from(will.delay)));
+                (None, at.map(|at| (at, will)))
+            }
+            will => (will, None),
+        };
+        state.deadlines.extend(ends.map(|at| (at, client_id.clone())));
+        state.deadlines.extend(delayed.iter().map(|(at, _)| (*at, client_id.clone())));
+        state.entries.insert(client_id, Entry::Away { session, ends, will: delayed });
+        drop(state);
+        self.publish_will(due);
+        self.work.notify_one();
+    }
+
+    /// Gives a session that one connection let go to the one that took over.
+    fn hand_on(
+        self: &Arc<Self>,
+        session: Box<Session>,
+        resume: bool,
+        will: Option<Box<Will>>,
+        answer: oneshot::Sender<Granted>,
+    ) {
+        let session = if resume {
+            // Back before the delay passed: a delayed will is not published (MQTT-3.1.3-9).
+            self.publish_will(will.filter(|will| will.delay == 0));
+            Stats::add(&self.stats.sessions_resumed, 1);
+            session
+        } else {
+            let client_id: Box<str> = session.inbox.client_id().into();
+            let new = self.new_session(&client_id);
+            if let Some(Entry::Connected { inbox, .. }) = self.state.lock().entries.get_mut(&client_id) {
+                *inbox = new.inbox.clone();
+            }
+            self.end(session);
+            self.publish_will(will);
+            new
+        };
+        let granted = Granted { lease: self.lease(session), present: resume };
+        // If the claimant has gone as well, the lease comes back by being dropped.
+        drop(answer.send(granted));
+    }
+
+    /// A session is over: nobody can reach it any more.
+    fn end(&self, session: Box<Session>) {
+        session.inbox.end();
+        self.router.unsubscribe_all(session.inbox.id(), session.filters.iter().map(AsRef::as_ref));
+        Stats::subtract(&self.stats.sessions, 1);
+        // With it the hand-overs of what it still held.
+        drop(session);
+    }
+
+    fn publish_will(&self, will: Option<Box<Will>>) {
+        if let Some(will) = will
+            && self.run_errand(Errand::will(*will, clock::unix_millis()))
+        {
+            Stats::add(&self.stats.wills_published, 1);
+        }
+    }
+
+    /// Brings a publication to its end, later if it must be. False: too many wait, it was dropped.
+    pub(crate) fn run_errand(&self, mut errand: Errand) -> bool {
+        if self.advance(&mut errand) {
+            return true;
+        }
+        let mut state = self.state.lock();
+        if state.errands.len() >= ERRANDS {
+            drop(state);
+            Stats::add(&self.stats.wills_dropped, 1);
+            return false;
+        }
+        state.errands.push_back(errand);
+        drop(state);
+        self.work.notify_one();
+        true
+    }
+
+    fn advance(&self, errand: &mut Errand) -> bool {
+        let mut wakes = WakeList::default();
+        let Errand { message, progress, hand_over } = errand;
+        let published =
+            message.with(|message| self.router.publish(message, hand_over.as_ref(), progress, &mut wakes));
+        matches!(published, Published::Done { .. })
+    }
+
+    /// True when another connection waits for the session of `inbox`. One that was granted a session asks:
+    /// the claim may have come while nobody was there to be told.
+    pub(crate) fn is_claimed(&self, inbox: &Inbox) -> bool {
+        let state = self.state.lock();
+        matches!(state.entries.get(inbox.client_id()), Some(Entry::Connected { next: Some(_), .. }))
+    }
+
+    /// Asks every connection to end.
+    pub(crate) fn close_all(&self, reason: ReasonCode) {
+        let inboxes: Vec<_> = self
+            .state
+            .lock()
+            .entries
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Connected { inbox, .. } => Some(inbox.clone()),
+                Entry::Away { .. } => None,
+            })
+            .collect();
+        for inbox in inboxes {
+            inbox.close_connection(reason);
+        }
+    }
+
+    /// Ends sessions and publishes wills whose time has come, and runs errands. Never returns.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            self.expire(Instant::now());
+            self.router.expire_retained(clock::unix_millis());
+            let waiting = self.run_errands();
+            let next = self.state.lock().deadlines.first().map(|(at, _)| *at);
+            let sweep = Instant::now() + if waiting { RETRY } else { SWEEP };
+            let until = next.map_or(sweep, |next| next.min(sweep));
+            // A deadline that is new, or an errand: whichever comes first.
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.work.notified() => {
+                    if waiting {
+                        tokio::time::sleep(RETRY / 10).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries every errand once; true where some are left.
+    fn run_errands(&self) -> bool {
+        let count = self.state.lock().errands.len();
+        let mut left = false;
+        for _ in 0..count {
+            let Some(mut errand) = self.state.lock().errands.pop_front() else { break };
+            if !self.advance(&mut errand) {
+                self.state.lock().errands.push_back(errand);
+                left = true;
+            }
+        }
+        left
+    }
+
+    /// Deals with every deadline up to `now`.
+    pub(crate) fn expire(&self, now: Instant) {
+        loop {
+            let mut state = self.state.lock();
+            let due = state.deadlines.first().is_some_and(|(at, _)| *at <= now);
+            let Some((_, client_id)) = (if due { state.deadlines.pop_first() } else { None }) else { return };
+            let Some(Entry::Away { ends, will, .. }) = state.entries.get_mut(&client_id) else { continue };
+            let over = ends.is_some_and(|ends| ends <= now);
+            let due_will =
+                if over || will.as_ref().is_some_and(|(at, _)| *at <= now) { will.take() } else { None };
+            let ended = if over { state.entries.remove(&client_id) } else { None };
+            if over && let Some((at, _)) = &due_will {
+                state.deadlines.remove(&(*at, client_id));
+            }
+            drop(state);
+            if let Some(Entry::Away { session, .. }) = ended {
+                Stats::add(&self.stats.sessions_expired, 1);
+                self.end(session);
+            }
+            self.publish_will(due_will.map(|(_, will)| will));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -1,0 +1,188 @@
+//! Sessions between connections: resumed, taken over, expired, each with its will.
+
+use causeway_protocol::mqtt::{PublishProperties, QoS, SubscriptionOptions, Will as WillPacket};
+use parking_lot::Mutex;
+
+use super::*;
+use crate::{
+    flow::{Accepted, Message, MessageSink, Origin, Ticket},
+    mqtt::retained::RetainedLimits,
+};
+
+#[derive(Default)]
+struct Wills(Mutex<Vec<String>>);
+
+impl MessageSink for Wills {
+    fn accept(&self, message: &Message<'_>, _: Option<&Ticket>, _: &mut WakeList) -> Accepted {
+        self.0.lock().push(message.topic.to_owned());
+        Accepted::Done(crate::flow::Outcome::Success)
+    }
+}
+
+struct World {
+    keeper: Arc<Keeper>,
+    router: Arc<Router>,
+    wills: Arc<Wills>,
+}
+
+fn world() -> World {
+    let router = Router::new(RetainedLimits::default());
+    let wills = Arc::new(Wills::default());
+    router.add_sink("#", wills.clone());
+    let keeper = Keeper::new(router.clone(), Capacity { bytes: 1 << 20, items: 100 }, 3);
+    World { keeper, router, wills }
+}
+
+fn granted(claim: Claim) -> Granted {
+    match claim {
+        Claim::Granted(granted) => granted,
+        Claim::Wait(_) | Claim::Refused => panic!("the session is free"),
+    }
+}
+
+fn will(topic: &str, delay_interval: u32) -> Will {
+    let origin = Arc::new(Origin { client_id: "c".into(), username: None, peer: None });
+    let packet = WillPacket {
+        topic,
+        payload: b"gone",
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        delay_interval,
+        properties: PublishProperties::default(),
+    };
+    Will::new(&packet, &origin)
+}
+
+fn leave(mut lease: Lease, seconds: u64, will: Option<Will>) {
+    let expiry = (seconds > 0).then(|| Duration::from_secs(seconds));
+    *lease.ending() = Ending { expiry, will: will.map(Box::new) };
+}
+
+impl World {
+    fn wills(&self) -> Vec<String> {
+        std::mem::take(&mut *self.wills.0.lock())
+    }
+
+    fn subscribe(&self, lease: &mut Lease) {
+        let session = lease.session().unwrap();
+        session.filters.insert("t".into());
+        self.router.subscribe(&session.inbox, "t", SubscriptionOptions::default(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_connection_until_it_expires() {
+    let world = world();
+    let mut first = granted(world.keeper.claim("c", false));
+    assert!(!first.present);
+    world.subscribe(&mut first.lease);
+    leave(first.lease, 60, None);
+    let second = granted(world.keeper.claim("c", false));
+    assert!(second.present);
+    leave(second.lease, 60, None);
+    let now = Instant::now();
+    world.keeper.expire(now + Duration::from_secs(50));
+    assert_eq!(world.router.find_route("t").subscribers(), 1);
+    world.keeper.expire(now + Duration::from_secs(61));
+    assert_eq!(world.router.find_route("t").subscribers(), 0);
+    let stats = world.router.stats().snapshot();
+    assert_eq!((stats.sessions, stats.sessions_expired, stats.sessions_resumed), (0, 1, 1));
+    assert!(!granted(world.keeper.claim("c", false)).present);
+}
+
+#[tokio::test]
+async fn a_session_without_expiry_ends_with_its_connection() {
+    let world = world();
+    let mut first = granted(world.keeper.claim("c", true));
+    world.subscribe(&mut first.lease);
+    leave(first.lease, 0, Some(will("w", 10)));
+    assert_eq!(world.wills(), ["w"], "the end of the session publishes a delayed will");
+    assert_eq!(world.router.stats().snapshot().sessions, 0);
+    assert_eq!(world.router.stats().snapshot().subscriptions, 0);
+}
+
+#[tokio::test]
+async fn a_clean_start_ends_the_session_before_it() {
+    let world = world();
+    let mut first = granted(world.keeper.claim("c", false));
+    world.subscribe(&mut first.lease);
+    leave(first.lease, 60, Some(will("w", 10)));
+    assert!(world.wills().is_empty());
+    let second = granted(world.keeper.claim("c", true));
+    assert!(!second.present);
+    assert_eq!(world.wills(), ["w"]);
+    assert_eq!(world.router.find_route("t").subscribers(), 0);
+}
+
+#[tokio::test]
+async fn a_delayed_will_is_published_when_its_time_comes_and_not_when_the_client_is_back() {
+    let world = world();
+    let first = granted(world.keeper.claim("c", false));
+    leave(first.lease, 60, Some(will("w", 10)));
+    drop(granted(world.keeper.claim("c", false)));
+    world.keeper.expire(Instant::now() + Duration::from_secs(11));
+    assert!(world.wills().is_empty());
+    leave(granted(world.keeper.claim("c", false)).lease, 60, Some(will("w", 10)));
+    world.keeper.expire(Instant::now() + Duration::from_secs(9));
+    assert!(world.wills().is_empty());
+    world.keeper.expire(Instant::now() + Duration::from_secs(11));
+    assert_eq!(world.wills(), ["w"]);
+    world.keeper.expire(Instant::now() + Duration::from_secs(100));
+    assert!(world.wills().is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_publishes_its_will_before_the_delay_is_over() {
+    let world = world();
+    leave(granted(world.keeper.claim("c", false)).lease, 10, Some(will("w", 60)));
+    world.keeper.expire(Instant::now() + Duration::from_secs(11));
+    assert_eq!(world.wills(), ["w"]);
+    assert!(world.keeper.state.lock().deadlines.is_empty());
+}
+
+#[tokio::test]
+async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
+    let world = world();
+    let mut first = granted(world.keeper.claim("c", false)).lease;
+    let inbox = first.session().unwrap().inbox.clone();
+    let Claim::Wait(answer) = world.keeper.claim("c", false) else { panic!("the session is taken") };
+    let told = inbox.mailbox().take();
+    assert!(matches!(told.as_slice(), [super::super::inbox::Mail::Close(ReasonCode::SessionTakenOver)]));
+    leave(first, 60, Some(will("w", 0)));
+    let second = answer.await.expect("the session");
+    assert!(second.present);
+    assert_eq!(world.wills(), ["w"], "the network connection of the first was closed");
+}
+
+#[tokio::test]
+async fn a_third_claim_beats_the_second() {
+    let world = world();
+    let first = granted(world.keeper.claim("c", false)).lease;
+    let Claim::Wait(second) = world.keeper.claim("c", false) else { panic!("the session is taken") };
+    let Claim::Wait(third) = world.keeper.claim("c", true) else { panic!("the session is taken") };
+    leave(first, 60, None);
+    assert!(second.await.is_err());
+    assert!(!third.await.expect("a session").present, "it asked for a clean start");
+    assert_eq!(world.router.stats().snapshot().sessions, 0, "and ended with its lease");
+}
+
+#[tokio::test]
+async fn a_claimant_that_has_gone_loses_nothing() {
+    let world = world();
+    let first = granted(world.keeper.claim("c", false)).lease;
+    let Claim::Wait(second) = world.keeper.claim("c", false) else { panic!("the session is taken") };
+    drop(second);
+    leave(first, 60, None);
+    assert!(granted(world.keeper.claim("c", false)).present);
+}
+
+#[tokio::test]
+async fn sessions_are_bounded() {
+    let world = world();
+    let leases: Vec<_> =
+        ["a", "b", "c"].map(|id| granted(world.keeper.claim(id, true))).into_iter().collect();
+    assert!(matches!(world.keeper.claim("d", true), Claim::Refused));
+    assert!(matches!(world.keeper.claim("a", true), Claim::Wait(_)));
+    drop(leases);
+    drop(granted(world.keeper.claim("d", true)));
+}

@@ -1,0 +1,152 @@
+//! TCP listeners: opening them, and the accept loops.
+//!
+//! A listener is a set of sockets on one address with `SO_REUSEPORT`, one for each acceptor, so that the
+//! kernel spreads new connections. A second process with that option would join the set in silence, so the
+//! address is first bound once without it: a taken port fails, and says so.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ractor::ActorRef;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use super::{
+    options::ListenerOptions,
+    shared::Shared,
+    stats::Stats,
+    supervisor::{Notice, Supervised},
+};
+
+/// Connections the kernel keeps for us while we accept others: a fleet that comes back after an outage.
+const BACKLOG: i32 = 4096;
+
+/// Waits after an accept error that will not go away by itself, doubled up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why a listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else listens there.
+    #[error(
+        "listener `{name}`: address {address} is taken, something else listens there; choose another port or stop it"
+    )]
+    Taken {
+        /// The listener.
+        name: String,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("listener `{name}`: cannot listen on {address}: {source}")]
+    Io {
+        /// The listener.
+        name: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// One socket of a listener.
+pub(crate) struct Acceptor {
+    pub(crate) name: String,
+    socket: TcpListener,
+    max_connections: usize,
+    /// Connections of the whole listener.
+    open: Arc<AtomicUsize>,
+}
+
+/// Opens `count` sockets on the address of a listener; its real address, and the sockets.
+pub(crate) fn open(
+    listener: &ListenerOptions,
+    count: usize,
+) -> Result<(SocketAddr, Vec<Arc<Acceptor>>), ListenError> {
+    let failed = |address: SocketAddr| {
+        let name = listener.name.clone();
+        move |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::Taken { name, address },
+            _ => ListenError::Io { name, address, source },
+        }
+    };
+    // Listening, not only bound: with SO_REUSEADDR, which connections in TIME_WAIT make necessary, only
+    // this shows another listener.
+    let probe = bind(listener.bind, false).map_err(failed(listener.bind))?;
+    let address = probe.local_addr().and_then(|address| {
+        address.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))
+    });
+    let address = address.map_err(failed(listener.bind))?;
+    drop(probe);
+    let open = Arc::new(AtomicUsize::new(0));
+    let acceptors = (0..count.max(1)).map(|_| {
+        let socket = bind(address, true)?;
+        Ok(Arc::new(Acceptor {
+            name: listener.name.clone(),
+            socket: TcpListener::from_std(socket.into())?,
+            max_connections: listener.max_connections,
+            open: open.clone(),
+        }))
+    });
+    let acceptors = acceptors.collect::<io::Result<_>>().map_err(failed(address))?;
+    Ok((address, acceptors))
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Accepts connections until it is aborted.
+pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor: &ActorRef<Notice>) {
+    let mut backoff = BACKOFF.0;
+    loop {
+        match acceptor.socket.accept().await {
+            Ok((socket, peer)) => {
+                backoff = BACKOFF.0;
+                if acceptor.open.load(Ordering::Acquire) >= acceptor.max_connections {
+                    Stats::add(&shared.stats.connections_refused, 1);
+                    tracing::debug!(listener = acceptor.name, %peer, "refused: max_connections reached");
+                    continue;
+                }
+                if let Err(error) = socket.set_nodelay(true) {
+                    // The client is gone already.
+                    tracing::debug!(%peer, %error, "connection lost");
+                    continue;
+                }
+                super::spawn(Supervised::new(shared, supervisor, &acceptor.open, socket, peer));
+            }
+            Err(error) => {
+                Stats::add(&shared.stats.accept_errors, 1);
+                if is_about_one_connection(&error) {
+                    continue;
+                }
+                // Out of file descriptors or memory: asking again at once would only burn the processor.
+                if backoff == BACKOFF.0 {
+                    tracing::warn!(listener = acceptor.name, %error, "cannot accept connections");
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

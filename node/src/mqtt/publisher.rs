@@ -1,0 +1,293 @@
+//! A client's publications: from the packet to the sinks and sessions that take them, and back to the
+//! client as acknowledgements.
+//!
+//! Invariants:
+//! * Each sink and each session gets a publication once, also when a sink without room interrupts it: a
+//!   [`Parked`] publication goes on where it stopped.
+//! * Waiting for acknowledgements does not stop the reading; the receive maximum and a sink without room
+//!   do ([`Block`]).
+
+use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
+
+use causeway_protocol::mqtt::{AckKind, Decoded, Decoder, Packet, Publish, QoS, ReasonCode, Version};
+use tokio::{sync::futures::OwnedNotified, time::Instant};
+
+use super::{
+    clock,
+    connection::{Connection, End, Work},
+    out_buffer::OutBuffer,
+    publication::Publication,
+    route::{Route, RouteCache},
+    router::PublishProgress,
+    shared::{Client, Shared},
+    will::{Errand, OwnedMessage},
+};
+use crate::flow::{Accepted, HandOver, Message, Room, Ticket};
+
+/// How long a publication waits for room before it asks again, told or not.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Why input is not acted on now.
+pub(crate) enum Block {
+    /// It is.
+    No,
+    /// As many publications as our receive maximum wait for their acknowledgement.
+    Limit,
+    /// A sink has no room for the publication that is parked.
+    Room {
+        /// When to ask again in any case.
+        retry: Instant,
+    },
+}
+
+/// A publication that a sink had no room for.
+pub(crate) struct Parked {
+    sequence: Option<u64>,
+    route: Arc<Route>,
+    next_sink: usize,
+    room: Room,
+    /// Our place in the queue for room, once we have taken it.
+    place: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Parked {
+    /// True when it is worth asking the sink again.
+    fn may_ask(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(place) = &mut self.place {
+            let heard = place.as_mut().poll(cx).is_ready();
+            if heard {
+                self.place = None;
+            }
+            return heard;
+        }
+        // Take a place first, then ask: room that comes in between is not missed.
+        let place = self.place.insert(Box::pin(self.room.clone().notified_owned()));
+        if place.as_mut().poll(cx).is_ready() {
+            self.place = None;
+        }
+        true
+    }
+}
+
+impl Connection {
+    /// True when input that was set aside may be looked at again; the block is then gone.
+    pub(super) fn may_go_on(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(client) = self.client.as_deref_mut() else { return false };
+        let limit = usize::from(self.shared.options.receive_maximum);
+        let go_on = match &self.block {
+            Block::No => false,
+            Block::Limit => client.lease.session().is_none_or(|session| session.tracker.held() < limit),
+            Block::Room { retry } => {
+                let heard = client.parked.as_mut().is_none_or(|parked| parked.may_ask(cx));
+                heard || now >= *retry
+            }
+        };
+        if go_on {
+            self.block = Block::No;
+        }
+        go_on
+    }
+}
+
+impl Client {
+    /// Brings a publication to everyone who takes it. A block: it is to be offered again, unchanged.
+    pub(super) fn publish(
+        &mut self,
+        shared: &Shared,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<Block, End> {
+        let alias;
+        let topic = if let Some(number) = publish.properties.topic_alias {
+            alias = self.resolve_alias(shared, number, publish.topic)?;
+            &*alias
+        } else {
+            publish.topic
+        };
+        let (sequence, route, next_sink, place) = if let Some(parked) = self.parked.take() {
+            (parked.sequence, parked.route, parked.next_sink, Some((parked.room, parked.place)))
+        } else {
+            let sequence = match self.begin(shared, publish, work)? {
+                Begun::New(sequence) => sequence,
+                Begun::Repeated => return Ok(Block::No),
+                Begun::Limit => return Ok(Block::Limit),
+            };
+            let routes =
+                self.routes.get_or_insert_with(|| Box::new(RouteCache::new(shared.options.route_cache)));
+            (sequence, routes.route(&shared.router, topic), 0, None)
+        };
+        let message = Message {
+            origin: &self.origin,
+            topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            dup: publish.dup,
+            properties: &publish.properties,
+            received_at: work.wall,
+        };
+        let Some(session) = self.lease.session() else { return Err(End::Gone) };
+        self.ticket.sequence = sequence.unwrap_or_default();
+        for (at, sink) in route.sinks.iter().enumerate().skip(next_sink) {
+            let ticket = sequence.filter(|_| sink.holds_acknowledgement);
+            let offered = ticket.map(|_| &self.ticket);
+            match (sink.sink.accept(&message, offered, &mut work.wakes), ticket) {
+                (Accepted::Taken, Some(sequence)) => session.tracker.ticket_taken(sequence),
+                (Accepted::Done(outcome), Some(sequence)) => session.tracker.done_at_once(sequence, outcome),
+                (Accepted::Taken | Accepted::Done(_), None) => {}
+                (Accepted::Full(room), _) => {
+                    let place = place
+                        .and_then(|(known, place)| if Arc::ptr_eq(&known, &room) { place } else { None });
+                    let parked = Parked { sequence, route: route.clone(), next_sink: at, room, place };
+                    self.parked = Some(Box::new(parked));
+                    return Ok(Block::Room { retry: Instant::now() + RETRY });
+                }
+            }
+        }
+        let mut matched = !route.sinks.is_empty();
+        if publish.retain || !route.subscribers.is_empty() {
+            let publication = Arc::new(Publication::new(&message));
+            if publish.retain {
+                shared.router.retain(&publication);
+            }
+            for subscriber in &route.subscribers {
+                if subscriber.no_local && subscriber.inbox.id() == self.inbox.id() {
+                    continue;
+                }
+                matched = true;
+                work.outbox.push(&subscriber.inbox, subscriber.delivery(&publication, None));
+            }
+        }
+        if !matched {
+            work.tally.counts().unmatched += 1;
+        }
+        if let Some(sequence) = sequence {
+            session.tracker.dispatched(sequence, matched);
+        }
+        Ok(Block::No)
+    }
+
+    fn begin(&mut self, shared: &Shared, publish: &Publish<'_>, work: &mut Work) -> Result<Begun, End> {
+        let limit = usize::from(shared.options.receive_maximum);
+        let version = self.limits.version;
+        let Some(session) = self.lease.session() else { return Err(End::Gone) };
+        let tracker = &mut session.tracker;
+        if publish.qos != QoS::AtMostOnce {
+            if version == Version::V5 {
+                let repeated = publish.qos == QoS::ExactlyOnce && tracker.knows(publish.packet_identifier);
+                if !repeated && tracker.outstanding() >= limit {
+                    return Err(End::Refused(ReasonCode::ReceiveMaximumExceeded));
+                }
+            } else if tracker.held() >= limit {
+                return Ok(Begun::Limit);
+            }
+        }
+        let counts = work.tally.counts();
+        Ok(match publish.qos {
+            QoS::AtMostOnce => {
+                counts.received_qos0 += 1;
+                Begun::New(None)
+            }
+            QoS::AtLeastOnce => {
+                counts.received_qos1 += 1;
+                Begun::New(Some(tracker.begin_at_least_once(publish.packet_identifier)))
+            }
+            QoS::ExactlyOnce => {
+                counts.received_qos2 += 1;
+                if let Some(sequence) = tracker.begin_exactly_once(publish.packet_identifier) {
+                    Begun::New(Some(sequence))
+                } else {
+                    counts.received_duplicates += 1;
+                    Begun::Repeated
+                }
+            }
+        })
+    }
+
+    /// The topic behind an alias, after setting it where the packet names both (MQTT-5.0 3.3.2.3.4).
+    fn resolve_alias(&mut self, shared: &Shared, alias: u16, topic: &str) -> Result<Arc<str>, End> {
+        if alias == 0 || alias > shared.options.topic_alias_maximum {
+            return Err(End::Refused(ReasonCode::TopicAliasInvalid));
+        }
+        let index = usize::from(alias) - 1;
+        if topic.is_empty() {
+            let known = self.aliases.get(index).and_then(Option::as_ref);
+            return known.cloned().ok_or(End::Refused(ReasonCode::ProtocolError));
+        }
+        if self.aliases.len() <= index {
+            self.aliases.resize(index + 1, None);
+        }
+        let Some(slot) = self.aliases.get_mut(index) else { return Err(End::Gone) };
+        match slot {
+            Some(known) if **known == *topic => Ok(known.clone()),
+            slot => Ok(slot.insert(Arc::from(topic)).clone()),
+        }
+    }
+
+    /// Sends the acknowledgements that are due, in the order of the publications.
+    pub(super) fn release_acknowledgements(&mut self, shared: &Shared, out: &mut OutBuffer, work: &mut Work) {
+        let version = self.limits.version;
+        let Some(session) = self.lease.session() else { return };
+        while let Some(release) = session.tracker.release() {
+            let reason = release.reason;
+            if reason.is_error() {
+                work.tally.counts().failed_in_sink += 1;
+                if version != Version::V5 {
+                    shared.warn_failed(&self.origin.client_id, reason, work.wall);
+                } else if release.kind == AckKind::PubRec {
+                    session.tracker.refused(release.identifier, reason);
+                }
+            }
+            out.ack(version, release.kind, release.identifier, reason);
+        }
+    }
+
+    /// The connection ends. A parked publication that the client will not repeat, because some sinks have
+    /// it under a packet identifier that is remembered, is brought to its end by the keeper. `input` still
+    /// begins with its packet.
+    pub(super) fn leave(&mut self, shared: &Shared, input: &[u8], decoder: Decoder) {
+        let Some(parked) = self.parked.take() else { return };
+        let Some(sequence) = parked.sequence else { return };
+        let Some(session) = self.lease.session() else { return };
+        if parked.next_sink == 0 {
+            session.tracker.abandon(sequence);
+            return;
+        }
+        let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decoder.decode(input) else {
+            return;
+        };
+        let topic = match publish.properties.topic_alias {
+            Some(alias) => match self.resolve_alias(shared, alias, publish.topic) {
+                Ok(topic) => topic,
+                Err(_) => return,
+            },
+            None => Arc::from(publish.topic),
+        };
+        let message = OwnedMessage::copy(&Message {
+            origin: &self.origin,
+            topic: &topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            dup: publish.dup,
+            properties: &publish.properties,
+            received_at: clock::unix_millis(),
+        });
+        let ticket = Ticket { sequence, ..self.ticket.clone() };
+        shared.keeper.run_errand(Errand {
+            message,
+            progress: PublishProgress::resume(parked.route, parked.next_sink),
+            // Its completion is that of the dispatch, which the tracker waits for.
+            hand_over: Some(HandOver::new(ticket)),
+        });
+    }
+}
+
+enum Begun {
+    /// To be dispatched, with its sequence if it has QoS 1 or 2.
+    New(Option<u64>),
+    /// Dispatched before.
+    Repeated,
+    /// Too many wait.
+    Limit,
+}

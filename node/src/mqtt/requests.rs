@@ -1,0 +1,161 @@
+//! Everything a connected client asks for except to publish: subscriptions, acknowledgements of
+//! deliveries, ping, DISCONNECT.
+
+use std::{sync::Arc, time::Duration};
+
+use causeway_protocol::mqtt::{
+    AckKind, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubAck, SubscribeFilter, UserProperties,
+    Version, topic,
+};
+
+use super::{
+    ack_tracker::Released,
+    connection::{End, Work},
+    out_buffer::OutBuffer,
+    publication::Delivery,
+    session::Output,
+    shared::{Client, Shared},
+};
+
+/// Acts on one packet.
+pub(super) fn handle(
+    shared: &Shared,
+    client: &mut Client,
+    buffer: &mut OutBuffer,
+    work: &mut Work,
+    packet: Packet<'_>,
+) -> Result<(), End> {
+    let version = client.version();
+    match packet {
+        Packet::PingReq => put(client, buffer, &Packet::PingResp),
+        Packet::Subscribe(subscribe) => {
+            let reasons = subscribe.filters.iter();
+            let identifier = subscribe.subscription_identifier;
+            let reasons =
+                reasons.map(|filter| client.subscribe(shared, filter, identifier, work.wall)).collect();
+            put(client, buffer, &Packet::SubAck(answer(subscribe.packet_identifier, reasons)))
+        }
+        Packet::Unsubscribe(unsubscribe) => {
+            let reasons =
+                unsubscribe.filters.iter().map(|filter| client.unsubscribe(shared, filter)).collect();
+            put(client, buffer, &Packet::UnsubAck(answer(unsubscribe.packet_identifier, reasons)))
+        }
+        Packet::Disconnect(disconnect) => Err(client.disconnect(shared, &disconnect)),
+        Packet::PubAck(ack) => {
+            let Some(session) = client.lease.session() else { return Err(End::Gone) };
+            session.puback(ack.packet_identifier, ack.reason);
+            Ok(())
+        }
+        Packet::PubRec(ack) => {
+            let Some(session) = client.lease.session() else { return Err(End::Gone) };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            session.pubrec(ack.packet_identifier, ack.reason, &mut out);
+            Ok(())
+        }
+        Packet::PubComp(ack) => {
+            let Some(session) = client.lease.session() else { return Err(End::Gone) };
+            session.pubcomp(ack.packet_identifier);
+            Ok(())
+        }
+        Packet::PubRel(ack) => {
+            let Some(session) = client.lease.session() else { return Err(End::Gone) };
+            let reason = match session.tracker.released(ack.packet_identifier) {
+                Released::Known => ReasonCode::Success,
+                Released::Unknown => ReasonCode::PacketIdentifierNotFound,
+                Released::TooEarly => return Err(End::Refused(ReasonCode::ProtocolError)),
+            };
+            buffer.ack(version, AckKind::PubComp, ack.packet_identifier, reason);
+            Ok(())
+        }
+        // No method was agreed on in CONNECT (MQTT-4.12.0-6), and the rest is for servers to send.
+        Packet::Auth(_)
+        | Packet::Connect(_)
+        | Packet::ConnAck(_)
+        | Packet::Publish(_)
+        | Packet::SubAck(_)
+        | Packet::UnsubAck(_)
+        | Packet::PingResp => Err(End::Refused(ReasonCode::ProtocolError)),
+    }
+}
+
+fn answer<'a>(packet_identifier: u16, reasons: smallvec::SmallVec<[ReasonCode; 4]>) -> SubAck<'a> {
+    SubAck { packet_identifier, reason_string: None, user_properties: UserProperties::default(), reasons }
+}
+
+fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(), End> {
+    let limits = client.limits;
+    buffer.packet(limits.version, limits.maximum_packet_size, packet).map_err(|error| {
+        // A client that takes no answer of this size cannot be served.
+        tracing::debug!(client_id = %client.origin.client_id, %error, "answer not sent");
+        End::Refused(ReasonCode::PacketTooLarge)
+    })
+}
+
+impl Client {
+    /// One filter of a SUBSCRIBE: the reason for the SUBACK. Retained messages follow behind it.
+    fn subscribe(
+        &mut self,
+        shared: &Shared,
+        wanted: &SubscribeFilter<'_>,
+        identifier: Option<u32>,
+        wall: i64,
+    ) -> ReasonCode {
+        let SubscribeFilter { filter, options } = *wanted;
+        if topic::is_shared(filter) {
+            return ReasonCode::SharedSubscriptionsNotSupported;
+        }
+        let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
+        if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
+            return ReasonCode::QuotaExceeded;
+        }
+        let new = shared.router.subscribe(&self.inbox, filter, options, identifier);
+        if new {
+            session.filters.insert(filter.into());
+        }
+        let send_retained = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => new,
+            RetainHandling::DoNotSend => false,
+        };
+        if send_retained {
+            let identifiers: Option<Arc<[u32]>> = identifier.map(|identifier| Arc::from([identifier]));
+            let matching = shared.router.retained_matching(filter, wall).into_iter();
+            session.deliver_retained(matching.map(|publication| Delivery {
+                qos: publication.qos.min(options.qos),
+                publication,
+                identifiers: identifiers.clone(),
+                hand_over: None,
+                retain: true,
+            }));
+        }
+        match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        }
+    }
+
+    fn unsubscribe(&mut self, shared: &Shared, filter: &str) -> ReasonCode {
+        let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
+        if session.filters.remove(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
+            ReasonCode::Success
+        } else {
+            ReasonCode::NoSubscriptionExisted
+        }
+    }
+
+    /// DISCONNECT (MQTT-5.0 3.14.4): the will goes, unless the client wants it published.
+    fn disconnect(&mut self, shared: &Shared, disconnect: &Disconnect<'_>) -> End {
+        if let Some(seconds) = disconnect.session_expiry_interval
+            && self.version() == Version::V5
+        {
+            if self.ends_with_connection && seconds > 0 {
+                return End::Refused(ReasonCode::ProtocolError);
+            }
+            let expiry = Duration::from_secs(u64::from(seconds)).min(shared.options.max_session_expiry);
+            self.lease.ending().expiry = (seconds > 0).then_some(expiry);
+        }
+        // Any other reason than a normal end leaves the will (MQTT-3.14.4-3).
+        if disconnect.reason == ReasonCode::Success { End::Disconnected } else { End::Gone }
+    }
+}

@@ -1,0 +1,396 @@
+//! A session: what client and server owe each other, beyond the connection that carries it.
+//!
+//! A pure state machine. In go deliveries, acknowledgements, completions and the time; out come packets,
+//! into an [`OutBuffer`]. Sockets, timers and the router are its connection's business.
+//!
+//! Invariants:
+//! * At most `window` QoS 1 and 2 deliveries are sent and not acknowledged; the others wait in order.
+//! * Packet identifiers are given out in order, and again only when they are free. A resumed session sends
+//!   what was not acknowledged with the old identifiers, in the old order, before anything new
+//!   (MQTT-4.4.0-1, MQTT-4.6.0-1).
+//! * What was taken out of the inbox stays charged there until it is sent, so the inbox's capacity bounds
+//!   what waits here as well.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use causeway_protocol::mqtt::{AckKind, QoS, ReasonCode, Version};
+use hashbrown::HashSet;
+
+use super::{
+    ack_tracker::AckTracker,
+    inbox::{Inbox, Mail},
+    out_buffer::{OutBuffer, Unsendable},
+    publication::Delivery,
+    stats::{StatsSnapshot, Tally},
+};
+use crate::mailbox::Charge;
+
+/// Bytes on their way to a client beyond which nothing more is put there: enough for one large write,
+/// little enough that a slow client's backlog stays in its queue, where the bounds are.
+pub(crate) const OUT_HIGH: usize = 256 << 10;
+
+/// Identifiers between the oldest unacknowledged delivery and the newest, in windows: a client may
+/// acknowledge out of order, but not leave one out for ever.
+const SPAN: usize = 8;
+
+/// What the client on the other end takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientLimits {
+    pub(crate) version: Version,
+    pub(crate) maximum_packet_size: u32,
+    /// QoS 1 and 2 deliveries that may be unacknowledged.
+    pub(crate) window: usize,
+}
+
+enum State {
+    /// PUBLISH sent, PUBACK or PUBREC outstanding.
+    Publish(Delivery),
+    /// PUBREL sent, PUBCOMP outstanding.
+    Release,
+    /// Acknowledged, behind an older one that is not.
+    Done,
+}
+
+struct Inflight {
+    identifier: u16,
+    state: State,
+}
+
+/// See the module.
+pub(crate) struct Session {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) filters: HashSet<Box<str>>,
+    pub(crate) tracker: AckTracker,
+    /// Charge of what left the queues since it was last given back to the inbox.
+    pub(crate) released: Charge,
+    /// How long it outlives its connection, as the keeper last heard.
+    pub(crate) expiry: Option<Duration>,
+    limits: ClientLimits,
+    next_identifier: u16,
+    /// Sent QoS 1 and 2 deliveries, oldest first.
+    inflight: VecDeque<Inflight>,
+    /// How many of `inflight` were sent on this connection.
+    sent: usize,
+    /// How many of those are not acknowledged.
+    unacknowledged: usize,
+    /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
+    /// bounded.
+    retained: VecDeque<Delivery>,
+    /// QoS 1 and 2 deliveries that wait for the window.
+    waiting: VecDeque<Delivery>,
+    /// QoS 0 deliveries that wait for room on the way out.
+    unsent: VecDeque<Delivery>,
+}
+
+/// Where the packets of a session go: one turn of its connection.
+pub(crate) struct Output<'a> {
+    pub(crate) buffer: &'a mut OutBuffer,
+    pub(crate) tally: &'a mut Tally,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) now: i64,
+}
+
+impl Session {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        Self {
+            inbox,
+            filters: HashSet::new(),
+            tracker: AckTracker::default(),
+            released: Charge::default(),
+            expiry: None,
+            limits: ClientLimits { version: Version::V311, maximum_packet_size: u32::MAX, window: 1 },
+            next_identifier: 1,
+            inflight: VecDeque::new(),
+            sent: 0,
+            unacknowledged: 0,
+            retained: VecDeque::new(),
+            waiting: VecDeque::new(),
+            unsent: VecDeque::new(),
+        }
+    }
+
+    /// A connection carries the session from now on. Call [`Self::pump`] when its CONNACK is on the way.
+    pub(crate) fn connected(&mut self, limits: ClientLimits) {
+        self.limits = limits;
+        self.sent = 0;
+        self.unacknowledged = 0;
+        self.inbox.attach();
+    }
+
+    /// The connection has gone and the session stays: QoS 0 is dropped, the rest is kept and counts as
+    /// handed over.
+    pub(crate) fn disconnected(&mut self, tally: &mut Tally) {
+        for mail in self.inbox.detach() {
+            match mail {
+                Mail::Delivery(delivery) if delivery.qos == QoS::AtMostOnce => {
+                    self.unsent.push_back(delivery);
+                }
+                Mail::Delivery(delivery) => self.waiting.push_back(delivery),
+                Mail::Acknowledged(range, outcome) => self.tracker.complete(range, outcome),
+                Mail::Close(_) => {}
+            }
+        }
+        for delivery in self.unsent.drain(..) {
+            self.released.add(delivery.weight());
+            tally.counts().dropped_offline += 1;
+        }
+        let inflight = self.inflight.iter_mut().filter_map(|inflight| match &mut inflight.state {
+            State::Publish(delivery) => Some(delivery),
+            State::Release | State::Done => None,
+        });
+        for delivery in inflight.chain(&mut self.waiting) {
+            delivery.hand_over = None;
+        }
+        self.retained.retain(|delivery| delivery.qos != QoS::AtMostOnce);
+        self.retained.shrink_to_fit();
+        self.unsent = VecDeque::new();
+        self.inflight.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.tracker.disconnected();
+        self.inbox.release(std::mem::take(&mut self.released));
+    }
+
+    /// A delivery came out of the inbox.
+    pub(crate) fn deliver(&mut self, delivery: Delivery, out: &mut Output<'_>) {
+        let room = out.buffer.len() < OUT_HIGH;
+        if delivery.qos == QoS::AtMostOnce {
+            if room && self.unsent.is_empty() {
+                self.released.add(delivery.weight());
+                self.send_at_most_once(delivery, out);
+            } else {
+                self.unsent.push_back(delivery);
+            }
+        } else if room && self.waiting.is_empty() && self.window_is_open() {
+            self.released.add(delivery.weight());
+            self.send_new(delivery, out);
+        } else {
+            self.waiting.push_back(delivery);
+        }
+    }
+
+    /// Retained messages that a new subscription matches.
+    pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
+        self.retained.extend(deliveries);
+    }
+
+    /// Sends what waits, as far as window and buffer allow.
+    pub(crate) fn pump(&mut self, out: &mut Output<'_>) {
+        self.resend(out);
+        while out.buffer.len() < OUT_HIGH
+            && let Some(next) = self.retained.front()
+        {
+            if next.qos == QoS::AtMostOnce {
+                if let Some(delivery) = self.retained.pop_front() {
+                    self.send_at_most_once(delivery, out);
+                }
+            } else if self.window_is_open() {
+                if let Some(delivery) = self.retained.pop_front() {
+                    self.send_new(delivery, out);
+                }
+            } else {
+                break;
+            }
+        }
+        while out.buffer.len() < OUT_HIGH
+            && self.window_is_open()
+            && let Some(delivery) = self.waiting.pop_front()
+        {
+            self.released.add(delivery.weight());
+            self.send_new(delivery, out);
+        }
+        while out.buffer.len() < OUT_HIGH
+            && let Some(delivery) = self.unsent.pop_front()
+        {
+            self.released.add(delivery.weight());
+            self.send_at_most_once(delivery, out);
+        }
+    }
+
+    /// True when the window, not the buffer, is all that keeps deliveries back.
+    #[cfg(test)]
+    fn is_idle(&self) -> bool {
+        self.inflight.is_empty()
+            && self.waiting.is_empty()
+            && self.unsent.is_empty()
+            && self.retained.is_empty()
+    }
+
+    /// Gives memory back that is not needed while nothing is under way.
+    pub(crate) fn rest(&mut self) {
+        if self.inflight.is_empty() && self.inflight.capacity() > 0 {
+            self.inflight = VecDeque::new();
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > 0 {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    fn window_is_open(&self) -> bool {
+        self.sent == self.inflight.len()
+            && self.unacknowledged < self.limits.window
+            && self.inflight.len() < self.limits.window.saturating_mul(SPAN).min(usize::from(u16::MAX) - 1)
+    }
+
+    /// Sends again what an earlier connection left unacknowledged (MQTT-4.4.0-1).
+    fn resend(&mut self, out: &mut Output<'_>) {
+        while self.unacknowledged < self.limits.window && out.buffer.len() < OUT_HIGH {
+            let Some(inflight) = self.inflight.get_mut(self.sent) else { return };
+            let Inflight { identifier, state } = inflight;
+            match state {
+                State::Publish(delivery) => {
+                    let sent = send(&self.limits, delivery, *identifier, true, out);
+                    if sent {
+                        self.unacknowledged += 1;
+                    } else {
+                        *state = State::Done;
+                    }
+                }
+                State::Release => {
+                    out.buffer.ack(self.limits.version, AckKind::PubRel, *identifier, ReasonCode::Success);
+                    self.unacknowledged += 1;
+                }
+                State::Done => {}
+            }
+            self.sent += 1;
+        }
+        self.forget_done();
+    }
+
+    fn send_at_most_once(&self, mut delivery: Delivery, out: &mut Output<'_>) {
+        let hand_over = delivery.hand_over.take();
+        if send(&self.limits, &delivery, 0, false, out)
+            && let Some(hand_over) = hand_over
+        {
+            out.buffer.hold(hand_over);
+        }
+    }
+
+    fn send_new(&mut self, delivery: Delivery, out: &mut Output<'_>) {
+        let identifier = self.next_identifier;
+        if !send(&self.limits, &delivery, identifier, false, out) {
+            return;
+        }
+        self.next_identifier = identifier.checked_add(1).unwrap_or(1);
+        self.inflight.push_back(Inflight { identifier, state: State::Publish(delivery) });
+        self.sent += 1;
+        self.unacknowledged += 1;
+    }
+
+    /// Identifiers are given out in order, so an identifier's place follows from the first one's.
+    fn find(&mut self, identifier: u16) -> Option<(usize, &mut Inflight)> {
+        let first = self.inflight.front()?.identifier;
+        let place = if identifier >= first {
+            usize::from(identifier - first)
+        } else {
+            // Over the end: 65,535 is followed by 1.
+            usize::from(u16::MAX - first) + usize::from(identifier)
+        };
+        let inflight = self.inflight.get_mut(place)?;
+        (inflight.identifier == identifier).then_some((place, inflight))
+    }
+
+    fn done(&mut self, place: usize) {
+        if place < self.sent {
+            self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        }
+        self.forget_done();
+    }
+
+    fn forget_done(&mut self) {
+        while self.inflight.front().is_some_and(|inflight| matches!(inflight.state, State::Done)) {
+            self.inflight.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+
+    /// PUBACK. One for something else than a QoS 1 delivery is ignored.
+    pub(crate) fn puback(&mut self, identifier: u16, reason: ReasonCode) {
+        let Some((place, inflight)) = self.find(identifier) else { return };
+        match &inflight.state {
+            State::Publish(delivery) if delivery.qos == QoS::AtLeastOnce => refuse(delivery, reason),
+            _ => return,
+        }
+        inflight.state = State::Done;
+        self.done(place);
+    }
+
+    /// PUBREC. The answer is PUBREL, also for an identifier nobody knows (MQTT-5.0 3.6.2.1).
+    pub(crate) fn pubrec(&mut self, identifier: u16, reason: ReasonCode, out: &mut Output<'_>) {
+        let version = self.limits.version;
+        let Some((place, inflight)) = self.find(identifier) else {
+            if !reason.is_error() {
+                let reason = ReasonCode::PacketIdentifierNotFound;
+                out.buffer.ack(version, AckKind::PubRel, identifier, reason);
+            }
+            return;
+        };
+        match &inflight.state {
+            State::Publish(delivery) if delivery.qos == QoS::ExactlyOnce => {
+                refuse(delivery, reason);
+                if reason.is_error() {
+                    // The client will not send PUBCOMP: the identifier is free (MQTT-5.0 4.3.3).
+                    inflight.state = State::Done;
+                    self.done(place);
+                    return;
+                }
+                inflight.state = State::Release;
+            }
+            State::Release => {}
+            State::Publish(_) | State::Done => return,
+        }
+        out.buffer.ack(version, AckKind::PubRel, identifier, ReasonCode::Success);
+    }
+
+    /// PUBCOMP. One for something else than a released delivery is ignored.
+    pub(crate) fn pubcomp(&mut self, identifier: u16) {
+        let Some((place, inflight)) = self.find(identifier) else { return };
+        if matches!(inflight.state, State::Release) {
+            inflight.state = State::Done;
+            self.done(place);
+        }
+    }
+}
+
+/// A client that refuses a delivery has not been handed it.
+fn refuse(delivery: &Delivery, reason: ReasonCode) {
+    if reason.is_error()
+        && let Some(hand_over) = &delivery.hand_over
+    {
+        hand_over.fail(reason);
+    }
+}
+
+/// Puts a PUBLISH into the buffer; false where it cannot be sent, which is counted.
+fn send(
+    limits: &ClientLimits,
+    delivery: &Delivery,
+    identifier: u16,
+    dup: bool,
+    out: &mut Output<'_>,
+) -> bool {
+    let ClientLimits { version, maximum_packet_size, .. } = *limits;
+    let result = out.buffer.publish(version, maximum_packet_size, delivery, identifier, dup, out.now);
+    let counts = out.tally.counts();
+    let counter = match (result, delivery.qos) {
+        (Ok(()), qos) => {
+            *sent_counter(counts, qos) += 1;
+            return true;
+        }
+        (Err(Unsendable::TooLarge), _) => &mut counts.dropped_too_large,
+        (Err(Unsendable::Expired), _) => &mut counts.dropped_expired,
+    };
+    *counter += 1;
+    false
+}
+
+fn sent_counter(counts: &mut StatsSnapshot, qos: QoS) -> &mut u64 {
+    match qos {
+        QoS::AtMostOnce => &mut counts.sent_qos0,
+        QoS::AtLeastOnce => &mut counts.sent_qos1,
+        QoS::ExactlyOnce => &mut counts.sent_qos2,
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

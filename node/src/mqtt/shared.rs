@@ -1,0 +1,88 @@
+//! What the connections of a front share, and what one of them knows about its client.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use causeway_protocol::mqtt::{ReasonCode, Version};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    inbox::Inbox,
+    keeper::{Keeper, Lease},
+    options::Options,
+    publisher::Parked,
+    route::RouteCache,
+    router::Router,
+    session::ClientLimits,
+    stats::Stats,
+};
+use crate::flow::{Origin, Ticket};
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) router: Arc<Router>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) stats: Arc<Stats>,
+    /// Set once the front stops: nobody new is let in.
+    pub(crate) stopping: AtomicBool,
+    /// Notified then: connections without a session hear of it here.
+    pub(crate) stop: Arc<Notify>,
+    /// When a failure in a sink was last logged: milliseconds since the Unix epoch.
+    warned: AtomicI64,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options, router: Arc<Router>) -> Arc<Self> {
+        let keeper = Keeper::new(router.clone(), options.session_queue, options.max_sessions);
+        let stats = router.stats().clone();
+        let (stopping, warned) = (AtomicBool::new(false), AtomicI64::new(0));
+        Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), warned })
+    }
+
+    /// Logs that a message was given up while its client cannot be told: at most once in ten seconds, all
+    /// are counted.
+    pub(crate) fn warn_failed(&self, client_id: &str, reason: ReasonCode, wall: i64) {
+        const EVERY_MS: i64 = 10_000;
+        let last = self.warned.load(Ordering::Relaxed);
+        if wall.saturating_sub(last) >= EVERY_MS
+            && self.warned.compare_exchange(last, wall, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let failed = self.stats.snapshot().failed_in_sink;
+            tracing::warn!(client_id, ?reason, failed, "message given up; an MQTT 3 client cannot be told");
+        }
+    }
+}
+
+/// A client whose CONNECT was accepted.
+pub(crate) struct Client {
+    pub(crate) lease: Lease,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) limits: ClientLimits,
+    pub(crate) origin: Arc<Origin>,
+    /// Offered to sinks, with the sequence of the publication.
+    pub(crate) ticket: Ticket,
+    /// Publishers have it.
+    pub(crate) routes: Option<Box<RouteCache>>,
+    /// Topics by alias; index 0 is alias 1.
+    pub(crate) aliases: Vec<Option<Arc<str>>>,
+    /// A publication that a sink had no room for.
+    pub(crate) parked: Option<Box<Parked>>,
+    /// 1.5 times the client's keep-alive.
+    pub(crate) keep_alive: Option<Duration>,
+    /// The session expiry interval of its CONNECT was 0 (MQTT-3.14.2-2).
+    pub(crate) ends_with_connection: bool,
+    /// We are stopping: until when acknowledgements are waited for.
+    pub(crate) draining: Option<Instant>,
+}
+
+impl Client {
+    pub(crate) fn version(&self) -> Version {
+        self.limits.version
+    }
+}
