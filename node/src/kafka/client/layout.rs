@@ -187,6 +187,18 @@ shape!(PRODUCERS_PARTITION = [field(Fixed(6)), field(Text), field(Structs(&ACTIV
 shape!(PRODUCERS_TOPIC = [field(Text), field(Structs(&PRODUCERS_PARTITION))]);
 shape!(DESCRIBE_PRODUCERS = [field(Fixed(4)), field(Structs(&PRODUCERS_TOPIC))]);
 
+shape!(TOPIC_PARTITIONS = [field(Text), field(Numbers(4))]);
+shape!(
+    SUBSCRIPTION = [
+        field(Texts),
+        field(Block),
+        since(1, Structs(&TOPIC_PARTITIONS)),
+        since(2, Fixed(4)),
+        since(3, Text)
+    ]
+);
+shape!(ASSIGNMENT = [field(Structs(&TOPIC_PARTITIONS)), field(Block)]);
+
 /// An answer's shape, its first flexible version, and the last version that the shape covers.
 fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
     Some(match ApiKey::try_from(api).ok()? {
@@ -242,6 +254,16 @@ pub(super) fn check(api: i16, version: i16, body: &[u8]) -> Result<(), Misfit> {
     }
     let mut walker = Walker { rest: body, version, flexible: version >= flexible_since };
     walker.shape(shape)
+}
+
+/// As [`check`], for a group member's subscription without its leading version.
+pub(in crate::kafka) fn check_subscription(version: i16, body: &[u8]) -> bool {
+    Walker { rest: body, version, flexible: false }.shape(&SUBSCRIPTION).is_ok()
+}
+
+/// As [`check`], for a group member's assignment without its leading version.
+pub(in crate::kafka) fn check_assignment(version: i16, body: &[u8]) -> bool {
+    Walker { rest: body, version, flexible: false }.shape(&ASSIGNMENT).is_ok()
 }
 
 /// Takes a response header's tagged fields off `frame`.

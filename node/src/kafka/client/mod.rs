@@ -16,7 +16,7 @@ mod connection;
 mod error;
 mod greeting;
 mod handle;
-mod layout;
+pub(in crate::kafka) mod layout;
 mod links;
 mod metadata;
 mod options;

@@ -1,0 +1,745 @@
+//! The brain of a classic consumer group member: pure, with time as an argument.
+//!
+//! [`Group`] takes [`Event`]s (answers of the coordinator, the clock, wishes of its owner) and returns
+//! [`Action`]s. It sends nothing itself. The protocol is the eager one: partitions are given back, their
+//! offsets committed, then the group is joined anew; the leader gives members what they had.
+//!
+//! Invariants:
+//! * Partitions are held ([`Action::Assign`]) only in the generation in which they were assigned, and are
+//!   always taken back ([`Action::Revoke`] or [`Action::Lose`]) before the group is joined again.
+//! * An answer that belongs to an earlier attempt (see [`Group::attempt`]) changes nothing.
+//! * At most one heartbeat, one search for the coordinator and one join is outstanding.
+//! * A member that another process fenced (KIP-345) stays out: joining again would fence that one, and so
+//!   on for ever.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::Instant;
+
+use super::TopicPartition;
+use super::assignor::{
+    Member, assign, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
+};
+use crate::kafka::client::{Backoff, ResponseError};
+
+/// First version of JoinGroup with static members (Kafka 2.3).
+const STATIC_JOIN_VERSION: i16 = 5;
+
+/// Between attempts that only an operator can make succeed (no permission, wrong settings).
+const OPERATOR_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a member of a group is told once.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub group_id: Arc<str>,
+    pub instance_id: Option<Arc<str>>,
+    pub topics: Vec<Arc<str>>,
+    pub session_timeout: Duration,
+    pub rebalance_timeout: Duration,
+    pub heartbeat_interval: Duration,
+    pub rejoin_backoff: Backoff,
+    /// Failed attempts in a row after which the state is called disconnected; attempts go on.
+    pub max_rejoin_attempts: u32,
+}
+
+/// Who we are to the coordinator, as every request says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub member_id: StrBytes,
+    pub generation: i32,
+    /// Set only where the coordinator knows static members.
+    pub instance_id: Option<StrBytes>,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// The coordinator answered a code.
+    Code(ResponseError),
+    /// No (usable) answer: what happened, in words.
+    Lost(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "Kafka answered {code}"),
+            Self::Lost(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// A good answer to JoinGroup.
+#[derive(Debug, Clone)]
+pub(super) struct Joined {
+    pub generation: i32,
+    pub member_id: StrBytes,
+    pub leader: StrBytes,
+    /// For the leader: everybody's id, instance id and subscription.
+    pub members: Vec<(StrBytes, Option<StrBytes>, Bytes)>,
+    /// KIP-814: a restarted static leader need not assign.
+    pub skip_assignment: bool,
+}
+
+/// An answer to JoinGroup.
+#[derive(Debug, Clone)]
+pub(super) enum JoinAnswer {
+    Joined(Joined),
+    /// KIP-394: come again with this member id.
+    MemberIdRequired(StrBytes),
+    Failed(Failure),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The clock reached [`Group::next_deadline`].
+    Tick,
+    /// Answer to [`Action::FindCoordinator`]: broker id and the version of JoinGroup spoken there.
+    Coordinator(Result<(i32, i16), Failure>),
+    /// Answer to [`Action::Join`].
+    Join { attempt: u64, answer: JoinAnswer },
+    /// Answer to [`Action::CountPartitions`].
+    Counts { attempt: u64, counts: Result<HashMap<Arc<str>, i32>, Failure> },
+    /// Answer to [`Action::Sync`].
+    Sync { attempt: u64, assignment: Result<Bytes, Failure> },
+    /// Answer to [`Action::Heartbeat`].
+    Beat { attempt: u64, result: Result<(), Failure> },
+    /// Answer to [`Action::FetchOffsets`].
+    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure> },
+    /// How a commit went.
+    Commit { attempt: u64, result: Result<(), Failure> },
+    /// [`Action::Revoke`] is done: drained and committed as far as possible.
+    Revoked { attempt: u64 },
+    /// A topic has other partitions than when the group was joined. Only the leader acts on it: it
+    /// assigns, and all the others would only start a rebalance each.
+    TopicsChanged,
+    /// Come to an end. With `leave` the group is told at once, otherwise it waits out the session.
+    Stop { leave: bool },
+    /// [`Action::Leave`] was answered, or not in time.
+    Left,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    FindCoordinator,
+    Join {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+        subscription: Bytes,
+    },
+    /// The leader needs to know how many partitions these topics have.
+    CountPartitions {
+        attempt: u64,
+        topics: BTreeSet<Arc<str>>,
+    },
+    Sync {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+        assignments: Vec<(StrBytes, Bytes)>,
+    },
+    FetchOffsets {
+        attempt: u64,
+        coordinator: i32,
+        partitions: Vec<TopicPartition>,
+    },
+    Heartbeat {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+    },
+    /// Start reading these, from the offsets committed before (`None`: by the reset policy).
+    Assign {
+        generation: i32,
+        partitions: Vec<(TopicPartition, Option<i64>)>,
+    },
+    /// Stop delivering, wait for what is out, commit, then say [`Event::Revoked`].
+    Revoke {
+        attempt: u64,
+    },
+    /// The partitions belong to others by now: drop them, commit nothing.
+    Lose,
+    Leave {
+        coordinator: i32,
+        identity: Identity,
+    },
+    /// Nothing more will come.
+    Stopped,
+}
+
+/// How the member is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has its partitions.
+    Stable,
+    /// It is on its way: what for.
+    Joining(String),
+    /// It cannot get there without help.
+    Out(String),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Wants to join, not before this moment.
+    WantJoin(Instant),
+    Joining,
+    Counting(Joined),
+    Syncing,
+    /// Has partitions, asks where to start, not before this moment; true while asking.
+    Positioning(Instant, bool),
+    Stable,
+    Revoking(Then),
+    Leaving,
+    Fenced,
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Join,
+    Stop { leave: bool },
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(super) struct Group {
+    settings: Settings,
+    phase: Phase,
+    coordinator: Option<i32>,
+    finding: bool,
+    find_at: Instant,
+    static_member: bool,
+    /// We made (or, as a restarted static member, could have made) the assignment.
+    leads: bool,
+    member_id: StrBytes,
+    generation: i32,
+    assignment: Vec<TopicPartition>,
+    /// What the last assignment was, for the leader to give it back.
+    former: Vec<TopicPartition>,
+    attempt: u64,
+    failures: u32,
+    trouble: Option<String>,
+    beating: bool,
+    next_beat: Instant,
+    last_contact: Instant,
+}
+
+impl Group {
+    /// A member that wants to join at once.
+    pub(super) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            phase: Phase::WantJoin(now),
+            coordinator: None,
+            finding: false,
+            find_at: now,
+            static_member: false,
+            leads: false,
+            member_id: StrBytes::new(),
+            generation: -1,
+            assignment: Vec::new(),
+            former: Vec::new(),
+            attempt: 0,
+            failures: 0,
+            trouble: None,
+            beating: false,
+            next_beat: now,
+            last_contact: now,
+            settings,
+        }
+    }
+
+    /// Identifies the present membership or attempt at one. Answers carry the number of their question.
+    pub(super) fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    /// The broker to send commits to, where it is known.
+    pub(super) fn coordinator(&self) -> Option<i32> {
+        self.coordinator
+    }
+
+    /// How requests name us now.
+    pub(super) fn identity(&self) -> Identity {
+        let instance = self.settings.instance_id.as_ref().filter(|_| self.static_member);
+        Identity {
+            member_id: self.member_id.clone(),
+            generation: self.generation,
+            instance_id: instance.map(|id| StrBytes::from_string(id.to_string())),
+        }
+    }
+
+    /// How it is doing, for people.
+    pub(super) fn standing(&self) -> Standing {
+        let group = &self.settings.group_id;
+        let text = |doing: &str| match &self.trouble {
+            Some(trouble) => format!("group {group:?}: {doing} ({trouble})"),
+            None => format!("group {group:?}: {doing}"),
+        };
+        match &self.phase {
+            Phase::Stable => Standing::Stable,
+            Phase::Fenced => Standing::Out(text("fenced")),
+            Phase::Stopped | Phase::Leaving => Standing::Out(text("stopped")),
+            _ if self.trouble.is_some() && self.failures > self.settings.max_rejoin_attempts => {
+                Standing::Out(text("cannot join"))
+            }
+            Phase::WantJoin(_) if self.coordinator.is_none() => {
+                Standing::Joining(text("looking for the coordinator"))
+            }
+            Phase::WantJoin(_) | Phase::Joining => Standing::Joining(text("joining")),
+            Phase::Counting(_) | Phase::Syncing => Standing::Joining(text("waiting for an assignment")),
+            Phase::Positioning(..) => Standing::Joining(text("asking for committed offsets")),
+            Phase::Revoking(_) => Standing::Joining(text("rebalancing")),
+        }
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let find = (self.wants_coordinator() && !self.finding).then_some(self.find_at);
+        let has_coordinator = self.coordinator.is_some();
+        let own = match self.phase {
+            Phase::WantJoin(at) | Phase::Positioning(at, false) if has_coordinator => Some(at),
+            _ => None,
+        };
+        let beat = (self.is_member() && has_coordinator && !self.beating).then_some(self.next_beat);
+        let session = self.is_member().then(|| self.last_contact + self.settings.session_timeout);
+        [find, own, beat, session].into_iter().flatten().min()
+    }
+
+    /// True while the coordinator counts us in: heartbeats are due.
+    fn is_member(&self) -> bool {
+        matches!(self.phase, Phase::Positioning(..) | Phase::Stable | Phase::Revoking(_))
+    }
+
+    fn wants_coordinator(&self) -> bool {
+        self.coordinator.is_none() && (self.is_member() || matches!(self.phase, Phase::WantJoin(_)))
+    }
+
+    /// Takes an event in and returns what to do, in order.
+    pub(super) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Coordinator(answer) => self.on_coordinator(answer, now),
+            Event::Stop { leave } => self.on_stop(leave, &mut actions),
+            Event::Left => {
+                if matches!(self.phase, Phase::Leaving) {
+                    self.phase = Phase::Stopped;
+                    actions.push(Action::Stopped);
+                }
+            }
+            Event::TopicsChanged => {
+                if self.leads && matches!(self.phase, Phase::Stable) {
+                    self.revoke(Then::Join, &mut actions);
+                }
+            }
+            Event::Join { attempt, answer } => {
+                if attempt == self.attempt && matches!(self.phase, Phase::Joining) {
+                    self.on_join(answer, now, &mut actions);
+                }
+            }
+            Event::Counts { attempt, counts } => {
+                if attempt == self.attempt {
+                    self.on_counts(counts, now, &mut actions);
+                }
+            }
+            Event::Sync { attempt, assignment } => {
+                if attempt == self.attempt && matches!(self.phase, Phase::Syncing) {
+                    self.on_sync(assignment, now);
+                }
+            }
+            Event::Beat { attempt, result } => {
+                if attempt == self.attempt {
+                    self.beating = false;
+                    self.on_beat(result, now, &mut actions);
+                }
+            }
+            Event::Offsets { attempt, offsets } => {
+                if attempt == self.attempt && matches!(self.phase, Phase::Positioning(_, true)) {
+                    self.on_offsets(offsets, now, &mut actions);
+                }
+            }
+            Event::Commit { attempt, result } => {
+                if attempt == self.attempt && self.is_member() {
+                    self.on_commit(result, now, &mut actions);
+                }
+            }
+            Event::Revoked { attempt } => {
+                if attempt == self.attempt
+                    && let Phase::Revoking(then) = self.phase
+                {
+                    self.assignment.clear();
+                    match then {
+                        Then::Join => self.want_join(now),
+                        Then::Stop { leave } => self.end(leave, &mut actions),
+                    }
+                }
+            }
+        }
+        self.drive(now, &mut actions);
+        actions
+    }
+
+    /// Does what is due.
+    fn drive(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.is_member() && now >= self.last_contact + self.settings.session_timeout {
+            self.trouble =
+                Some(format!("no heartbeat was answered within {:?}", self.settings.session_timeout));
+            self.coordinator = None;
+            self.lose(now, actions);
+        }
+        if self.wants_coordinator() && !self.finding && now >= self.find_at {
+            self.finding = true;
+            actions.push(Action::FindCoordinator);
+        }
+        let Some(coordinator) = self.coordinator else { return };
+        match self.phase {
+            Phase::WantJoin(at) if now >= at => {
+                self.phase = Phase::Joining;
+                self.generation = -1;
+                actions.push(Action::Join {
+                    attempt: self.attempt,
+                    coordinator,
+                    identity: self.identity(),
+                    subscription: encode_subscription(&self.settings.topics, &self.former),
+                });
+            }
+            Phase::Positioning(at, false) if now >= at => {
+                self.phase = Phase::Positioning(at, true);
+                actions.push(Action::FetchOffsets {
+                    attempt: self.attempt,
+                    coordinator,
+                    partitions: self.assignment.clone(),
+                });
+            }
+            _ => {}
+        }
+        if self.is_member() && !self.beating && now >= self.next_beat {
+            self.beating = true;
+            self.next_beat = now + self.settings.heartbeat_interval;
+            actions.push(Action::Heartbeat { attempt: self.attempt, coordinator, identity: self.identity() });
+        }
+    }
+
+    fn on_coordinator(&mut self, answer: Result<(i32, i16), Failure>, now: Instant) {
+        self.finding = false;
+        match answer {
+            Ok((broker, join_version)) => {
+                self.coordinator = Some(broker);
+                self.static_member =
+                    self.settings.instance_id.is_some() && join_version >= STATIC_JOIN_VERSION;
+                if self.is_member() {
+                    self.next_beat = now;
+                }
+            }
+            Err(failure) => {
+                let needs_operator = is_for_operator(&failure);
+                self.failed(&failure);
+                self.find_at = now + self.pause(needs_operator);
+            }
+        }
+    }
+
+    fn on_join(&mut self, answer: JoinAnswer, now: Instant, actions: &mut Vec<Action>) {
+        match answer {
+            JoinAnswer::MemberIdRequired(member_id) => {
+                self.member_id = member_id;
+                self.want_join(now);
+            }
+            JoinAnswer::Joined(mut joined) => {
+                self.generation = joined.generation;
+                self.member_id = joined.member_id.clone();
+                self.leads = joined.leader == joined.member_id;
+                if !self.leads || joined.skip_assignment {
+                    joined.members.clear();
+                    self.sync(Vec::new(), now, actions);
+                    return;
+                }
+                let mut topics: BTreeSet<Arc<str>> = self.settings.topics.iter().cloned().collect();
+                for (_, _, subscription) in &joined.members {
+                    if let Some((wanted, _)) = decode_subscription(subscription.clone()) {
+                        topics.extend(wanted);
+                    }
+                }
+                self.phase = Phase::Counting(joined);
+                actions.push(Action::CountPartitions { attempt: self.attempt, topics });
+            }
+            JoinAnswer::Failed(failure) => self.join_failed(&failure, now),
+        }
+    }
+
+    fn on_counts(
+        &mut self,
+        counts: Result<HashMap<Arc<str>, i32>, Failure>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Phase::Counting(joined) = &self.phase else { return };
+        match counts {
+            Ok(counts) => {
+                let members: Vec<Member> = joined.members.iter().filter_map(member).collect();
+                let assigned = assign(&members, &counts);
+                let assignments = members.into_iter().zip(assigned);
+                let assignments =
+                    assignments.map(|(member, partitions)| (member.id, encode_assignment(&partitions)));
+                let assignments = assignments.collect();
+                self.sync(assignments, now, actions);
+            }
+            Err(failure) => self.join_failed(&failure, now),
+        }
+    }
+
+    fn sync(&mut self, assignments: Vec<(StrBytes, Bytes)>, now: Instant, actions: &mut Vec<Action>) {
+        let Some(coordinator) = self.coordinator else { return self.want_join(now) };
+        self.phase = Phase::Syncing;
+        let identity = self.identity();
+        actions.push(Action::Sync { attempt: self.attempt, coordinator, identity, assignments });
+    }
+
+    fn on_sync(&mut self, assignment: Result<Bytes, Failure>, now: Instant) {
+        let assignment = match assignment {
+            Ok(assignment) => assignment,
+            Err(Failure::Code(ResponseError::RebalanceInProgress)) => return self.want_join(now),
+            Err(failure) => return self.join_failed(&failure, now),
+        };
+        let Some(partitions) = decode_assignment(assignment) else {
+            let failure = Failure::Lost("the group's leader sent a malformed assignment".to_owned());
+            return self.join_failed(&failure, now);
+        };
+        // A leader may name topics that we never asked for: they are not ours to read.
+        let topics: BTreeSet<&Arc<str>> = self.settings.topics.iter().collect();
+        self.assignment =
+            partitions.into_iter().filter(|assigned| topics.contains(&assigned.topic)).collect();
+        self.former.clone_from(&self.assignment);
+        self.phase = Phase::Positioning(now, false);
+        self.last_contact = now;
+        self.next_beat = now + self.settings.heartbeat_interval;
+        self.beating = false;
+    }
+
+    fn on_offsets(
+        &mut self,
+        offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match offsets {
+            Ok(partitions) => {
+                self.phase = Phase::Stable;
+                self.failures = 0;
+                self.trouble = None;
+                actions.push(Action::Assign { generation: self.generation, partitions });
+            }
+            Err(failure) if is_expulsion(&failure) => self.expelled(&failure, now, actions),
+            Err(failure) => {
+                self.forget_coordinator_after(&failure, now);
+                self.failed(&failure);
+                let pause = self.pause(is_for_operator(&failure));
+                self.phase = Phase::Positioning(now + pause, false);
+            }
+        }
+    }
+
+    fn on_beat(&mut self, result: Result<(), Failure>, now: Instant, actions: &mut Vec<Action>) {
+        if !self.is_member() {
+            return;
+        }
+        match result {
+            Ok(()) => self.last_contact = now,
+            Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
+                self.last_contact = now;
+                match self.phase {
+                    Phase::Stable => self.revoke(Then::Join, actions),
+                    // Nothing was begun yet, so nothing has to be given back.
+                    Phase::Positioning(..) => {
+                        self.assignment.clear();
+                        self.want_join(now);
+                    }
+                    _ => {}
+                }
+            }
+            Err(failure) if is_expulsion(&failure) => self.expelled(&failure, now, actions),
+            Err(failure) => self.forget_coordinator_after(&failure, now),
+        }
+    }
+
+    fn on_commit(&mut self, result: Result<(), Failure>, now: Instant, actions: &mut Vec<Action>) {
+        match result {
+            Ok(()) => {}
+            Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
+                if matches!(self.phase, Phase::Stable) {
+                    self.revoke(Then::Join, actions);
+                }
+            }
+            Err(failure) if is_expulsion(&failure) => self.expelled(&failure, now, actions),
+            Err(failure) => self.forget_coordinator_after(&failure, now),
+        }
+    }
+
+    fn on_stop(&mut self, leave: bool, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Stopped | Phase::Leaving => {}
+            Phase::Stable => self.revoke(Then::Stop { leave }, actions),
+            Phase::Revoking(_) => self.phase = Phase::Revoking(Then::Stop { leave }),
+            _ => self.end(leave, actions),
+        }
+    }
+
+    fn end(&mut self, leave: bool, actions: &mut Vec<Action>) {
+        self.assignment.clear();
+        self.attempt += 1;
+        match self.coordinator {
+            Some(coordinator)
+                if leave && !self.member_id.is_empty() && !matches!(self.phase, Phase::Fenced) =>
+            {
+                self.phase = Phase::Leaving;
+                actions.push(Action::Leave { coordinator, identity: self.identity() });
+            }
+            _ => {
+                self.phase = Phase::Stopped;
+                actions.push(Action::Stopped);
+            }
+        }
+    }
+
+    fn revoke(&mut self, then: Then, actions: &mut Vec<Action>) {
+        self.phase = Phase::Revoking(then);
+        actions.push(Action::Revoke { attempt: self.attempt });
+    }
+
+    /// The next attempt begins: answers to this one no longer count.
+    fn want_join(&mut self, at: Instant) {
+        self.attempt += 1;
+        self.beating = false;
+        self.phase = Phase::WantJoin(at);
+    }
+
+    /// The partitions are no longer ours.
+    fn lose(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let then = if let Phase::Revoking(then) = self.phase { then } else { Then::Join };
+        if matches!(self.phase, Phase::Stable | Phase::Revoking(_)) {
+            actions.push(Action::Lose);
+        }
+        self.assignment.clear();
+        self.failures += 1;
+        match then {
+            Then::Join => {
+                let pause = self.pause(false);
+                self.want_join(now + pause);
+            }
+            Then::Stop { .. } => self.end(false, actions),
+        }
+    }
+
+    /// The coordinator no longer counts us in.
+    fn expelled(&mut self, failure: &Failure, now: Instant, actions: &mut Vec<Action>) {
+        self.trouble = Some(failure.to_string());
+        if matches!(failure, Failure::Code(ResponseError::FencedInstanceId)) {
+            if matches!(self.phase, Phase::Stable | Phase::Revoking(_)) {
+                actions.push(Action::Lose);
+            }
+            return self.fence(actions);
+        }
+        if matches!(failure, Failure::Code(ResponseError::UnknownMemberId)) {
+            self.member_id = StrBytes::new();
+        }
+        self.lose(now, actions);
+    }
+
+    fn fence(&mut self, actions: &mut Vec<Action>) {
+        let instance = self.settings.instance_id.as_deref().unwrap_or_default();
+        self.trouble = Some(format!(
+            "another member joined with the same group.instance.id {instance:?}: two nodes must not have one name"
+        ));
+        self.assignment.clear();
+        self.attempt += 1;
+        let stopping = matches!(self.phase, Phase::Revoking(Then::Stop { .. }));
+        self.phase = Phase::Fenced;
+        if stopping {
+            self.phase = Phase::Stopped;
+            actions.push(Action::Stopped);
+        }
+    }
+
+    /// An attempt to join failed before partitions were assigned.
+    fn join_failed(&mut self, failure: &Failure, now: Instant) {
+        self.failed(failure);
+        match failure {
+            Failure::Code(ResponseError::FencedInstanceId) => return self.fence(&mut Vec::new()),
+            Failure::Code(ResponseError::UnknownMemberId) => self.member_id = StrBytes::new(),
+            _ => self.forget_coordinator_after(failure, now),
+        }
+        let pause = self.pause(is_for_operator(failure));
+        self.want_join(now + pause);
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.failures = self.failures.saturating_add(1);
+        if is_for_operator(failure) {
+            self.failures = self.failures.max(self.settings.max_rejoin_attempts + 1);
+        }
+        self.trouble = Some(failure.to_string());
+    }
+
+    fn pause(&self, for_operator: bool) -> Duration {
+        let backoff = self.settings.rejoin_backoff.jittered(self.failures.max(1));
+        if for_operator { backoff.max(OPERATOR_PAUSE) } else { backoff }
+    }
+
+    /// After this failure the coordinator may be elsewhere.
+    fn forget_coordinator_after(&mut self, failure: &Failure, now: Instant) {
+        use ResponseError::{CoordinatorNotAvailable, NotCoordinator};
+
+        if matches!(failure, Failure::Lost(_) | Failure::Code(CoordinatorNotAvailable | NotCoordinator)) {
+            self.coordinator = None;
+            self.find_at = now + self.settings.rejoin_backoff.jittered(1);
+        }
+    }
+}
+
+fn member((id, instance, subscription): &(StrBytes, Option<StrBytes>, Bytes)) -> Option<Member> {
+    let Some((topics, owned)) = decode_subscription(subscription.clone()) else {
+        tracing::warn!(member = %id, "a group member's subscription is malformed, it gets no partitions");
+        return None;
+    };
+    let stable_name = instance.clone().unwrap_or_else(|| id.clone());
+    Some(Member { id: id.clone(), stable_name, topics, owned })
+}
+
+/// The coordinator has struck us off, or somebody has taken our place.
+fn is_expulsion(failure: &Failure) -> bool {
+    use ResponseError::{FencedInstanceId, IllegalGeneration, UnknownMemberId};
+
+    matches!(failure, Failure::Code(FencedInstanceId | IllegalGeneration | UnknownMemberId))
+}
+
+/// Trying again soon will not help.
+fn is_for_operator(failure: &Failure) -> bool {
+    use ResponseError::{
+        GroupAuthorizationFailed, GroupMaxSizeReached, InconsistentGroupProtocol, InvalidGroupId,
+        InvalidSessionTimeout, SaslAuthenticationFailed, TopicAuthorizationFailed, UnsupportedVersion,
+    };
+
+    matches!(
+        failure,
+        Failure::Code(
+            GroupAuthorizationFailed
+                | GroupMaxSizeReached
+                | InconsistentGroupProtocol
+                | InvalidGroupId
+                | InvalidSessionTimeout
+                | SaslAuthenticationFailed
+                | TopicAuthorizationFailed
+                | UnsupportedVersion
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,655 @@
+//! [`GroupMember`]: the actor that runs what [`Group`] decides.
+//!
+//! It owns the membership: the state machine, the clock, the present assignment with its tasks, and the
+//! commits. Requests run in tasks of their own and come back as messages, so the actor never waits.
+//! Records do not pass through it.
+//!
+//! Invariants:
+//! * Tasks of an assignment live in [`Assigned`] and die with it.
+//! * Before partitions are given back their delivery tasks have ended: nothing is offered any more while
+//!   the rest drains and is committed.
+//! * A commit names the generation that it belongs to; Kafka refuses it in another.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::group::{Action, Event, Failure, Group, Settings, Standing};
+use super::partition::{Limits, Partition, deliver};
+use super::placement::{Placement, place};
+use super::record::RecordSink;
+use super::requests::Requests;
+use super::status::{ConsumerStatus, StatusBoard};
+use super::{ConsumerOptions, TopicPartition};
+use crate::kafka::client::{Client, Purpose, ResponseError};
+
+/// A compressed batch may grow to this when it is read, whatever the fetch limit.
+const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
+
+/// A fetch never asks for more than this in all.
+const MOST_FETCH_BYTES: usize = 50 * 1024 * 1024;
+
+/// Time for the last commit and for leaving, each.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// While a topic is not there yet it is looked for this often.
+const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the tasks of one assignment share.
+pub(super) struct Context {
+    pub client: Client,
+    /// Of the connections, see [`Purpose`].
+    pub lane: u32,
+    pub options: Arc<ConsumerOptions>,
+    pub status: Faults,
+    pub placement: Placement,
+}
+
+/// Says what is wrong with partitions, as long as they are ours.
+pub(super) struct Faults {
+    board: Arc<StatusBoard>,
+    era: u64,
+}
+
+impl Faults {
+    pub(super) fn fault(&self, about: &str, reason: String) {
+        self.board.fault(self.era, about, reason);
+    }
+
+    pub(super) fn well(&self, about: &str) {
+        self.board.well(self.era, about);
+    }
+}
+
+impl Context {
+    /// What a fetch of so many partitions may bring in all.
+    pub(super) fn fetch_bytes(&self, partitions: usize) -> i32 {
+        let bytes = self.options.max_batch_bytes.saturating_mul(partitions).min(MOST_FETCH_BYTES);
+        i32::try_from(bytes).unwrap_or(i32::MAX).min(self.largest_fetch())
+    }
+
+    /// The most that one partition's part of an answer may be: the connection refuses larger answers.
+    pub(super) fn largest_fetch(&self) -> i32 {
+        i32::try_from(self.client.options().max_response_bytes / 2).unwrap_or(i32::MAX)
+    }
+}
+
+/// What the actor and its handle share.
+struct Shared {
+    status: Arc<StatusBoard>,
+    partitions: Mutex<Vec<Arc<Partition>>>,
+    stopped: watch::Sender<bool>,
+}
+
+/// One partition at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSnapshot {
+    /// Which one.
+    pub partition: TopicPartition,
+    /// Offset committed last; `None` before the first commit of this assignment.
+    pub committed: Option<i64>,
+    /// Offset that the next commit would name.
+    pub position: i64,
+    /// The partition's end as Kafka last told.
+    pub high_watermark: Option<i64>,
+    /// Records between position and end.
+    pub lag: Option<i64>,
+    /// Records offered and unfinished.
+    pub outstanding: usize,
+    /// Batches that could not be read and were passed over, each logged as an error.
+    pub unreadable_batches: u64,
+}
+
+/// Whether the group is told that we go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// For good: the partitions go to others at once.
+    Final,
+    /// To come back soon: a static member keeps its partitions for `session_timeout`. A dynamic one
+    /// leaves all the same, nobody could tell that it came back.
+    Restart,
+}
+
+/// A running consumer. Dropping it ends the consumer without draining or leaving.
+pub struct ConsumerHandle {
+    actor: ActorRef<Message>,
+    shared: Arc<Shared>,
+    patience: Duration,
+    is_static: bool,
+}
+
+impl ConsumerHandle {
+    /// How it is doing now.
+    pub fn status(&self) -> ConsumerStatus {
+        self.shared.status.subscribe().borrow().clone()
+    }
+
+    /// Every change of [`Self::status`].
+    pub fn watch_status(&self) -> watch::Receiver<ConsumerStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// The partitions that are ours now.
+    pub fn partitions(&self) -> Vec<PartitionSnapshot> {
+        let known = |value: i64| (value >= 0).then_some(value);
+        let partitions = self.shared.partitions.lock();
+        let snapshot = |partition: &Arc<Partition>| {
+            let position = partition.position();
+            let high_watermark = known(partition.high_watermark.load(Ordering::Acquire));
+            PartitionSnapshot {
+                partition: partition.name.clone(),
+                committed: known(partition.committed.load(Ordering::Acquire)),
+                position,
+                high_watermark,
+                lag: high_watermark.map(|end| (end - position).max(0)),
+                outstanding: partition.outstanding(),
+                unreadable_batches: partition.unreadable.load(Ordering::Relaxed),
+            }
+        };
+        partitions.iter().map(snapshot).collect()
+    }
+
+    /// Stops reading, waits (bounded) for what is out, commits, leaves as told. Returns when all that is
+    /// done.
+    pub async fn stop(self, leave: Leave) {
+        let mut stopped = self.shared.stopped.subscribe();
+        let leave = leave == Leave::Final || !self.is_static;
+        if self.actor.cast(Message::Event(Event::Stop { leave })).is_ok() {
+            let end = stopped.wait_for(|stopped| *stopped);
+            if tokio::time::timeout(self.patience, end).await.is_err() {
+                tracing::warn!("a kafka consumer did not stop in time and is ended");
+            }
+        }
+    }
+}
+
+impl Drop for ConsumerHandle {
+    fn drop(&mut self) {
+        self.actor.kill();
+    }
+}
+
+/// Starts the actor.
+pub(super) async fn start(
+    client: Client,
+    options: ConsumerOptions,
+    sink: Arc<dyn RecordSink>,
+    supervisor: Option<ActorCell>,
+) -> Result<ConsumerHandle, SpawnErr> {
+    let (stopped, _) = watch::channel(false);
+    let shared =
+        Arc::new(Shared { status: Arc::new(StatusBoard::new()), partitions: Mutex::default(), stopped });
+    let patience = options.drain_timeout + FAREWELL * 3;
+    let is_static = options.group_instance_id.is_some();
+    let arguments = Arguments { client, options: Arc::new(options), sink, shared: shared.clone() };
+    let (actor, _) = match supervisor {
+        Some(supervisor) => Actor::spawn_linked(None, GroupMember, arguments, supervisor).await?,
+        None => Actor::spawn(None, GroupMember, arguments).await?,
+    };
+    Ok(ConsumerHandle { actor, shared, patience, is_static })
+}
+
+/// The actor.
+struct GroupMember;
+
+struct Arguments {
+    client: Client,
+    options: Arc<ConsumerOptions>,
+    sink: Arc<dyn RecordSink>,
+    shared: Arc<Shared>,
+}
+
+/// What the actor is told.
+enum Message {
+    Event(Event),
+    /// Time to commit.
+    Commit,
+    /// A commit is over: what Kafka took.
+    Committed {
+        attempt: u64,
+        taken: Vec<(TopicPartition, i64)>,
+        result: Result<(), Failure>,
+    },
+    /// How many partitions our topics have now (`None`: not known to Kafka).
+    Topics(BTreeMap<Arc<str>, Option<usize>>),
+}
+
+/// A task that ends with its owner.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The partitions of a generation and the tasks that work on them.
+struct Assigned {
+    context: Arc<Context>,
+    partitions: Vec<Arc<Partition>>,
+    deliveries: Vec<Owned<()>>,
+    placement: Owned<()>,
+}
+
+struct State {
+    group: Group,
+    requests: Requests,
+    options: Arc<ConsumerOptions>,
+    sink: Arc<dyn RecordSink>,
+    shared: Arc<Shared>,
+    assigned: Option<Assigned>,
+    /// The drain and last commit under way.
+    giving_back: Option<Owned<()>>,
+    committing: bool,
+    counts: BTreeMap<Arc<str>, Option<usize>>,
+    alarm: Option<(Instant, AbortHandle)>,
+    _timers: [Owned<()>; 2],
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some((_, alarm)) = self.alarm.take() {
+            alarm.abort();
+        }
+        self.requests.client.release(Purpose::Coordinator(self.requests.lane));
+        self.requests.client.release(Purpose::Fetch(self.requests.lane));
+        self.shared.partitions.lock().clear();
+        self.shared.status.forget_faults();
+        self.shared.status.standing(Standing::Out("the consumer has stopped".to_owned()));
+        self.shared.stopped.send_replace(true);
+    }
+}
+
+impl Actor for GroupMember {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { client, options, sink, shared } = arguments;
+        let settings = Settings {
+            group_id: options.group_id.clone(),
+            instance_id: options.group_instance_id.clone(),
+            topics: options.topics.clone(),
+            session_timeout: options.session_timeout,
+            rebalance_timeout: options.rebalance_timeout,
+            heartbeat_interval: options.heartbeat_interval,
+            rejoin_backoff: options.rejoin_backoff,
+            max_rejoin_attempts: options.max_rejoin_attempts,
+        };
+        let group = Group::new(settings.clone(), Instant::now());
+        let lane = client.next_lane();
+        let commits = tokio::spawn(every(options.commit_interval, myself.clone()));
+        let topics = tokio::spawn(look_at_topics(client.clone(), options.clone(), myself.clone()));
+        myself.cast(Message::Event(Event::Tick))?;
+        Ok(State {
+            group,
+            requests: Requests { client, lane, settings: Arc::new(settings) },
+            options,
+            sink,
+            shared,
+            assigned: None,
+            giving_back: None,
+            committing: false,
+            counts: BTreeMap::new(),
+            alarm: None,
+            _timers: [Owned(commits), Owned(topics)],
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Event(event) => state.take_in(event, &myself),
+            Message::Commit => state.commit(&myself),
+            Message::Committed { attempt, taken, result } => {
+                state.committing = false;
+                if attempt == state.group.attempt()
+                    && let Some(assigned) = &state.assigned
+                {
+                    note_committed(&assigned.partitions, &taken);
+                }
+                if let Err(failure) = &result {
+                    tracing::warn!(group = &*state.options.group_id, %failure, "an offset commit failed");
+                }
+                state.take_in(Event::Commit { attempt, result }, &myself);
+            }
+            Message::Topics(counts) => {
+                for (topic, count) in &counts {
+                    if count.is_none() {
+                        state.shared.status.topic_missing(topic);
+                    } else {
+                        state.shared.status.topic_found(topic);
+                    }
+                }
+                let changed = !state.counts.is_empty() && state.counts != counts;
+                state.counts = counts;
+                if changed {
+                    tracing::info!(
+                        group = &*state.options.group_id,
+                        "partition counts changed, joining anew"
+                    );
+                    state.take_in(Event::TopicsChanged, &myself);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn note_committed(partitions: &[Arc<Partition>], taken: &[(TopicPartition, i64)]) {
+    for (name, offset) in taken {
+        if let Some(partition) = partitions.iter().find(|partition| partition.name == *name) {
+            partition.committed.store(*offset, Ordering::Release);
+        }
+    }
+}
+
+impl State {
+    /// Runs an event through the state machine and does what it says.
+    fn take_in(&mut self, event: Event, myself: &ActorRef<Message>) {
+        for action in self.group.handle(event, Instant::now()) {
+            self.act(action, myself);
+        }
+        self.shared.status.standing(self.group.standing());
+        self.set_alarm(myself);
+    }
+
+    fn set_alarm(&mut self, myself: &ActorRef<Message>) {
+        let due = self.group.next_deadline();
+        if self.alarm.as_ref().map(|(at, _)| *at) == due && due.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        if let Some((_, alarm)) = self.alarm.take() {
+            alarm.abort();
+        }
+        if let Some(due) = due {
+            let myself = myself.clone();
+            let alarm = tokio::spawn(async move {
+                tokio::time::sleep_until(due).await;
+                let _ = myself.cast(Message::Event(Event::Tick));
+            });
+            self.alarm = Some((due, alarm.abort_handle()));
+        }
+    }
+
+    fn act(&mut self, action: Action, myself: &ActorRef<Message>) {
+        let requests = self.requests.clone();
+        match action {
+            Action::FindCoordinator => {
+                ask(myself, async move { Event::Coordinator(requests.find_coordinator().await) });
+            }
+            Action::Join { attempt, coordinator, identity, subscription } => ask(myself, async move {
+                Event::Join { attempt, answer: requests.join(coordinator, identity, subscription).await }
+            }),
+            Action::CountPartitions { attempt, topics } => ask(myself, async move {
+                Event::Counts { attempt, counts: count(&requests.client, topics).await }
+            }),
+            Action::Sync { attempt, coordinator, identity, assignments } => ask(myself, async move {
+                Event::Sync { attempt, assignment: requests.sync(coordinator, identity, assignments).await }
+            }),
+            Action::FetchOffsets { attempt, coordinator, partitions } => ask(myself, async move {
+                Event::Offsets { attempt, offsets: requests.fetch_offsets(coordinator, partitions).await }
+            }),
+            Action::Heartbeat { attempt, coordinator, identity } => ask(myself, async move {
+                Event::Beat { attempt, result: requests.heartbeat(coordinator, identity).await }
+            }),
+            Action::Assign { generation, partitions } => self.assign(generation, partitions),
+            Action::Revoke { attempt } => self.revoke(attempt, myself),
+            Action::Lose => {
+                tracing::warn!(
+                    group = &*self.options.group_id,
+                    "partitions lost to a new generation of the group"
+                );
+                self.drop_assignment();
+            }
+            Action::Leave { coordinator, identity } => ask(myself, async move {
+                match tokio::time::timeout(FAREWELL, requests.leave(coordinator, identity)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => tracing::info!(%failure, "the group was left without its consent"),
+                    Err(_) => tracing::info!("the group did not answer to leaving"),
+                }
+                Event::Left
+            }),
+            Action::Stopped => {
+                self.drop_assignment();
+                myself.stop(None);
+            }
+        }
+    }
+
+    fn assign(&mut self, generation: i32, partitions: Vec<(TopicPartition, Option<i64>)>) {
+        let names: Vec<String> = partitions.iter().map(|(name, _)| name.to_string()).collect();
+        tracing::info!(
+            group = &*self.options.group_id,
+            generation,
+            member = &*self.group.identity().member_id,
+            partitions = names.join(" "),
+            "joined the group"
+        );
+        self.giving_back = None;
+        let options = &self.options;
+        let context = Arc::new(Context {
+            client: self.requests.client.clone(),
+            lane: self.requests.lane,
+            options: options.clone(),
+            status: Faults { board: self.shared.status.clone(), era: self.shared.status.forget_faults() },
+            placement: Placement::default(),
+        });
+        let share = options.max_outstanding_bytes / partitions.len().max(1);
+        let limits = Limits {
+            bytes: share.max(options.max_batch_bytes),
+            records: options.max_outstanding_records.max(1),
+            batch_bytes: LEAST_BATCH_BYTES.max(options.max_batch_bytes.saturating_mul(16)),
+        };
+        let fetch_bytes = i32::try_from(options.max_batch_bytes).unwrap_or(i32::MAX).max(1);
+        let mut assigned = Vec::with_capacity(partitions.len());
+        let mut deliveries = Vec::with_capacity(partitions.len());
+        for (name, committed) in partitions {
+            let sink = self.sink.clone().open(&name.topic, name.partition);
+            let partition = Partition::new(name, committed, limits, fetch_bytes);
+            deliveries.push(Owned(tokio::spawn(deliver(partition.clone(), sink))));
+            context.placement.seek(partition.clone(), false);
+            assigned.push(partition);
+        }
+        self.shared.partitions.lock().clone_from(&assigned);
+        let placement = Owned(tokio::spawn(place(context.clone())));
+        self.assigned = Some(Assigned { context, partitions: assigned, deliveries, placement });
+    }
+
+    fn drop_assignment(&mut self) {
+        self.giving_back = None;
+        self.assigned = None;
+        self.shared.partitions.lock().clear();
+        self.shared.status.forget_faults();
+    }
+
+    fn revoke(&mut self, attempt: u64, myself: &ActorRef<Message>) {
+        let Some(assigned) = self.assigned.take() else {
+            let _ = myself.cast(Message::Event(Event::Revoked { attempt }));
+            return;
+        };
+        self.shared.status.forget_faults();
+        let requests = self.requests.clone();
+        let coordinator = self.group.coordinator();
+        let identity = self.group.identity();
+        let drain = self.options.drain_timeout.min(self.options.rebalance_timeout / 2);
+        let myself = myself.clone();
+        let shared = self.shared.clone();
+        let work = tokio::spawn(async move {
+            let Assigned { context, partitions, deliveries, placement } = assigned;
+            drop(placement);
+            for mut delivery in deliveries {
+                delivery.0.abort();
+                let _ = (&mut delivery.0).await;
+            }
+            drop(context);
+            let deadline = Instant::now() + drain;
+            join_all(partitions.iter().map(|partition| partition.drained(deadline))).await;
+            let left: usize = partitions.iter().map(|partition| partition.outstanding()).sum();
+            if left > 0 {
+                tracing::warn!(
+                    records = left,
+                    "partitions are given back with unfinished records, which will be read again"
+                );
+            }
+            let offsets: Vec<_> = partitions
+                .iter()
+                .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
+                .collect();
+            if !offsets.is_empty() {
+                let last = commit_at_last(&requests, coordinator, &identity, offsets);
+                match tokio::time::timeout(FAREWELL, last).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => {
+                        tracing::warn!(%failure, "the last commit failed, records will be read again");
+                    }
+                    Err(_) => tracing::warn!("the last commit was not answered, records may be read again"),
+                }
+            }
+            shared.partitions.lock().clear();
+            let _ = myself.cast(Message::Event(Event::Revoked { attempt }));
+        });
+        self.giving_back = Some(Owned(work));
+    }
+
+    fn commit(&mut self, myself: &ActorRef<Message>) {
+        let (Some(assigned), Some(coordinator), false) =
+            (&self.assigned, self.group.coordinator(), self.committing)
+        else {
+            return;
+        };
+        let offsets: Vec<_> = assigned
+            .partitions
+            .iter()
+            .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
+            .collect();
+        if offsets.is_empty() {
+            return;
+        }
+        self.committing = true;
+        let requests = self.requests.clone();
+        let (attempt, identity) = (self.group.attempt(), self.group.identity());
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let (taken, result) = requests.commit(coordinator, identity, offsets).await;
+            let _ = myself.cast(Message::Committed { attempt, taken, result });
+        });
+    }
+}
+
+/// Runs a request and brings its answer back as an event.
+fn ask(myself: &ActorRef<Message>, request: impl Future<Output = Event> + Send + 'static) {
+    let myself = myself.clone();
+    tokio::spawn(async move {
+        let event = request.await;
+        let _ = myself.cast(Message::Event(event));
+    });
+}
+
+/// Commits with the patience of one who will not come back. The caller bounds the time.
+async fn commit_at_last(
+    requests: &Requests,
+    coordinator: Option<i32>,
+    identity: &super::group::Identity,
+    mut offsets: Vec<(TopicPartition, i64)>,
+) -> Result<(), Failure> {
+    let mut coordinator = coordinator;
+    let mut failures = 0;
+    loop {
+        let known = match coordinator {
+            Some(known) => Ok(known),
+            None => requests.find_coordinator().await.map(|(broker, _)| broker),
+        };
+        let failure = match known {
+            Ok(known) => {
+                let (taken, result) = requests.commit(known, identity.clone(), offsets.clone()).await;
+                let taken: BTreeSet<_> = taken.into_iter().collect();
+                offsets.retain(|offset| !taken.contains(offset));
+                match result {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => failure,
+                }
+            }
+            Err(failure) => failure,
+        };
+        let again = match &failure {
+            Failure::Lost(_) => true,
+            Failure::Code(ResponseError::RebalanceInProgress) => false,
+            Failure::Code(code) => code.is_retriable(),
+        };
+        if !again {
+            return Err(failure);
+        }
+        coordinator = None;
+        failures += 1;
+        tokio::time::sleep(requests.client.options().reconnect_backoff.jittered(failures)).await;
+    }
+}
+
+/// How many partitions the topics have; none for those that Kafka does not know.
+async fn count(client: &Client, topics: BTreeSet<Arc<str>>) -> Result<HashMap<Arc<str>, i32>, Failure> {
+    let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+    let views = client.metadata(Some(&names), false).await?;
+    Ok(views
+        .iter()
+        .map(|view| (view.name.clone(), i32::try_from(view.partitions.len()).unwrap_or(i32::MAX)))
+        .collect())
+}
+
+async fn every(interval: Duration, to: ActorRef<Message>) {
+    let mut ticks =
+        tokio::time::interval_at(Instant::now() + interval, interval.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if to.cast(Message::Commit).is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks now and then at how many partitions our topics have.
+async fn look_at_topics(client: Client, options: Arc<ConsumerOptions>, to: ActorRef<Message>) {
+    let names: Vec<&str> = options.topics.iter().map(|topic| &**topic).collect();
+    loop {
+        let mut pause = options.topic_refresh_interval;
+        let looked = client.metadata(Some(&names), false).await;
+        // A failure shows in the member's own requests, too.
+        if looked.is_err() {
+            pause = pause.min(MISSING_TOPIC_INTERVAL);
+        }
+        if let Ok(views) = looked {
+            let counts: BTreeMap<_, _> = views
+                .iter()
+                .map(|view| {
+                    let known = view.error != Some(ResponseError::UnknownTopicOrPartition);
+                    (view.name.clone(), known.then_some(view.partitions.len()))
+                })
+                .collect();
+            if counts.values().any(Option::is_none) {
+                pause = pause.min(MISSING_TOPIC_INTERVAL);
+            }
+            if to.cast(Message::Topics(counts)).is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}

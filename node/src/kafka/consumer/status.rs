@@ -1,0 +1,177 @@
+//! How a consumer is doing, in words for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::group::Standing;
+
+/// How a consumer is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsumerStatus {
+    /// It is in its group and reads every partition that it was assigned.
+    Connected,
+    /// It is on its way; nothing needs to be done.
+    Connecting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// Something keeps it from reading; it keeps trying.
+    Disconnected {
+        /// What.
+        reason: String,
+    },
+}
+
+/// Collects what the group member and the fetchers have to say.
+pub(super) struct StatusBoard {
+    said: Mutex<Said>,
+    watch: watch::Sender<ConsumerStatus>,
+}
+
+struct Said {
+    standing: Standing,
+    /// What is wrong, by what it is about.
+    faults: BTreeMap<Arc<str>, String>,
+    /// Topics that Kafka does not know.
+    missing: BTreeSet<Arc<str>>,
+    /// Rises with every assignment: what tasks of an earlier one say no longer counts.
+    era: u64,
+}
+
+impl StatusBoard {
+    pub(super) fn new() -> Self {
+        let reason = "starting".to_owned();
+        let said = Said {
+            standing: Standing::Joining(reason.clone()),
+            faults: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            era: 0,
+        };
+        let (watch, _) = watch::channel(ConsumerStatus::Connecting { reason });
+        Self { said: Mutex::new(said), watch }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<ConsumerStatus> {
+        self.watch.subscribe()
+    }
+
+    pub(super) fn standing(&self, standing: Standing) {
+        let mut said = self.said.lock();
+        if said.standing != standing {
+            said.standing = standing;
+            self.publish(&said);
+        }
+    }
+
+    /// Something is wrong with `about`. Said again, it is not news.
+    pub(super) fn fault(&self, era: u64, about: &str, reason: String) {
+        let mut said = self.said.lock();
+        if said.era == era && said.faults.get(about) != Some(&reason) {
+            tracing::warn!(about, reason, "kafka consumer cannot read");
+            said.faults.insert(Arc::from(about), reason);
+            self.publish(&said);
+        }
+    }
+
+    /// `about` is well.
+    pub(super) fn well(&self, era: u64, about: &str) {
+        let mut said = self.said.lock();
+        if said.era == era && said.faults.remove(about).is_some() {
+            tracing::info!(about, "kafka consumer reads again");
+            self.publish(&said);
+        }
+    }
+
+    /// Another assignment begins: what was wrong with the last is no longer ours. Returns the era in
+    /// which faults count from now on.
+    pub(super) fn forget_faults(&self) -> u64 {
+        let mut said = self.said.lock();
+        said.faults.clear();
+        said.era += 1;
+        self.publish(&said);
+        said.era
+    }
+
+    /// Kafka does not know the topic.
+    pub(super) fn topic_missing(&self, topic: &Arc<str>) {
+        let mut said = self.said.lock();
+        if said.missing.insert(topic.clone()) {
+            tracing::warn!(topic = &**topic, "kafka does not know the topic, waiting for it");
+            self.publish(&said);
+        }
+    }
+
+    /// It knows it (again).
+    pub(super) fn topic_found(&self, topic: &Arc<str>) {
+        let mut said = self.said.lock();
+        if said.missing.remove(topic) {
+            self.publish(&said);
+        }
+    }
+
+    fn publish(&self, said: &Said) {
+        let status = match (&said.standing, said.faults.iter().next()) {
+            (Standing::Out(reason), _) => ConsumerStatus::Disconnected { reason: reason.clone() },
+            _ if !said.missing.is_empty() => {
+                let names: Vec<&str> = said.missing.iter().map(|topic| &**topic).collect();
+                let reason = format!("Kafka does not know topic {}", names.join(", "));
+                ConsumerStatus::Disconnected { reason }
+            }
+            (Standing::Joining(reason), None) => ConsumerStatus::Connecting { reason: reason.clone() },
+            (_, Some((about, reason))) => {
+                let more = said.faults.len() - 1;
+                let others = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+                ConsumerStatus::Disconnected { reason: format!("{about}: {reason}{others}") }
+            }
+            (Standing::Stable, None) => ConsumerStatus::Connected,
+        };
+        self.watch.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_connected_only_with_its_partitions_and_nothing_wrong() {
+        let board = StatusBoard::new();
+        let watch = board.subscribe();
+        assert!(matches!(*watch.borrow(), ConsumerStatus::Connecting { .. }));
+        board.standing(Standing::Stable);
+        assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
+        let era = board.forget_faults();
+        board.fault(era, "t-0", "no leader".to_owned());
+        board.fault(era, "t-1", "no leader".to_owned());
+        assert_eq!(
+            *watch.borrow(),
+            ConsumerStatus::Disconnected { reason: "t-0: no leader (and 1 more)".to_owned() }
+        );
+        board.well(era, "t-0");
+        board.well(era, "t-1");
+        assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
+        board.topic_missing(&Arc::from("gone"));
+        assert!(
+            matches!(&*watch.borrow(), ConsumerStatus::Disconnected { reason } if reason.contains("gone"))
+        );
+        board.topic_found(&Arc::from("gone"));
+        assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
+    }
+
+    #[test]
+    fn what_a_former_assignment_says_no_longer_counts() {
+        let board = StatusBoard::new();
+        board.standing(Standing::Stable);
+        let before = board.forget_faults();
+        board.forget_faults();
+        board.fault(before, "t-0", "no leader".to_owned());
+        assert_eq!(*board.subscribe().borrow(), ConsumerStatus::Connected);
+    }
+}
