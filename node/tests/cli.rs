@@ -71,6 +71,17 @@ fn a_missing_file_is_named_without_a_backtrace() {
 }
 
 #[test]
+fn a_node_that_does_not_answer_is_a_failure_in_plain_text() {
+    // A port that was just free: nobody listens on it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = causeway(&["ctl", "--admin", &format!("127.0.0.1:{port}"), "stats"]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output.stderr);
+    assert!(shown.starts_with("causeway: no node answers at 127.0.0.1:"), "{shown}");
+    assert!(!shown.contains("backtrace"), "{shown}");
+}
+
+#[test]
 fn wrong_usage_has_an_exit_code_of_its_own() {
     for arguments in [&["chek"][..], &["check"], &["config", "examples"], &[]] {
         let output = causeway(arguments);

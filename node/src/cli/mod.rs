@@ -31,6 +31,8 @@ enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Ask a running node: counters, bridges, the node itself
+    Ctl(crate::admin::ctl::Ctl),
     /// Print the version
     Version,
 }
@@ -72,6 +74,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check { config } => check::check(&config),
         Command::Config { what: ConfigCommand::Example } => print(&crate::config::example()),
         Command::Config { what: ConfigCommand::Reference } => print(&crate::config::reference()),
+        Command::Ctl(ctl) => {
+            // One request and its answer: one thread is plenty.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ctl.run())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => print(concat!("causeway ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }
