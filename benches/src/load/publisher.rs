@@ -404,4 +404,124 @@ mod tests {
         assert!(window.sent.len() < 3);
         assert!(window.get(0).is_none());
     }
+
+    /// A server of one connection after the other: acknowledges what `answer` says, and hangs up when it
+    /// says nothing. Returns all PUBLISHes as (connection, again, sequence).
+    async fn serve(
+        listener: tokio::net::TcpListener,
+        connections: usize,
+        answer: impl Fn(usize, u64) -> Option<()>,
+    ) -> Vec<(usize, bool, u64)> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut seen = Vec::new();
+        for connection in 0..connections {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let (mut inbox, mut out) = (BytesMut::new(), BytesMut::new());
+            'connection: while matches!(socket.read_buf(&mut inbox).await, Ok(1..)) {
+                while let Ok(packet) = v4::read(&mut inbox, 1 << 20) {
+                    match packet {
+                        Packet::Connect(_) => {
+                            v4::ConnAck::new(v4::ConnectReturnCode::Success, false).write(&mut out).unwrap();
+                        }
+                        Packet::Publish(publish) => {
+                            let stamp = Stamp::read(&publish.payload).unwrap();
+                            seen.push((connection, publish.dup, stamp.sequence));
+                            if answer(connection, stamp.sequence).is_none() {
+                                socket.write_all_buf(&mut out).await.unwrap();
+                                break 'connection;
+                            }
+                            v4::PubAck::new(publish.pkid).write(&mut out).unwrap();
+                        }
+                        _ => {}
+                    }
+                }
+                if socket.write_all_buf(&mut out).await.is_err() {
+                    break;
+                }
+            }
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn what_was_not_acknowledged_is_sent_again_in_order_and_before_anything_new() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Publishing {
+            broker: listener.local_addr().unwrap().to_string(),
+            clients: 1,
+            prefix: "c".to_owned(),
+            topic: "t/{client}/{n}".to_owned(),
+            topics_per_client: 2,
+            qos: QoS::AtLeastOnce,
+            payload: 40,
+            window: 8,
+            messages: 30,
+            first_sequence: 0,
+            rate: None,
+            resend: true,
+            patience: Duration::from_secs(20),
+        };
+        // The first connection acknowledges 10 messages and ends at the next one, the second takes all.
+        let server = tokio::spawn(serve(listener, 2, |connection, sequence| {
+            (connection == 1 || sequence < 10).then_some(())
+        }));
+        let meter = Arc::new(Meter::default());
+        let published = publish(&Arc::new(settings), &meter, &Arc::default()).await.unwrap();
+        let seen = server.await.unwrap();
+        let [client] = &published[..] else { panic!("one client: {published:?}") };
+        assert_eq!((client.acknowledged.len(), client.reconnects), (30, 1));
+        assert_eq!(meter.count(), 30);
+        let second: Vec<_> = seen.iter().filter(|(connection, ..)| *connection == 1).collect();
+        let sequences: Vec<u64> = second.iter().map(|(_, _, sequence)| *sequence).collect();
+        let first = *sequences.first().unwrap();
+        assert!(first <= 10, "{seen:?}");
+        assert_eq!(sequences, (first..30).collect::<Vec<_>>());
+        assert!(second.iter().any(|(_, again, _)| *again), "{seen:?}");
+        let again = second.iter().take_while(|(_, again, _)| *again).count();
+        assert!(second.iter().skip(again).all(|(_, again, _)| !again), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn an_open_loop_keeps_its_rate_and_counts_latency_from_the_moment_a_message_was_due() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Publishing {
+            broker: listener.local_addr().unwrap().to_string(),
+            clients: 1,
+            prefix: "c".to_owned(),
+            topic: "t".to_owned(),
+            topics_per_client: 1,
+            qos: QoS::AtLeastOnce,
+            payload: 40,
+            window: 4,
+            messages: 100,
+            first_sequence: 0,
+            rate: Some(1000.0),
+            resend: false,
+            patience: Duration::from_secs(20),
+        };
+        // The server stands still for 60 ms in the middle. Only 4 messages are on their way then, but some
+        // 60 fall due, and all of those are late.
+        let server = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let listener = listener.into_std().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                serve(listener, 1, |_, sequence| {
+                    if sequence == 30 {
+                        std::thread::sleep(Duration::from_millis(60));
+                    }
+                    Some(())
+                })
+                .await
+            })
+        });
+        let meter = Arc::new(Meter::default());
+        let start = Instant::now();
+        publish(&Arc::new(settings), &meter, &Arc::default()).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(99), "{:?}", start.elapsed());
+        assert_eq!(server.await.unwrap().len(), 100);
+        let latency = meter.latency();
+        assert!(latency.max_us >= 60_000.0, "{latency}");
+        assert!(latency.p90_us >= 30_000.0, "{latency}");
+    }
 }
