@@ -116,7 +116,10 @@ impl Node {
                 .stdin(std::process::Stdio::null()),
         )?;
         let address = |kind: &'static str| {
-            move |line: &str| Some(line.strip_prefix("listening ")?.strip_prefix(kind)?.trim().to_owned())
+            move |line: &str| {
+                let rest = line.strip_prefix("listening ")?.strip_prefix(kind)?;
+                rest.split_whitespace().next().map(str::to_owned)
+            }
         };
         self.mqtt = process.wait_for(START_TIMEOUT, address("mqtt"))?;
         self.admin = process.wait_for(START_TIMEOUT, address("admin"))?;
@@ -179,22 +182,22 @@ impl Node {
         Ok(serde_json::from_str(&answer.stdout)?)
     }
 
-    /// The books of every bridge by its name.
+    /// The books of every bridge by its id, such as `kafka:NAME` or `kafka_consumer:NAME`.
     pub fn ledgers(&self) -> Result<BTreeMap<String, Ledger>> {
         let stats = self.stats()?;
-        let bridges = stats["bridges"].as_array().with_context(|| format!("no bridges in {stats}"))?;
+        let bridges = stats.as_array().with_context(|| format!("no list of bridges: {stats}"))?;
         let entry = |bridge: &Value| {
-            let name = bridge["name"].as_str().with_context(|| format!("no name in {bridge}"))?;
-            let ledger = serde_json::from_value(bridge["ledger"].clone())
-                .with_context(|| format!("no ledger in {bridge}"))?;
-            Ok((name.to_owned(), ledger))
+            let id = bridge["id"].as_str().with_context(|| format!("no id in {bridge}"))?;
+            let ledger = serde_json::from_value(bridge["counters"].clone())
+                .with_context(|| format!("no counters in {bridge}"))?;
+            Ok((id.to_owned(), ledger))
         };
         bridges.iter().map(entry).collect()
     }
 
     /// The books of one bridge.
-    pub fn ledger(&self, bridge: &str) -> Result<Ledger> {
-        self.ledgers()?.remove(bridge).with_context(|| format!("no bridge {bridge} in the stats"))
+    pub fn ledger(&self, id: &str) -> Result<Ledger> {
+        self.ledgers()?.remove(id).with_context(|| format!("no bridge {id} in the stats"))
     }
 
     /// The law of every bridge's books, whatever it is doing at the moment.
@@ -206,8 +209,8 @@ impl Node {
     }
 
     /// Waits until nothing is queued or on its way in any bridge, checking the law each time; then returns
-    /// the books of `bridge`.
-    pub fn settled(&self, bridge: &str, patience: Duration) -> Result<Ledger> {
+    /// the books of the bridge with this id.
+    pub fn settled(&self, id: &str, patience: Duration) -> Result<Ledger> {
         eventually(patience, || {
             let ledgers = self.ledgers()?;
             for (bridge, ledger) in &ledgers {
@@ -216,7 +219,7 @@ impl Node {
                     format!("{bridge} is busy: {ledger:?}")
                 })?;
             }
-            ledgers.get(bridge).copied().with_context(|| format!("no bridge {bridge} in the stats"))
+            ledgers.get(id).copied().with_context(|| format!("no bridge {id} in the stats"))
         })
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use causeway_benches::judge::{Judge, Published, Verdict};
@@ -15,7 +15,8 @@ use causeway_benches::load::Meter;
 use causeway_benches::load::publisher::{Publishing, publish};
 use causeway_benches::topic::Topic;
 use mqttbytes::QoS;
-use rskafka::record::RecordAndOffset;
+use rskafka::chrono::DateTime;
+use rskafka::record::{Record, RecordAndOffset};
 use tokio::task::JoinHandle;
 
 use crate::{block_on, runtime};
@@ -65,6 +66,18 @@ impl Oracle {
         };
         block_on(self.topic.read(&self.start, take))?;
         Ok(judge.judge(published))
+    }
+}
+
+/// A record of now for rskafka to produce.
+pub fn record(key: Option<&str>, value: &str, headers: &[(&str, &str)]) -> Record {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let header = |(key, value): &(&str, &str)| ((*key).to_owned(), value.as_bytes().to_vec());
+    Record {
+        key: key.map(|key| key.as_bytes().to_vec()),
+        value: Some(value.as_bytes().to_vec()),
+        headers: headers.iter().map(header).collect(),
+        timestamp: DateTime::from_timestamp_millis(now as i64).unwrap_or_default(),
     }
 }
 

@@ -1,6 +1,14 @@
 //! End to end: the real binary between real MQTT clients and a real Kafka.
 //!
 //! Each scenario of the modules is one test per Kafka: the development Kafka, and each release of Apache
-//! Kafka that `tests/kafka/fetch` got.
+//! Kafka that `tests/kafka/fetch` got. After each, the books of the bridges must balance.
 
+mod crash;
 mod ground;
+mod guide;
+mod million;
+mod outage;
+mod rebalance;
+mod second_opinion;
+mod sections;
+mod way_back;
