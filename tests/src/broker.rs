@@ -97,6 +97,14 @@ impl Broker {
         }
     }
 
+    /// `HOST:PORT` of a listener that wants SASL/PLAIN with [`kafka::SASL_USER`]; `None` if there is none.
+    pub fn sasl_bootstrap(&self) -> Option<String> {
+        match self {
+            Self::Development(_) => None,
+            Self::Apache(kafka) => Some(kafka.sasl_bootstrap()),
+        }
+    }
+
     /// Faults on command: the development Kafka only.
     pub fn faults(&self) -> Option<Faults> {
         match self {

@@ -6,6 +6,7 @@
 mod crash;
 mod ground;
 mod guide;
+mod login;
 mod million;
 mod outage;
 mod rebalance;

@@ -1,0 +1,60 @@
+//! Bridges that have to log in.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use causeway_tests::kafka::SASL_USER;
+use causeway_tests::node::Node;
+use causeway_tests::oracle::{Oracle, Running, load};
+use causeway_tests::{eventually, need, on_every_kafka, say, unique};
+
+use crate::sections::producer;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn with_password(bridge: &str, password: &str) -> String {
+    let (user, _) = SASL_USER;
+    let login =
+        format!("authentication {{ mechanism = plain, username = {user}, password = \"{password}\" }}");
+    bridge.replace("local_topic", &format!("{login}\n          local_topic"))
+}
+
+fn status(node: &Node) -> Result<(String, String)> {
+    let stats = node.stats()?;
+    let bridge = stats.get(0).with_context(|| format!("no bridge in {stats}"))?;
+    let text = |field: &str| bridge[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("status"), text("reason")))
+}
+
+on_every_kafka! {
+    /// With the right password messages arrive; with a wrong one the status says why, and messages wait.
+    fn a_bridge_logs_in_with_sasl_plain(target) {
+        let kafka = target.shared()?;
+        let Some(bootstrap) = kafka.sasl_bootstrap() else {
+            say(&format!("left out: {target} has no listener with SASL"));
+            return Ok(());
+        };
+        let topic = unique("login");
+        kafka.create_topic(&topic, 1)?;
+        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        let bridge = producer("login", &bootstrap, "l/#", &topic, "reconnect_delay = 200ms");
+
+        let mut node = Node::start(&with_password(&bridge, "wrong"))?;
+        eventually(SOON, || {
+            let (status, reason) = status(&node)?;
+            need(status == "disconnected" && reason.to_lowercase().contains("authentication"), || {
+                format!("with a wrong password the bridge is {status:?} because of {reason:?}")
+            })
+        })?;
+        node.kill()?;
+
+        node.configure(&with_password(&bridge, SASL_USER.1));
+        node.start_again()?;
+        let published = Running::start(load(node.mqtt(), "device-", "l/{client}", 3, 100)).join()?;
+        let verdict = oracle.judge("device-", &published)?;
+        ensure!(verdict.is_perfect() && verdict.arrived == 300, "{verdict}");
+        assert_eq!(status(&node)?.0, "connected");
+        node.settled("kafka:login", SOON)?;
+        Ok(())
+    }
+}
