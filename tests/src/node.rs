@@ -24,7 +24,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command of the command line may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The binary, built with the profile and in the target directory of this test.
+/// The binary: `CAUSEWAY_BINARY` if that is set, else built once, with the profile and in the target directory of
+/// this test.
 pub fn binary() -> Result<&'static Path> {
     static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
@@ -32,6 +33,11 @@ pub fn binary() -> Result<&'static Path> {
 }
 
 fn build() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("CAUSEWAY_BINARY").filter(|value| !value.is_empty()) {
+        let binary = PathBuf::from(binary);
+        ensure!(binary.exists(), "there is no CAUSEWAY_BINARY={}", binary.display());
+        return Ok(binary);
+    }
     // TARGET/PROFILE/deps/test-1234
     let test = std::env::current_exe()?;
     let directory = test.ancestors().nth(2).context("a test lies in a profile's folder")?;
@@ -43,7 +49,9 @@ fn build() -> Result<PathBuf> {
     };
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--quiet", "--locked", "--package", "causeway", "--bin", "causeway"])
+        // With this package beside it, features are chosen as for this test, and nothing is built twice.
+        .args(["build", "--quiet", "--locked", "--package", "causeway", "--package", "causeway-tests"])
+        .args(["--bin", "causeway"])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
