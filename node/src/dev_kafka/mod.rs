@@ -11,7 +11,7 @@
 //! cluster.rs    what the brokers share             batch.rs           the batch header
 //! topics.rs     topics, leaders, who waits         store.rs           the data directory
 //! faults.rs     faults on command                  groups/            the group state machine
-//! coordinator.rs  its timers and waiting requests
+//! coordinator.rs  its timers and waiting requests   sasl.rs            PLAIN and SCRAM
 //! ```
 //!
 //! What it does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
@@ -26,6 +26,7 @@ mod groups;
 mod log;
 mod producer_state;
 mod run;
+mod sasl;
 mod server;
 mod store;
 mod topics;
@@ -44,6 +45,7 @@ pub use groups::CommittedOffset;
 pub use kafka_protocol::messages::ApiKey;
 pub use producer_state::Producer;
 pub use run::{Args, RunError, run};
+pub use sasl::Sasl;
 
 use api::Context;
 use cluster::Cluster;
@@ -89,6 +91,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     /// Bytes of records kept in all; beyond it the oldest of the largest partition go. Default: 1 GiB.
     pub retention_bytes: usize,
+    /// Who may connect; with it every connection has to authenticate. Default: anybody.
+    pub sasl: Option<Sasl>,
     /// Shortest session timeout that a group member may ask for. Default: Kafka's 6 s.
     pub group_min_session_timeout: Duration,
     /// Longest session timeout that a group member may ask for. Default: Kafka's 30 min.
@@ -107,6 +111,7 @@ impl Default for Options {
             default_partitions: 1,
             max_message_bytes: 1_048_588,
             retention_bytes: 1 << 30,
+            sasl: None,
             group_min_session_timeout: Duration::from_secs(6),
             group_max_session_timeout: Duration::from_mins(30),
             group_initial_rebalance_delay: Duration::ZERO,

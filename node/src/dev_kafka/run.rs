@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{DevKafka, Error, Options, TopicSpec};
+use super::{DevKafka, Error, Options, Sasl, TopicSpec};
 
 /// Runs only the development Kafka, until ctrl-C. For development and tests, never for data that matters.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,6 +23,14 @@ pub struct Args {
     /// Partitions of topics that are created without a number.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub default_partitions: i32,
+    /// User that clients have to authenticate as (PLAIN or SCRAM); may be given several times.
+    #[arg(long, value_name = "NAME:PASSWORD", value_parser = parse_user)]
+    pub user: Vec<(String, String)>,
+}
+
+fn parse_user(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()));
+    parts.filter(|(name, _)| !name.is_empty()).ok_or_else(|| "a user is given as NAME:PASSWORD".to_owned())
 }
 
 fn parse_topic(text: &str) -> Result<TopicSpec, String> {
@@ -43,6 +51,8 @@ impl From<Args> for Options {
             topics: args.topic,
             auto_create: !args.no_auto_create,
             default_partitions: args.default_partitions,
+            sasl: (!args.user.is_empty())
+                .then(|| Sasl { users: args.user.into_iter().collect(), session_lifetime: None }),
             ..Self::default()
         }
     }

@@ -104,11 +104,11 @@ async fn connection(
 fn split_frame(input: &mut BytesMut) -> io::Result<Option<Bytes>> {
     let Some(prefix) = input.first_chunk::<4>() else { return Ok(None) };
     let length = i32::from_be_bytes(*prefix);
-    let length = usize::try_from(length).ok().filter(|length| (8..=MAX_REQUEST).contains(length));
+    let length = usize::try_from(length).ok().filter(|length| (1..=MAX_REQUEST).contains(length));
     let Some(length) = length else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a request must have 8 to {MAX_REQUEST} bytes"),
+            format!("a request must have 1 to {MAX_REQUEST} bytes"),
         ));
     };
     if input.len() < 4 + length {

@@ -11,11 +11,12 @@ mod group_admin;
 mod groups;
 mod offsets;
 mod produce;
+mod sasl;
 mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::ResponseError;
@@ -27,13 +28,14 @@ use kafka_protocol::messages::{
     FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
     JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
     OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-    ProduceRequest, SyncGroupRequest,
+    ProduceRequest, SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tracing::error;
 
 use super::cluster::Cluster;
 use super::faults::{Faults, Plan};
+use super::sasl::Session;
 use super::topics::{Partition, Topic};
 
 /// What is offered: API, lowest and highest version. Clients see exactly this list.
@@ -51,6 +53,7 @@ const OFFERED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::SyncGroup, 0, 5),
     (ApiKey::DescribeGroups, 0, 6),
     (ApiKey::ListGroups, 0, 5),
+    (ApiKey::SaslHandshake, 0, 1),
     (ApiKey::ApiVersions, 0, 4),
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
@@ -58,6 +61,7 @@ const OFFERED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::InitProducerId, 0, 5),
     (ApiKey::OffsetForLeaderEpoch, 2, 4),
     (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::SaslAuthenticate, 0, 2),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
@@ -78,6 +82,9 @@ pub(super) struct Context {
     client_id: StrBytes,
     plan: Plan,
     mute: Duration,
+    sasl: Session,
+    /// Set by an answer that is the last one.
+    close_after_answer: bool,
 }
 
 impl Clone for Context {
@@ -103,6 +110,8 @@ impl Context {
             client_id: StrBytes::new(),
             plan,
             mute: Duration::ZERO,
+            sasl: Session::new(),
+            close_after_answer: false,
         }
     }
 
@@ -204,6 +213,9 @@ fn no_targets<T>(_: &Context, _: &T) -> Targets {
 
 /// Serves one request frame and puts the answer into `output`.
 pub(super) async fn serve(context: &mut Context, mut frame: Bytes, output: &mut BytesMut) -> Served {
+    if context.sasl.raw {
+        return sasl::raw_token(context, &frame, output);
+    }
     if frame.len() < 8 {
         return Served::Close { reason: "a request without a header" };
     }
@@ -222,6 +234,10 @@ pub(super) async fn serve(context: &mut Context, mut frame: Bytes, output: &mut 
     let Some(client_id) = rest_of_header(&mut frame, api.request_header_version(head.version)) else {
         return Served::Close { reason: "a malformed request header" };
     };
+    let open = matches!(api, ApiKey::ApiVersions | ApiKey::SaslHandshake | ApiKey::SaslAuthenticate);
+    if !open && context.cluster.options.sasl.is_some() && !context.sasl.is_authenticated(Instant::now()) {
+        return Served::Close { reason: "a request without authentication" };
+    }
     context.client_id = client_id;
     context.version = head.version;
     context.mute = Duration::ZERO;
@@ -261,6 +277,9 @@ async fn dispatch(
             }
             match reply {
                 Ok(Some(response)) => match encode(head, &response, output) {
+                    Served::Answered { .. } if context.close_after_answer => {
+                        Served::Close { reason: "authentication failed" }
+                    }
                     Served::Answered { .. } => Served::Answered { mute: context.mute },
                     close => close,
                 },
@@ -312,6 +331,10 @@ async fn dispatch(
         }
         ApiKey::DescribeCluster => {
             answer!(DescribeClusterRequest, |request| admin::describe_cluster(context, request))
+        }
+        ApiKey::SaslHandshake => answer!(SaslHandshakeRequest, |request| sasl::handshake(context, request)),
+        ApiKey::SaslAuthenticate => {
+            answer!(SaslAuthenticateRequest, |request| sasl::authenticate(context, request))
         }
         ApiKey::FindCoordinator => {
             answer!(FindCoordinatorRequest, |request| groups::find_coordinator(context, request))
