@@ -145,7 +145,11 @@ async fn two_members_share_the_partitions_and_nothing_is_missed_when_one_comes_g
             let seen = sink.all_values();
             after_death.iter().all(|text| seen.contains(text))
         },
-        || format!("{:?}", third.partitions()),
+        || {
+            let seen = sink.all_values();
+            let missing: Vec<_> = after_death.iter().filter(|text| !seen.contains(text)).collect();
+            format!("{missing:?} {:?}", third.partitions())
+        },
     )
     .await;
     assert_eq!(third.partitions().len(), 6);
@@ -170,6 +174,7 @@ async fn a_static_member_restarts_without_a_rebalance_and_a_second_one_is_told()
         partitions.into_iter().map(|partition| partition.partition).collect::<Vec<_>>()
     };
     let (before_one, before_two) = (names(one.partitions()), names(two.partitions()));
+    at_last(|| one.status() == ConsumerStatus::Connected && two.status() == ConsumerStatus::Connected).await;
     let mut statuses = one.watch_status();
     statuses.mark_unchanged();
     two.stop(Leave::Restart).await;

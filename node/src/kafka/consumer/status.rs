@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::group::Standing;
 
@@ -25,6 +27,15 @@ pub enum ConsumerStatus {
     },
 }
 
+/// A leader that moves, a broker that restarts: what is well again within this time disconnects nobody.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    reason: String,
+    since: Instant,
+}
+
 /// Collects what the group member and the fetchers have to say.
 pub(super) struct StatusBoard {
     said: Mutex<Said>,
@@ -33,8 +44,8 @@ pub(super) struct StatusBoard {
 
 struct Said {
     standing: Standing,
-    /// What is wrong, by what it is about.
-    faults: BTreeMap<Arc<str>, String>,
+    /// What is wrong, by what it is about, and since when.
+    faults: BTreeMap<Arc<str>, Fault>,
     /// Topics that Kafka does not know.
     missing: BTreeSet<Arc<str>>,
     /// Rises with every assignment: what tasks of an earlier one say no longer counts.
@@ -66,14 +77,22 @@ impl StatusBoard {
         }
     }
 
-    /// Something is wrong with `about`. Said again, it is not news.
+    /// Something is wrong with `about`. Said again after a while it is serious.
     pub(super) fn fault(&self, era: u64, about: &str, reason: String) {
+        self.fault_at(era, about, reason, Instant::now());
+    }
+
+    fn fault_at(&self, era: u64, about: &str, reason: String, now: Instant) {
         let mut said = self.said.lock();
-        if said.era == era && said.faults.get(about) != Some(&reason) {
-            tracing::warn!(about, reason, "kafka consumer cannot read");
-            said.faults.insert(Arc::from(about), reason);
-            self.publish(&said);
+        if said.era != era {
+            return;
         }
+        let since = said.faults.get(about).map(|fault| fault.since);
+        if said.faults.get(about).is_none_or(|fault| fault.reason != reason) {
+            tracing::warn!(about, reason, "kafka consumer cannot read");
+        }
+        said.faults.insert(Arc::from(about), Fault { reason, since: since.unwrap_or(now) });
+        self.publish_at(&said, now);
     }
 
     /// `about` is well.
@@ -113,7 +132,12 @@ impl StatusBoard {
     }
 
     fn publish(&self, said: &Said) {
-        let status = match (&said.standing, said.faults.iter().next()) {
+        self.publish_at(said, Instant::now());
+    }
+
+    fn publish_at(&self, said: &Said, now: Instant) {
+        let oldest = said.faults.iter().min_by_key(|(_, fault)| fault.since);
+        let status = match (&said.standing, oldest) {
             (Standing::Out(reason), _) => ConsumerStatus::Disconnected { reason: reason.clone() },
             _ if !said.missing.is_empty() => {
                 let names: Vec<&str> = said.missing.iter().map(|topic| &**topic).collect();
@@ -121,10 +145,15 @@ impl StatusBoard {
                 ConsumerStatus::Disconnected { reason }
             }
             (Standing::Joining(reason), None) => ConsumerStatus::Connecting { reason: reason.clone() },
-            (_, Some((about, reason))) => {
+            (_, Some((about, fault))) => {
                 let more = said.faults.len() - 1;
                 let others = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-                ConsumerStatus::Disconnected { reason: format!("{about}: {reason}{others}") }
+                let reason = format!("{about}: {}{others}", fault.reason);
+                if now.duration_since(fault.since) < GRACE {
+                    ConsumerStatus::Connecting { reason }
+                } else {
+                    ConsumerStatus::Disconnected { reason }
+                }
             }
             (Standing::Stable, None) => ConsumerStatus::Connected,
         };
@@ -148,12 +177,14 @@ mod tests {
         board.standing(Standing::Stable);
         assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
         let era = board.forget_faults();
-        board.fault(era, "t-0", "no leader".to_owned());
-        board.fault(era, "t-1", "no leader".to_owned());
-        assert_eq!(
-            *watch.borrow(),
-            ConsumerStatus::Disconnected { reason: "t-0: no leader (and 1 more)".to_owned() }
-        );
+        let now = Instant::now();
+        board.fault_at(era, "t-0", "no leader".to_owned(), now);
+        board.fault_at(era, "t-1", "no leader".to_owned(), now + Duration::from_secs(1));
+        let reason = "t-0: no leader (and 1 more)".to_owned();
+        assert_eq!(*watch.borrow(), ConsumerStatus::Connecting { reason: reason.clone() });
+        // It lasts: now it is serious.
+        board.fault_at(era, "t-0", "no leader".to_owned(), now + GRACE);
+        assert_eq!(*watch.borrow(), ConsumerStatus::Disconnected { reason });
         board.well(era, "t-0");
         board.well(era, "t-1");
         assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
