@@ -16,8 +16,8 @@ use kafka_protocol::protocol::StrBytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::context::Context;
 use super::fetch_session::{FetchSession, Plan};
-use super::member::Context;
 use super::partition::Partition;
 use super::{OffsetReset, TopicPartition};
 use crate::kafka::client::{BrokerConnection, Error, Purpose, ResponseError};

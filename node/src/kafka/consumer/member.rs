@@ -22,160 +22,25 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::context::{Context, Faults};
 use super::group::{Action, Event, Failure, Group, Settings, Standing};
+use super::handle::{ConsumerHandle, Shared};
 use super::partition::{Limits, Partition, deliver};
 use super::placement::{Placement, place};
 use super::record::RecordSink;
 use super::requests::Requests;
-use super::status::{ConsumerStatus, StatusBoard};
+use super::status::StatusBoard;
 use super::{ConsumerOptions, TopicPartition};
 use crate::kafka::client::{Client, Purpose, ResponseError};
 
 /// A compressed batch may grow to this when it is read, whatever the fetch limit.
 const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
 
-/// A fetch never asks for more than this in all.
-const MOST_FETCH_BYTES: usize = 50 * 1024 * 1024;
-
 /// Time for the last commit and for leaving, each.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// While a topic is not there yet it is looked for this often.
 const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What the tasks of one assignment share.
-pub(super) struct Context {
-    pub client: Client,
-    /// Of the connections, see [`Purpose`].
-    pub lane: u32,
-    pub options: Arc<ConsumerOptions>,
-    pub status: Faults,
-    pub placement: Placement,
-}
-
-/// Says what is wrong with partitions, as long as they are ours.
-pub(super) struct Faults {
-    board: Arc<StatusBoard>,
-    era: u64,
-}
-
-impl Faults {
-    pub(super) fn fault(&self, about: &str, reason: String) {
-        self.board.fault(self.era, about, reason);
-    }
-
-    pub(super) fn well(&self, about: &str) {
-        self.board.well(self.era, about);
-    }
-}
-
-impl Context {
-    /// What a fetch of so many partitions may bring in all.
-    pub(super) fn fetch_bytes(&self, partitions: usize) -> i32 {
-        let bytes = self.options.max_batch_bytes.saturating_mul(partitions).min(MOST_FETCH_BYTES);
-        i32::try_from(bytes).unwrap_or(i32::MAX).min(self.largest_fetch())
-    }
-
-    /// The most that one partition's part of an answer may be: the connection refuses larger answers.
-    pub(super) fn largest_fetch(&self) -> i32 {
-        i32::try_from(self.client.options().max_response_bytes / 2).unwrap_or(i32::MAX)
-    }
-}
-
-/// What the actor and its handle share.
-struct Shared {
-    status: Arc<StatusBoard>,
-    partitions: Mutex<Vec<Arc<Partition>>>,
-    stopped: watch::Sender<bool>,
-}
-
-/// One partition at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionSnapshot {
-    /// Which one.
-    pub partition: TopicPartition,
-    /// Offset committed last; `None` before the first commit of this assignment.
-    pub committed: Option<i64>,
-    /// Offset that the next commit would name.
-    pub position: i64,
-    /// The partition's end as Kafka last told.
-    pub high_watermark: Option<i64>,
-    /// Records between position and end.
-    pub lag: Option<i64>,
-    /// Records offered and unfinished.
-    pub outstanding: usize,
-    /// Batches that could not be read and were passed over, each logged as an error.
-    pub unreadable_batches: u64,
-}
-
-/// Whether the group is told that we go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    /// For good: the partitions go to others at once.
-    Final,
-    /// To come back soon: a static member keeps its partitions for `session_timeout`. A dynamic one
-    /// leaves all the same, nobody could tell that it came back.
-    Restart,
-}
-
-/// A running consumer. Dropping it ends the consumer without draining or leaving.
-pub struct ConsumerHandle {
-    actor: ActorRef<Message>,
-    shared: Arc<Shared>,
-    patience: Duration,
-    is_static: bool,
-}
-
-impl ConsumerHandle {
-    /// How it is doing now.
-    pub fn status(&self) -> ConsumerStatus {
-        self.shared.status.subscribe().borrow().clone()
-    }
-
-    /// Every change of [`Self::status`].
-    pub fn watch_status(&self) -> watch::Receiver<ConsumerStatus> {
-        self.shared.status.subscribe()
-    }
-
-    /// The partitions that are ours now.
-    pub fn partitions(&self) -> Vec<PartitionSnapshot> {
-        let known = |value: i64| (value >= 0).then_some(value);
-        let partitions = self.shared.partitions.lock();
-        let snapshot = |partition: &Arc<Partition>| {
-            let position = partition.position();
-            let high_watermark = known(partition.high_watermark.load(Ordering::Acquire));
-            PartitionSnapshot {
-                partition: partition.name.clone(),
-                committed: known(partition.committed.load(Ordering::Acquire)),
-                position,
-                high_watermark,
-                lag: high_watermark.map(|end| (end - position).max(0)),
-                outstanding: partition.outstanding(),
-                unreadable_batches: partition.unreadable.load(Ordering::Relaxed),
-            }
-        };
-        partitions.iter().map(snapshot).collect()
-    }
-
-    /// Stops reading, waits (bounded) for what is out, commits, leaves as told. Returns when all that is
-    /// done.
-    pub async fn stop(self, leave: Leave) {
-        let mut stopped = self.shared.stopped.subscribe();
-        let leave = leave == Leave::Final || !self.is_static;
-        if self.actor.cast(Message::Event(Event::Stop { leave })).is_ok() {
-            let end = stopped.wait_for(|stopped| *stopped);
-            if tokio::time::timeout(self.patience, end).await.is_err() {
-                tracing::warn!("a kafka consumer did not stop in time and is ended");
-            }
-        }
-    }
-}
-
-impl Drop for ConsumerHandle {
-    fn drop(&mut self) {
-        self.actor.kill();
-    }
-}
 
 /// Starts the actor.
 pub(super) async fn start(
@@ -208,7 +73,7 @@ struct Arguments {
 }
 
 /// What the actor is told.
-enum Message {
+pub(super) enum Message {
     Event(Event),
     /// Time to commit.
     Commit,
@@ -449,7 +314,7 @@ impl State {
             client: self.requests.client.clone(),
             lane: self.requests.lane,
             options: options.clone(),
-            status: Faults { board: self.shared.status.clone(), era: self.shared.status.forget_faults() },
+            status: Faults::begin(self.shared.status.clone()),
             placement: Placement::default(),
         });
         let share = options.max_outstanding_bytes / partitions.len().max(1);

@@ -9,6 +9,8 @@
 //!   group       the state machine of a group member            (pure)
 //!   assignor    who reads what, Kafka's encodings of it        (pure)
 //!   requests    the group's requests
+//! handle        status, partitions and end of a consumer
+//! context       what the tasks of one assignment share
 //! placement     leaders and first offsets of partitions, the fetchers
 //!   fetcher     one long poll a broker
 //!   fetch_session  what the broker remembers of us             (pure)
@@ -19,9 +21,11 @@
 //! ```
 
 mod assignor;
+mod context;
 mod fetch_session;
 mod fetcher;
 mod group;
+mod handle;
 mod member;
 mod offsets;
 mod partition;
@@ -35,7 +39,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use member::{ConsumerHandle, Leave, PartitionSnapshot};
+pub use handle::{ConsumerHandle, Leave, PartitionSnapshot};
 pub use record::{ConsumedRecord, Offer, PartitionSink, RecordSink, TimestampType};
 pub use status::ConsumerStatus;
 

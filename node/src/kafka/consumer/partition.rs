@@ -1,6 +1,6 @@
 //! A partition that is ours for now: what was fetched of it, what is out, how far it is done.
 //!
-//! Three parties meet here. The fetcher puts [`Chunk`]s in while there is room, the delivery task
+//! Three parties meet here. The fetcher puts fetched batches in while there is room, the delivery task
 //! ([`deliver`]) offers their records to the sink in order, and whoever got a ticket reports through
 //! [`AckSink`] from any thread. A partition that was taken away is simply dropped: late tickets then
 //! reach an object that nobody commits from.
@@ -49,13 +49,13 @@ pub(super) struct Limits {
 
 /// What one fetch brought.
 #[derive(Debug)]
-pub(super) struct Chunk {
-    pub batches: Vec<Batch>,
+struct Chunk {
+    batches: Vec<Batch>,
     /// Aborted transactions of the range: (first offset, producer id).
-    pub aborted: Vec<(i64, i64)>,
-    pub bytes: usize,
+    aborted: Vec<(i64, i64)>,
+    bytes: usize,
     /// The [`State::era`] in which it was fetched.
-    pub era: u64,
+    era: u64,
 }
 
 struct State {
@@ -147,7 +147,8 @@ impl Partition {
         let mut state = self.state.lock();
         if offset < state.tracker.seen_to() {
             state.era += 1;
-            state.chunks.clear();
+            let void: usize = state.chunks.drain(..).map(|chunk| chunk.bytes).sum();
+            state.chunk_bytes -= void;
             state.tracker.restart_at(offset);
         } else {
             state.tracker.skip_to(offset);
@@ -362,3 +363,6 @@ async fn deliver_batch(partition: &Arc<Partition>, batch: &Batch, era: u64, sink
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::TopicPartition;
+use super::context::Context;
 use super::fetcher::{Roster, fetch};
-use super::member::Context;
 use super::partition::Partition;
 use crate::kafka::client::{Error, PartitionView, TopicView};
 

@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::kafka::client::Backoff;
 
 fn settings(instance: Option<&str>) -> Settings {
     Settings {

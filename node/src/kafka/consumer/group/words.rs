@@ -1,0 +1,164 @@
+//! What goes into the state machine and what comes out of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+
+use crate::kafka::client::{Backoff, ResponseError};
+use crate::kafka::consumer::TopicPartition;
+
+/// What a member of a group is told once.
+#[derive(Debug, Clone)]
+pub(in crate::kafka::consumer) struct Settings {
+    pub group_id: Arc<str>,
+    pub instance_id: Option<Arc<str>>,
+    pub topics: Vec<Arc<str>>,
+    pub session_timeout: Duration,
+    pub rebalance_timeout: Duration,
+    pub heartbeat_interval: Duration,
+    pub rejoin_backoff: Backoff,
+    /// Failed attempts in a row after which the state is called disconnected; attempts go on.
+    pub max_rejoin_attempts: u32,
+}
+
+/// Who we are to the coordinator, as every request says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::kafka::consumer) struct Identity {
+    pub member_id: StrBytes,
+    pub generation: i32,
+    /// Set only where the coordinator knows static members.
+    pub instance_id: Option<StrBytes>,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone)]
+pub(in crate::kafka::consumer) enum Failure {
+    /// The coordinator answered a code.
+    Code(ResponseError),
+    /// No (usable) answer: what happened, in words.
+    Lost(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "Kafka answered {code}"),
+            Self::Lost(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// A good answer to JoinGroup.
+#[derive(Debug, Clone)]
+pub(in crate::kafka::consumer) struct Joined {
+    pub generation: i32,
+    pub member_id: StrBytes,
+    pub leader: StrBytes,
+    /// For the leader: everybody's id, instance id and subscription.
+    pub members: Vec<(StrBytes, Option<StrBytes>, Bytes)>,
+    /// KIP-814: a restarted static leader need not assign.
+    pub skip_assignment: bool,
+}
+
+/// An answer to JoinGroup.
+#[derive(Debug, Clone)]
+pub(in crate::kafka::consumer) enum JoinAnswer {
+    Joined(Joined),
+    /// KIP-394: come again with this member id.
+    MemberIdRequired(StrBytes),
+    Failed(Failure),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(in crate::kafka::consumer) enum Event {
+    /// The clock reached [`super::Group::next_deadline`].
+    Tick,
+    /// Answer to [`Action::FindCoordinator`]: broker id and the version of JoinGroup spoken there.
+    Coordinator(Result<(i32, i16), Failure>),
+    /// Answer to [`Action::Join`].
+    Join { attempt: u64, answer: JoinAnswer },
+    /// Answer to [`Action::CountPartitions`].
+    Counts { attempt: u64, counts: Result<HashMap<Arc<str>, i32>, Failure> },
+    /// Answer to [`Action::Sync`].
+    Sync { attempt: u64, assignment: Result<Bytes, Failure> },
+    /// Answer to [`Action::Heartbeat`].
+    Beat { attempt: u64, result: Result<(), Failure> },
+    /// Answer to [`Action::FetchOffsets`].
+    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure> },
+    /// How a commit went.
+    Commit { attempt: u64, result: Result<(), Failure> },
+    /// [`Action::Revoke`] is done: drained and committed as far as possible.
+    Revoked { attempt: u64 },
+    /// A topic has other partitions than when the group was joined. Only the leader acts on it: it
+    /// assigns, and all the others would only start a rebalance each.
+    TopicsChanged,
+    /// Come to an end. With `leave` the group is told at once, otherwise it waits out the session.
+    Stop { leave: bool },
+    /// [`Action::Leave`] was answered, or not in time.
+    Left,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::kafka::consumer) enum Action {
+    FindCoordinator,
+    Join {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+        subscription: Bytes,
+    },
+    /// The leader needs to know how many partitions these topics have.
+    CountPartitions {
+        attempt: u64,
+        topics: BTreeSet<Arc<str>>,
+    },
+    Sync {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+        assignments: Vec<(StrBytes, Bytes)>,
+    },
+    FetchOffsets {
+        attempt: u64,
+        coordinator: i32,
+        partitions: Vec<TopicPartition>,
+    },
+    Heartbeat {
+        attempt: u64,
+        coordinator: i32,
+        identity: Identity,
+    },
+    /// Start reading these, from the offsets committed before (`None`: by the reset policy).
+    Assign {
+        generation: i32,
+        partitions: Vec<(TopicPartition, Option<i64>)>,
+    },
+    /// Stop delivering, wait for what is out, commit, then say [`Event::Revoked`].
+    Revoke {
+        attempt: u64,
+    },
+    /// The partitions belong to others by now: drop them, commit nothing.
+    Lose,
+    Leave {
+        coordinator: i32,
+        identity: Identity,
+    },
+    /// Nothing more will come.
+    Stopped,
+}
+
+/// How the member is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::kafka::consumer) enum Standing {
+    /// It has its partitions.
+    Stable,
+    /// It is on its way: what for.
+    Joining(String),
+    /// It cannot get there without help.
+    Out(String),
+}
