@@ -34,13 +34,13 @@ fn the_printed_example_passes_the_check_in_silence() {
 
 #[test]
 fn a_wrong_file_fails_the_check_with_every_error_on_standard_error() {
-    let output = check("log.level = loud\nmqtt.max_qos = 3\n");
+    let output = check("log.level = loud\nmqtt.max_inflight = 0\n");
     assert_eq!(output.status.code(), Some(1));
     let shown = text(&output.stderr);
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines.len(), 3, "{shown}");
     assert!(lines[0].contains("causeway.conf:1: log.level = \"loud\": not known"), "{shown}");
-    assert!(lines[1].contains("causeway.conf:2: mqtt.max_qos = 3: out of range"), "{shown}");
+    assert!(lines[1].contains("causeway.conf:2: mqtt.max_inflight = 0: out of range"), "{shown}");
     assert_eq!(lines[2], "2 errors: the configuration is not valid");
     assert!(output.stdout.is_empty());
 }

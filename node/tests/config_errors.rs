@@ -43,21 +43,16 @@ const GENERAL: &[(&str, &str)] = &[
     ("listeners.ssl.x { bind = 8883 }", "1: listeners.ssl: unknown key; allowed here: tcp"),
     (
         "mqtt.max_packet_size = 1TB",
-        r#"1: mqtt.max_packet_size = "1TB": not a byte size; write a whole number with B, KB, MB or GB, such as 896KB; allowed: 1KB to 268435460B"#,
+        r#"1: mqtt.max_packet_size = "1TB": not a byte size; write a whole number with B, KB, MB or GB, such as 896KB; allowed: 1KB to 256MB"#,
     ),
-    ("mqtt.max_packet_size = 512", "1: mqtt.max_packet_size = 512: out of range; allowed: 1KB to 268435460B"),
+    ("mqtt.max_packet_size = 512", "1: mqtt.max_packet_size = 512: out of range; allowed: 1KB to 256MB"),
     ("mqtt.receive_maximum = -1", "1: mqtt.receive_maximum = -1: out of range; allowed: 1 to 65535"),
     ("mqtt.receive_maximum = 65536", "1: mqtt.receive_maximum = 65536: out of range; allowed: 1 to 65535"),
     (
         "mqtt.receive_maximum = 70000000000000000000000",
         "1: mqtt.receive_maximum = 70000000000000000000000: out of range; allowed: 1 to 65535",
     ),
-    ("mqtt.max_qos = 3", "1: mqtt.max_qos = 3: out of range; allowed: 0 to 2"),
-    (
-        "mqtt.keepalive_multiplier = fast",
-        r#"1: mqtt.keepalive_multiplier = "fast": not a number; write a factor such as 1.5; allowed: 1 to 10"#,
-    ),
-    ("mqtt.keepalive_multiplier = 0.5", "1: mqtt.keepalive_multiplier = 0.5: out of range; allowed: 1 to 10"),
+    ("mqtt.max_topic_alias = 65536", "1: mqtt.max_topic_alias = 65536: out of range; allowed: 0 to 65535"),
     (
         r#"mqtt.session_expiry_interval = "1 fortnight""#,
         r#"1: mqtt.session_expiry_interval = "1 fortnight": not a duration; write a whole number with ms, s, m, h, d or w, such as 500ms or 5s (parts may be joined: 1h30m)"#,
@@ -68,8 +63,8 @@ const GENERAL: &[(&str, &str)] = &[
     ),
     ("mqtt.connect_timeout = 1ms", r#"1: mqtt.connect_timeout = "1ms": out of range; allowed: 100ms to 1h"#),
     (
-        "mqtt { retain { enable = maybe } }",
-        r#"1: mqtt.retain.enable = "maybe": not a boolean; write true or false"#,
+        "listeners { tcp { x { bind = 1, enable = maybe } } }",
+        r#"1: listeners.tcp.x.enable = "maybe": not a boolean; write true or false"#,
     ),
     ("log.level = loud", r#"1: log.level = "loud": not known; allowed: error, warn, info, debug, trace"#),
     (
@@ -388,7 +383,7 @@ bridges.kafka_consumer.two {
     { kafka_topic = b, mqtt_topic = b, qos = 7 }
   ]
 }
-mqtt.max_qos = 9
+mqtt.max_inflight = 0
 ",
     )
     .unwrap_err();
@@ -404,7 +399,7 @@ mqtt.max_qos = 9
             (8, "log.level"),
             (12, "bridges.kafka_consumer.two.topic_mapping[0].mqtt_topic"),
             (13, "bridges.kafka_consumer.two.topic_mapping[1].qos"),
-            (16, "mqtt.max_qos"),
+            (16, "mqtt.max_inflight"),
         ]
     );
 }

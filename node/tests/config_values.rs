@@ -254,7 +254,7 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         })
         .collect();
     let switched_on = switched_on.join("\n");
-    assert!(switched_on.contains("\nmax_qos = 2\n"), "{switched_on}");
+    assert!(switched_on.contains("\nmax_inflight = 128\n"), "{switched_on}");
     let on = load_text("example", &switched_on).unwrap_or_else(|errors| panic!("{errors}"));
     let off = load_text("example", &example).unwrap();
     assert_eq!(on.value, off.value);

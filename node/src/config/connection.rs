@@ -6,8 +6,9 @@ use serde_json::Value as Json;
 
 use super::address::{HostPort, read_bootstrap_hosts};
 use super::kafka_names::check_kafka_topic;
-use super::kind::{DefaultDoc, FieldDoc, Kind, Parsed, Secrets, boolean, choice, parsed, secret, text};
+use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{bytes, integer, millis};
+use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
 use super::secret::Secret;
 use super::section::{Section, choices, list, nested, section};
 use super::tree::{Node, Object, Walk};

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::connection::ConnectionConfig;
 use super::kafka_names::{check_kafka_topic, check_mqtt_topic_template, template};
-use super::kind::{Kind, boolean, choice, text};
+use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, millis, seconds};
+use super::kind_values::{boolean, choice, text};
 use super::producer::check_connection;
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
@@ -89,7 +90,8 @@ section! {
         max_batch_bytes: ByteSize => bytes().within(ByteSize(1)..=ByteSize::gb(1)).or(ByteSize::kb(896));
         /// How long a fetch waits at the broker for messages.
         max_wait_time: Duration => millis().within(Duration::ZERO..=Duration::from_mins(5)).or(Duration::from_secs(1));
-        /// Failed attempts to join the consumer group in a row before the member starts anew.
+        /// Failed attempts to join the consumer group in a row after which the bridge shows as disconnected; the
+        /// attempts go on.
         max_rejoin_attempts: u32 => integer(0..=u32::MAX).or(5);
         /// Where to begin in a partition without a committed offset, or whose offset is gone.
         offset_reset_policy: OffsetReset => choice().or(OffsetReset::Latest);

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::address::read_bind;
-use super::kind::{Kind, Parsed, boolean, choice, parsed};
+use super::kind::Kind;
 use super::kind_numbers::integer;
+use super::kind_values::{Parsed, boolean, choice, parsed};
 use super::section::{Named, SectionKind, choices, named, nested, section};
 
 /// Connections that a listener allows where nothing is written: more than any machine holds, so that the

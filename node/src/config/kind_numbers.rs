@@ -1,4 +1,4 @@
-//! Kinds with an order: whole numbers, factors, durations and byte sizes, each within a range.
+//! Kinds with an order: whole numbers, durations and byte sizes, each within a range.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -119,18 +119,6 @@ fn not_a_number(text: &str) -> String {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     if number { "out of range".into() } else { "not a whole number".into() }
-}
-
-/// A factor such as 1.5 in `range`.
-pub(super) fn factor(range: RangeInclusive<f64>) -> Ranged<f64> {
-    Ranged {
-        name: "factor".into(),
-        range,
-        told: Told::Both,
-        read: |text| text.parse::<f64>().map_err(|_| "not a number; write a factor such as 1.5".into()),
-        show: ToString::to_string,
-        json: |value| (*value).into(),
-    }
 }
 
 /// A duration; a bare number is milliseconds.

@@ -17,6 +17,7 @@ mod general;
 mod kafka_names;
 mod kind;
 mod kind_numbers;
+mod kind_values;
 mod lines;
 mod mqtt;
 mod producer;
@@ -48,7 +49,8 @@ pub use general::{
     TcpListenerConfig, open_files_limit,
 };
 pub use kafka_names::check_name;
-pub use kind::{Choice, DefaultDoc, FieldDoc, Secrets};
+pub use kind::{DefaultDoc, FieldDoc, Secrets};
+pub use kind_values::Choice;
 pub use mqtt::{MqttConfig, RetainConfig};
 pub use producer::{
     BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::connection::{Authentication, ConnectionConfig, SaslMechanism, not_empty};
 use super::kafka_names::{check_kafka_topic, check_topic_template, template, topic_filter};
-use super::kind::{Kind, boolean, choice, text};
+use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, millis, seconds};
+use super::kind_values::{boolean, choice, text};
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;

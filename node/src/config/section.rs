@@ -143,7 +143,7 @@ macro_rules! section {
 }
 pub(crate) use section;
 
-/// Declares a [`Choice`](super::kind::Choice): an enum whose values are words.
+/// Declares a [`Choice`](super::kind_values::Choice): an enum whose values are words.
 macro_rules! choices {
     (
         $(#[$meta:meta])*
@@ -157,7 +157,7 @@ macro_rules! choices {
             $( $(#[doc = $doc])* $value, )*
         }
 
-        impl $crate::config::kind::Choice for $name {
+        impl $crate::config::kind_values::Choice for $name {
             const ALL: &'static [(Self, &'static str, &'static [&'static str], &'static str)] =
                 &[$( (Self::$value, $word, &[$($also),*], concat!($($doc),*)), )*];
         }
