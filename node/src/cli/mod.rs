@@ -4,6 +4,7 @@
 //! errors, warnings and logs go to standard error, as plain text.
 
 mod check;
+pub mod logging;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
