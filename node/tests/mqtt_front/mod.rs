@@ -193,6 +193,23 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.receive()).await.expect("a packet")
     }
 
+    /// Like [`Self::next`], for those who bring their own patience.
+    pub async fn try_next(&mut self) -> Seen {
+        self.receive().await
+    }
+
+    /// As [`Self::nothing`], acknowledgements excepted.
+    pub async fn nothing_but_acks(&mut self) {
+        self.send(&Packet::PingReq).await;
+        loop {
+            match self.next().await {
+                Seen::PingResp => return,
+                Seen::Ack(..) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
     async fn receive(&mut self) -> Seen {
         loop {
             let decoded = self.decoder.decode(&self.input).unwrap();
