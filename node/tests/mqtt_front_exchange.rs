@@ -163,7 +163,7 @@ async fn topic_aliases_are_resolved_and_bad_ones_refused() {
     assert_eq!(publisher.next().await, Seen::Disconnect(ReasonCode::ProtocolError));
     assert_eq!(publisher.next().await, Seen::Closed);
     let mut publisher = broker.client(Version::V5, "p").await;
-    publisher.send(&with_alias("a", 65)).await;
+    publisher.send(&with_alias("a", 17)).await;
     assert_eq!(publisher.next().await, Seen::Disconnect(ReasonCode::TopicAliasInvalid));
 }
 

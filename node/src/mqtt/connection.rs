@@ -176,6 +176,10 @@ impl Connection {
         if let Poll::Ready(Err(_)) = result {
             return Err(End::Gone);
         }
+        if written > 0 && self.out.len() > OUT_LIMIT {
+            // It is not read from; that it takes what we write is its sign of life.
+            self.last_activity = now;
+        }
         // Room on the way out may let waiting deliveries through.
         Ok(more || (written > 0 && result.is_ready()))
     }
@@ -535,7 +539,7 @@ impl Future for Connection {
 
 impl Connection {
     /// Gives the session back to the keeper.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         if let Some(mut client) = self.client.take() {
             client.leave(&self.shared, &self.input, self.decoder);
         }

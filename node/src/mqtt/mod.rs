@@ -150,6 +150,10 @@ impl Drop for FrontHandle {
         for supervisor in &self.supervisors {
             supervisor.stop(None);
         }
+        // After a stop nobody is left to hear it.
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stop.notify_waiters();
+        self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);
         self.keeper.abort();
     }
 }

@@ -79,7 +79,7 @@ impl Default for Options {
             session_queue: Capacity { bytes: 8 << 20, items: 50_000 },
             max_subscriptions: 10_000,
             max_sessions: 2_000_000,
-            topic_alias_maximum: 64,
+            topic_alias_maximum: 16,
             session_expiry: Duration::from_hours(2),
             max_session_expiry: Duration::from_hours(168),
             connect_timeout: Duration::from_secs(10),

@@ -19,6 +19,9 @@ use crate::flow::HandOver;
 /// From here on a payload is sent from where it is. Below it a copy is cheaper than one more slice.
 const SHARED_PAYLOAD: usize = 16 << 10;
 
+/// The largest buffer a thread keeps for its next connection.
+const KEPT: usize = 1 << 20;
+
 /// Slices in one write; what is behind them goes with the next.
 const SLICES: usize = 16;
 
@@ -78,9 +81,11 @@ impl OutBuffer {
     /// Gives the lent buffer back, if it is not needed any more.
     pub(crate) fn give_back(&mut self, buffer: &mut BytesMut) {
         if self.len == 0 {
-            self.tail.clear();
-            std::mem::swap(&mut self.tail, buffer);
-            self.tail = BytesMut::new();
+            let mut tail = std::mem::take(&mut self.tail);
+            tail.clear();
+            if tail.capacity() <= KEPT {
+                *buffer = tail;
+            }
         }
     }
 

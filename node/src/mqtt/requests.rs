@@ -108,6 +108,10 @@ impl Client {
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;
         }
+        if session.has_retained_backlog() {
+            // It asks for retained messages faster than it takes them.
+            return ReasonCode::QuotaExceeded;
+        }
         let new = shared.router.subscribe(&self.inbox, filter, options, identifier);
         if new {
             session.filters.insert(filter.into());

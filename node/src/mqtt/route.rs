@@ -57,6 +57,9 @@ pub struct RouteCache {
     hasher: DefaultHashBuilder,
 }
 
+/// Longer topics are looked up each time, so that the cache is bounded in bytes as well.
+const LONGEST: usize = 512;
+
 impl RouteCache {
     /// Topics a publisher's cache holds unless told otherwise: a gateway's few hundred devices.
     pub const DEFAULT_CAPACITY: usize = 512;
@@ -89,10 +92,13 @@ impl RouteCache {
         let route = if let Some(route) = self.routes.find(hash, |route| *route.topic == *topic) {
             route.clone()
         } else {
+            let route = router.find_route(topic);
+            if topic.len() > LONGEST {
+                return route;
+            }
             if self.routes.len() >= self.capacity {
                 self.routes.clear();
             }
-            let route = router.find_route(topic);
             let hasher = &self.hasher;
             self.routes.insert_unique(hash, route.clone(), |route| hasher.hash_one(&*route.topic));
             route

@@ -42,6 +42,10 @@ pub(crate) struct ClientLimits {
     pub(crate) window: usize,
 }
 
+/// Retained messages that may wait for a session when it subscribes again: what waits is then at most this
+/// and one whole store.
+const RETAINED_BACKLOG: usize = 10_000;
+
 enum State {
     /// PUBLISH sent, PUBACK or PUBREC outstanding.
     Publish(Delivery),
@@ -171,6 +175,11 @@ impl Session {
     /// Retained messages that a new subscription matches.
     pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
         self.retained.extend(deliveries);
+    }
+
+    /// True while so many retained messages wait that no more are added.
+    pub(crate) fn has_retained_backlog(&self) -> bool {
+        self.retained.len() > RETAINED_BACKLOG
     }
 
     /// Sends what waits, as far as window and buffer allow.

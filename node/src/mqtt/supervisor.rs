@@ -155,6 +155,8 @@ impl Future for Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
+        // A connection counts until its session is back with the keeper.
+        self.connection.let_go();
         self.open.fetch_sub(1, Ordering::AcqRel);
         Stats::subtract(&self.shared.stats.connections, 1);
         if std::thread::panicking() {
