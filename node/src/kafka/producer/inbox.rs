@@ -57,6 +57,28 @@ pub struct Taken {
 pub struct Surrendered(Segment);
 
 impl Surrendered {
+    /// Takes back what is in flight: in its inbox it was never matched.
+    pub(super) fn of_flight(builder: BatchBuilder, obligations: Obligations) -> Option<Self> {
+        let (inbox, runs, counted) = obligations.dissolve()?;
+        let mut segment = Segment { bytes: builder.len().saturating_sub(HEADER_LEN), ..Segment::default() };
+        let mut sizes = builder.record_lens();
+        for run in &runs {
+            let of_run = sizes.by_ref().take(run.count as usize).map(|size| size as u32);
+            if run.sink.is_none() { segment.plain.extend(of_run) } else { of_run.for_each(drop) }
+        }
+        drop(sizes);
+        segment.builder = builder;
+        segment.runs = runs;
+        let mut state = inbox.state.lock();
+        let records = segment.live_records() as u64;
+        state.ledger.inflight -= records;
+        state.ledger.matched -= records;
+        state.held -= counted;
+        inbox.announce_room(&mut state);
+        drop(state);
+        Some(Self(segment))
+    }
+
     /// Its records with their tickets, in order.
     pub fn for_each(&self, mut visit: impl FnMut(&RecordRef<'_>, Option<&Ticket>)) {
         let mut records = self.0.builder.records().flatten();

@@ -131,6 +131,11 @@ impl Obligations {
         self.finish(end);
     }
 
+    /// Hands the duties over, unfinished: the inbox, the runs and the bytes they count there.
+    pub(super) fn dissolve(mut self) -> Option<(Arc<PartitionInbox>, Vec<Run>, usize)> {
+        Some((self.inbox.take()?, std::mem::take(&mut self.runs), self.bytes))
+    }
+
     fn finish(&mut self, end: End) {
         let Some(inbox) = self.inbox.take() else { return };
         let mut runs = std::mem::take(&mut self.runs);

@@ -26,6 +26,7 @@ use super::core::{self, Answer, Appetite, Batch, Output, PartitionCore, Trouble}
 use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
 use super::inbox::PartitionInbox;
 use super::obligations::{End, Obligations};
+use super::route::Routes;
 use super::topic_producer::TopicMessage;
 use super::verdict::describe;
 use crate::flow::{Outcome, Wake};
@@ -61,6 +62,8 @@ pub enum PartitionMessage {
     Tick,
     /// The partition is gone: end everything held like this.
     GiveUp(End),
+    /// The partition is gone, and its records may go to another one.
+    MoveTo(Arc<Routes>, Arc<Partition>),
 }
 
 /// What others see of a partition.
@@ -256,6 +259,7 @@ impl Actor for PartitionProducer {
                 held.core.tick(now);
             }
             PartitionMessage::GiveUp(end) => held.give_up(end),
+            PartitionMessage::MoveTo(routes, to) => held.move_to(&routes, &to),
         }
         held.turn(&myself);
         Ok(())
@@ -386,6 +390,18 @@ impl Held {
         while let Some(taken) = self.setup.partition.inbox.take() {
             taken.obligations.end(end);
         }
+    }
+
+    /// In order; what cannot be taken apart again is given up.
+    fn move_to(&mut self, routes: &Routes, to: &Partition) {
+        for (batch, _) in self.core.abandon() {
+            let records = batch.sealed.split(usize::MAX, batch.weight);
+            match records.ok().and_then(|mut builders| builders.pop()) {
+                Some(builder) => routes.rehome(builder, batch.obligations, to),
+                None => batch.obligations.end(End::Failed(ReasonCode::ImplementationSpecificError)),
+            }
+        }
+        to.actor.wake();
     }
 
     fn set_timer(&mut self, myself: &ActorRef<PartitionMessage>) {

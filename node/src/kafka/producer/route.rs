@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use causeway_protocol::kafka::batch::Record;
+use causeway_protocol::kafka::batch::{BatchBuilder, Record};
 use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
 
 use super::inbox::{InboxLimits, PartitionInbox, Redirected, Surrendered};
-use super::obligations::End;
+use super::obligations::{End, Obligations};
 use super::partition_producer::{Partition, PartitionMessage};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, Wake, WakeList};
@@ -294,6 +294,14 @@ impl Routes {
         lost
     }
 
+    /// Gives a batch that was in flight for a lost partition to another one.
+    pub(super) fn rehome(&self, builder: BatchBuilder, obligations: Obligations, to: &Partition) {
+        let _exclusive = self.moving.write();
+        if let Some(batch) = Surrendered::of_flight(builder, obligations) {
+            to.inbox.adopt_batch(batch);
+        }
+    }
+
     /// Forgets partitions that have ended; only their books stay.
     pub fn forget(&self, lost: &[Arc<Partition>]) {
         let _exclusive = self.moving.write();
@@ -357,5 +365,11 @@ impl Routes {
         while let Some(taken) = self.staging.take() {
             taken.obligations.end(end);
         }
+    }
+}
+
+impl std::fmt::Debug for Routes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Routes").field("partitioner", &self.partitioner).finish_non_exhaustive()
     }
 }

@@ -569,8 +569,14 @@ impl Held {
                 let lost = self.setup.routes.cut_to(count);
                 tracing::warn!(topic = %self.setup.options.topic, lost = lost.len(), "partitions are gone");
                 for partition in &lost {
-                    let end = End::Failed(ReasonCode::ImplementationSpecificError);
-                    partition.actor.tell(PartitionMessage::GiveUp(end));
+                    let heir = self.setup.routes.partitions().into_iter().next();
+                    if let Some(heir) = heir.filter(|_| !self.setup.options.partitioner.is_keyed()) {
+                        let routes = self.setup.routes.clone();
+                        partition.actor.tell(PartitionMessage::MoveTo(routes, heir));
+                    } else {
+                        let end = End::Failed(ReasonCode::ImplementationSpecificError);
+                        partition.actor.tell(PartitionMessage::GiveUp(end));
+                    }
                     if let Some(actor) = partition.actor.actor() {
                         // Its messages before the stop are lost with a stop: drain.
                         let _ = actor.drain();
