@@ -38,6 +38,14 @@ impl Faults {
         self.board.fault(self.era, about, reason);
     }
 
+    pub(super) fn assigned(&self, about: &str) {
+        self.board.assigned(self.era, about);
+    }
+
+    pub(super) fn placed(&self, about: &str) {
+        self.board.placed(self.era, about);
+    }
+
     pub(super) fn well(&self, about: &str) {
         self.board.well(self.era, about);
     }

@@ -330,6 +330,7 @@ impl State {
             let sink = self.sink.clone().open(&name.topic, name.partition);
             let partition = Partition::new(name, committed, limits, fetch_bytes);
             deliveries.push(Owned(tokio::spawn(deliver(partition.clone(), sink))));
+            context.status.assigned(&partition.name.to_string());
             context.placement.seek(partition.clone(), false);
             assigned.push(partition);
         }

@@ -83,6 +83,7 @@ pub(super) async fn place(context: Arc<Context>) {
                         tasks.spawn(fetch(context.clone(), known.leader, roster.clone()));
                         roster
                     });
+                    context.status.placed(&partition.name.to_string());
                     roster.add(partition.clone(), known.leader_epoch);
                 }
                 Err(reason) => {

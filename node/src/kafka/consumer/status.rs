@@ -30,6 +30,9 @@ pub enum ConsumerStatus {
 /// A leader that moves, a broker that restarts: what is well again within this time disconnects nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What is said of a partition from its assignment until it is read.
+const NEW: &str = "looking for its leader and offset";
+
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     reason: String,
@@ -93,6 +96,24 @@ impl StatusBoard {
         }
         said.faults.insert(Arc::from(about), Fault { reason, since: since.unwrap_or(now) });
         self.publish_at(&said, now);
+    }
+
+    /// A partition was assigned: until it is placed we are not connected.
+    pub(super) fn assigned(&self, era: u64, about: &str) {
+        let mut said = self.said.lock();
+        if said.era == era {
+            said.faults.insert(Arc::from(about), Fault { reason: NEW.to_owned(), since: Instant::now() });
+            self.publish(&said);
+        }
+    }
+
+    /// It has its leader and offset. What went wrong before must be proved well by a fetch.
+    pub(super) fn placed(&self, era: u64, about: &str) {
+        let mut said = self.said.lock();
+        if said.era == era && said.faults.get(about).is_some_and(|fault| fault.reason == NEW) {
+            said.faults.remove(about);
+            self.publish(&said);
+        }
     }
 
     /// `about` is well.
@@ -177,6 +198,10 @@ mod tests {
         board.standing(Standing::Stable);
         assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
         let era = board.forget_faults();
+        board.assigned(era, "t-0");
+        assert!(matches!(*watch.borrow(), ConsumerStatus::Connecting { .. }));
+        board.placed(era, "t-0");
+        assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
         let now = Instant::now();
         board.fault_at(era, "t-0", "no leader".to_owned(), now);
         board.fault_at(era, "t-1", "no leader".to_owned(), now + Duration::from_secs(1));
