@@ -143,7 +143,8 @@ async fn two_members_share_the_partitions_and_nothing_is_missed_when_one_comes_g
     eventually(
         || {
             let seen = sink.all_values();
-            after_death.iter().all(|text| seen.contains(text))
+            // The dead one may have handed on some of it while it died.
+            third.partitions().len() == 6 && after_death.iter().all(|text| seen.contains(text))
         },
         || {
             let seen = sink.all_values();
@@ -152,7 +153,6 @@ async fn two_members_share_the_partitions_and_nothing_is_missed_when_one_comes_g
         },
     )
     .await;
-    assert_eq!(third.partitions().len(), 6);
     third.stop(Leave::Final).await;
 }
 
