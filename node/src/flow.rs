@@ -144,24 +144,44 @@ impl Drop for WakeList {
 /// client, or stored in a session that outlives its connection.
 pub struct HandOver {
     ticket: Ticket,
-    failed: parking_lot::Mutex<Option<ReasonCode>>,
+    fate: parking_lot::Mutex<Fate>,
+}
+
+enum Fate {
+    Success,
+    Failed(ReasonCode),
+    Abandoned,
 }
 
 impl HandOver {
     /// A hand-over that completes `ticket`.
     pub fn new(ticket: Ticket) -> Arc<Self> {
-        Arc::new(Self { ticket, failed: parking_lot::Mutex::new(None) })
+        Arc::new(Self { ticket, fate: parking_lot::Mutex::new(Fate::Success) })
     }
 
     /// Makes the outcome a failure; the first reason stays.
     pub fn fail(&self, reason: ReasonCode) {
-        self.failed.lock().get_or_insert(reason);
+        let mut fate = self.fate.lock();
+        if matches!(*fate, Fate::Success) {
+            *fate = Fate::Failed(reason);
+        }
+    }
+
+    /// Gives the message back to whoever issued the ticket: it has not reached everybody and will not
+    /// from here. The ticket is never completed.
+    pub fn abandon(&self) {
+        *self.fate.lock() = Fate::Abandoned;
     }
 }
 
 impl Drop for HandOver {
     fn drop(&mut self) {
-        let outcome = self.failed.lock().map_or(Outcome::Success, Outcome::Failed);
-        self.ticket.sink.acknowledge(&[SequenceRange { first: self.ticket.sequence, count: 1 }], outcome);
+        let outcome = match *self.fate.get_mut() {
+            Fate::Success => Outcome::Success,
+            Fate::Failed(reason) => Outcome::Failed(reason),
+            Fate::Abandoned => return,
+        };
+        let range = SequenceRange { first: self.ticket.sequence, count: 1 };
+        self.ticket.sink.acknowledge(&[range], outcome);
     }
 }

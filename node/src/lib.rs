@@ -10,3 +10,4 @@ pub mod flow;
 pub mod kafka;
 pub mod mailbox;
 pub mod mqtt;
+pub mod node;

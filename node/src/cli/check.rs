@@ -27,7 +27,7 @@ pub(super) fn failure(errors: &Errors) -> String {
 }
 
 /// Warnings and what has no effect, one a line.
-fn remarks(loaded: &Loaded<Config>) -> String {
+pub(super) fn remarks(loaded: &Loaded<Config>) -> String {
     let mut text = String::new();
     for warning in &loaded.warnings {
         let _ = writeln!(text, "warning: {warning}");

@@ -4,12 +4,16 @@
 //! errors, warnings and logs go to standard error, as plain text.
 
 mod check;
-pub mod logging;
+mod logging;
+mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::dev::DevArgs;
+use crate::dev_kafka;
 
 /// Carries messages between MQTT devices and Apache Kafka, both ways.
 #[derive(Debug, Parser)]
@@ -21,6 +25,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node by its configuration file
+    Start {
+        /// Configuration file (HOCON)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a node with a development Kafka inside and two bridges, to try it; or one of the small clients
+    Dev(Dev),
     /// Check a configuration file: print everything that is wrong with it
     Check {
         /// Configuration file (HOCON)
@@ -36,6 +48,21 @@ enum Command {
     Ctl(crate::admin::ctl::Ctl),
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Dev {
+    #[command(flatten)]
+    node: DevArgs,
+    #[command(subcommand)]
+    client: Option<DevCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DevCommand {
+    /// Run only the development Kafka
+    Kafka(dev_kafka::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +99,15 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Start { config } => serve::start(&config),
+        Command::Dev(Dev { node, client: None }) => serve::dev(node),
+        Command::Dev(Dev { client: Some(client), .. }) => {
+            let runtime = serve::runtime()?;
+            match client {
+                DevCommand::Kafka(args) => runtime.block_on(dev_kafka::run(args))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check { config } => check::check(&config),
         Command::Config { what: ConfigCommand::Example } => print(&crate::config::example()),
         Command::Config { what: ConfigCommand::Reference } => print(&crate::config::reference()),

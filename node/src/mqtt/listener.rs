@@ -65,11 +65,30 @@ pub(crate) struct Acceptor {
     open: Arc<AtomicUsize>,
 }
 
-/// Opens `count` sockets on the address of a listener; its real address, and the sockets.
+/// An open listener, to look at.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Where it listens, with the port that was taken for 0.
+    pub address: SocketAddr,
+    /// Connections it may have open at once.
+    pub max_connections: usize,
+    open: Arc<AtomicUsize>,
+}
+
+impl Listener {
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// Opens a listener with `count` sockets.
 pub(crate) fn open(
     listener: &ListenerOptions,
     count: usize,
-) -> Result<(SocketAddr, Vec<Arc<Acceptor>>), ListenError> {
+) -> Result<(Listener, Vec<Arc<Acceptor>>), ListenError> {
     let failed = |address: SocketAddr| {
         let name = listener.name.clone();
         move |source: io::Error| match source.kind() {
@@ -96,7 +115,8 @@ pub(crate) fn open(
         }))
     });
     let acceptors = acceptors.collect::<io::Result<_>>().map_err(failed(address))?;
-    Ok((address, acceptors))
+    let max_connections = listener.max_connections;
+    Ok((Listener { name: listener.name.clone(), address, max_connections, open }, acceptors))
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {

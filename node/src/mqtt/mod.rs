@@ -41,7 +41,7 @@ use std::{
 };
 
 use causeway_protocol::mqtt::ReasonCode;
-pub use listener::ListenError;
+pub use listener::{ListenError, Listener};
 pub use options::{ListenerOptions, Options};
 use ractor::{Actor, ActorRef};
 pub use retained::RetainedLimits;
@@ -78,19 +78,19 @@ impl Front {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listener in &options.listeners {
-            let (address, acceptors) = listener::open(listener, count)?;
-            tracing::info!(node = options.node, listener = listener.name, %address, "MQTT listener open");
-            addresses.push(address);
+            let (listener, acceptors) = listener::open(listener, count)?;
+            tracing::info!(node = options.node, listener = listener.name, address = %listener.address, "MQTT listener open");
+            listeners.push(listener);
             for (share, acceptor) in shares.iter_mut().zip(acceptors) {
                 share.push(acceptor);
             }
         }
         let shared = Shared::new(options, router);
         let keeper = spawn(shared.keeper.clone().run()).abort_handle();
-        let mut handle = FrontHandle { addresses, shared, keeper, supervisors: Vec::new() };
+        let mut handle = FrontHandle { listeners, shared, keeper, supervisors: Vec::new() };
         for acceptors in shares {
             let arguments = (handle.shared.clone(), acceptors);
             let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
@@ -102,7 +102,7 @@ impl Front {
 
 /// A running front.
 pub struct FrontHandle {
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<Listener>,
     shared: Arc<Shared>,
     keeper: AbortHandle,
     supervisors: Vec<ActorRef<Notice>>,
@@ -110,8 +110,13 @@ pub struct FrontHandle {
 
 impl FrontHandle {
     /// Where it listens, in the order of the options, with the ports that were taken for 0.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// The listeners, in the order of the options.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// All counters now.

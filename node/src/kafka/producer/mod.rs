@@ -23,6 +23,7 @@ pub mod route;
 pub mod topic_producer;
 pub mod verdict;
 
+pub use dispatcher::Dispatchers;
 pub use route::Partitioner;
 pub use topic_producer::{
     PartitionRow, RequiredAcks, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,

@@ -257,7 +257,7 @@ impl TopicProducerHandle {
 
     /// Refuses new records, sends what is held for at most `drain`, then gives up the rest: tickets fail with
     /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped.
-    pub async fn stop(self, drain: Duration) -> StopReport {
+    pub async fn stop(&self, drain: Duration) -> StopReport {
         self.routes.close(ReasonCode::UnspecifiedError);
         let drained = tokio::time::timeout(drain, self.routes.idle()).await;
         let left = self.routes.ledger();

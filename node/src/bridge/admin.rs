@@ -1,0 +1,134 @@
+//! The admin operations of a node: thin, over the bridges and the MQTT front.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
+use crate::admin::{
+    AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, ListenerInfo, NodeInfo,
+    PartitionStats, Pending,
+};
+use crate::mqtt::{FrontHandle, Listener, Stats};
+
+/// Answers the admin link of one node.
+pub struct NodeAdmin {
+    name: String,
+    started: Instant,
+    bridges: Bridges,
+    listeners: Vec<Listener>,
+    stats: Arc<Stats>,
+}
+
+impl NodeAdmin {
+    /// The operations of the node called `name`.
+    pub fn new(name: String, bridges: Bridges, front: &FrontHandle, stats: Arc<Stats>) -> Self {
+        Self { name, started: Instant::now(), bridges, listeners: front.listeners().to_vec(), stats }
+    }
+
+    fn id(&self, text: &str) -> Result<BridgeId, AdminError> {
+        text.parse().map_err(|_| AdminError::no_bridge(text, self.ids()))
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.bridges.rows().iter().map(|row| row.id.to_string()).collect()
+    }
+
+    fn error(&self, error: Error) -> AdminError {
+        match error {
+            Error::NotFound { id } => AdminError::no_bridge(id.to_string(), self.ids()),
+            other => AdminError::failed(other),
+        }
+    }
+
+    fn info_of(&self, id: &BridgeId) -> Result<BridgeInfo, AdminError> {
+        self.bridges.row(id).map(|row| info(&row)).map_err(|error| self.error(error))
+    }
+}
+
+impl AdminService for NodeAdmin {
+    fn node(&self) -> Pending<'_, NodeInfo> {
+        let stats = self.stats.snapshot();
+        let listener = |listener: &Listener| ListenerInfo {
+            name: format!("tcp:{}", listener.name),
+            bind: listener.address.to_string(),
+            connections: listener.connections() as u64,
+            max_connections: listener.max_connections as u64,
+        };
+        let info = NodeInfo {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            listeners: self.listeners.iter().map(listener).collect(),
+            connections: stats.connections,
+            sessions: stats.sessions,
+            messages_in: stats.received_qos0 + stats.received_qos1 + stats.received_qos2,
+            messages_out: stats.sent_qos0 + stats.sent_qos1 + stats.sent_qos2,
+        };
+        Box::pin(async move { Ok(info) })
+    }
+
+    fn bridges(&self) -> Pending<'_, Vec<BridgeInfo>> {
+        let infos = self.bridges.rows().iter().map(info).collect();
+        Box::pin(async move { Ok(infos) })
+    }
+
+    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, Vec<BridgeStats>> {
+        Box::pin(async move {
+            let rows = match bridge {
+                Some(text) => {
+                    let id = self.id(&text)?;
+                    vec![self.bridges.row(&id).map_err(|error| self.error(error))?]
+                }
+                None => self.bridges.rows(),
+            };
+            Ok(rows.into_iter().map(|row| stats(row, partitions)).collect())
+        })
+    }
+
+    fn restart_bridge(&self, id: String) -> Pending<'_, BridgeInfo> {
+        Box::pin(async move {
+            let id = self.id(&id)?;
+            self.bridges.restart(id.clone()).await.map_err(|error| self.error(error))?;
+            self.info_of(&id)
+        })
+    }
+
+    fn enable_bridge(&self, id: String, on: bool) -> Pending<'_, BridgeInfo> {
+        Box::pin(async move {
+            let id = self.id(&id)?;
+            self.bridges.enable(id.clone(), on).await.map_err(|error| self.error(error))?;
+            self.info_of(&id)
+        })
+    }
+}
+
+fn info(row: &Row) -> BridgeInfo {
+    let (status, reason) = match &row.status {
+        Status::Connected => (BridgeStatus::Connected, None),
+        Status::Connecting(reason) => (BridgeStatus::Connecting, Some(reason.clone())),
+        Status::Disconnected(reason) => (BridgeStatus::Disconnected, Some(reason.clone())),
+        Status::Stopped => (BridgeStatus::Stopped, None),
+    };
+    BridgeInfo {
+        id: row.id.to_string(),
+        name: row.id.name.clone(),
+        kind: match row.id.kind {
+            Kind::Producer => BridgeKind::Producer,
+            Kind::Consumer => BridgeKind::Consumer,
+        },
+        enabled: row.enabled,
+        status,
+        reason,
+    }
+}
+
+fn stats(row: Row, partitions: bool) -> BridgeStats {
+    let bridge = info(&row);
+    let places = if partitions { row.places } else { Vec::new() };
+    let partition = |place: super::service::Place| PartitionStats {
+        topic: place.topic,
+        partition: place.partition,
+        ledger: place.ledger,
+    };
+    BridgeStats { bridge, ledger: row.ledger, partitions: places.into_iter().map(partition).collect() }
+}

@@ -1,0 +1,184 @@
+//! One node: the parts put together, started in the order in which nothing is lost, and stopped in the
+//! reverse of it.
+//!
+//! * Producer bridges are registered before a listener opens: no publication finds them missing.
+//! * Listeners are open before a consumer bridge fetches its first record: no record is published to
+//!   nobody because its subscribers could not connect yet.
+//! * On a stop consumers go first (they commit what was handed over), then the listeners (what was promised to
+//!   publishers is waited for), then the producer bridges.
+
+use std::fs::{self, File, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{AdminHandle, AdminServer};
+use crate::bridge::admin::NodeAdmin;
+use crate::bridge::service::{Bridges, Definition, Kind, Surroundings};
+use crate::config::{ByteSize, Config};
+use crate::mailbox::Capacity;
+use crate::mqtt::{self, Front, FrontHandle, ListenerOptions, RetainedLimits, Router};
+
+/// How long bridges may take to finish what they hold when the node stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used.
+    #[error("the data directory {path} (node.data_dir) cannot be used: {source}")]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another node has the data directory.
+    #[error("another causeway is using the data directory {0}; give this one its own with node.data_dir")]
+    DataDirTaken(PathBuf),
+    /// A listener cannot be opened.
+    #[error(transparent)]
+    Front(#[from] crate::mqtt::Error),
+    /// The admin link cannot be opened.
+    #[error("the admin link (admin.bind) cannot be opened: {0}")]
+    Admin(crate::admin::StartError),
+    /// An actor could not be spawned.
+    #[error("the bridge service did not start: {0}")]
+    Service(#[from] ractor::SpawnErr),
+}
+
+/// A running node.
+pub struct Node {
+    bridges: Bridges,
+    front: FrontHandle,
+    admin: Option<AdminHandle>,
+    /// Held as long as the node runs; the system lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+impl Node {
+    /// Starts everything that the configuration names.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let lock = lock_data_dir(&config.node.data_dir)?;
+        let options = front_options(&config);
+        let router = Router::new(RetainedLimits {
+            messages: config.mqtt.retain.max_messages as usize,
+            bytes: size(config.mqtt.retain.max_bytes),
+        });
+        let stats = router.stats().clone();
+        let bridges = Bridges::start(Surroundings {
+            router: router.clone(),
+            clients: Arc::default(),
+            node: config.node.name.as_str().into(),
+            drain: DRAIN,
+        })
+        .await?;
+        // A bridge that cannot be started is logged and shown with its reason; the others go on.
+        for (name, bridge) in config.bridges.kafka {
+            let _ = bridges.put(&name, Definition::Producer(Box::new(bridge))).await;
+        }
+        let front = Front::start(options, router).await?;
+        for (name, bridge) in config.bridges.kafka_consumer {
+            let _ = bridges.put(&name, Definition::Consumer(Box::new(bridge))).await;
+        }
+        let admin = if config.admin.enable {
+            let service = Arc::new(NodeAdmin::new(config.node.name, bridges.clone(), &front, stats));
+            Some(AdminServer::start(config.admin.bind, service).await.map_err(Error::Admin)?)
+        } else {
+            None
+        };
+        Ok(Self { bridges, front, admin, _lock: lock })
+    }
+
+    /// Addresses of the MQTT listeners, by name.
+    pub fn mqtt_addresses(&self) -> Vec<(String, SocketAddr)> {
+        let listeners = self.front.listeners().iter();
+        listeners.map(|listener| (listener.name.clone(), listener.address)).collect()
+    }
+
+    /// Address of the admin link.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(AdminHandle::local_addr)
+    }
+
+    /// The bridges.
+    pub fn bridges(&self) -> &Bridges {
+        &self.bridges
+    }
+
+    /// Stops everything, waiting a bounded time for what is under way.
+    pub async fn stop(self) {
+        let _ = self.bridges.stop_all(Kind::Consumer).await;
+        self.front.stop().await;
+        let _ = self.bridges.stop_all(Kind::Producer).await;
+        if let Some(admin) = self.admin {
+            admin.shutdown().await;
+        }
+    }
+}
+
+fn front_options(config: &Config) -> mqtt::Options {
+    let listeners = config.listeners.tcp.iter().filter(|(_, listener)| listener.enable);
+    let listener = |(name, listener): (&String, &crate::config::TcpListenerConfig)| ListenerOptions {
+        max_connections: listener.max_connections as usize,
+        ..ListenerOptions::new(name, listener.bind)
+    };
+    let mqtt = &config.mqtt;
+    mqtt::Options {
+        listeners: listeners.map(listener).collect(),
+        node: config.node.name.clone(),
+        max_packet_size: u32::try_from(mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX),
+        max_topic_levels: mqtt.max_topic_levels,
+        receive_maximum: mqtt.receive_maximum,
+        max_inflight: mqtt.max_inflight,
+        session_queue: Capacity { bytes: size(mqtt.max_mqueue_bytes), items: mqtt.max_mqueue as usize },
+        max_subscriptions: mqtt.max_subscriptions as usize,
+        max_sessions: mqtt.max_sessions as usize,
+        topic_alias_maximum: mqtt.max_topic_alias,
+        session_expiry: mqtt.session_expiry_interval,
+        max_session_expiry: mqtt.session_expiry_interval,
+        connect_timeout: mqtt.connect_timeout,
+        ..mqtt::Options::default()
+    }
+}
+
+fn size(bytes: ByteSize) -> usize {
+    usize::try_from(bytes.bytes()).unwrap_or(usize::MAX)
+}
+
+fn lock_data_dir(path: &Path) -> Result<File, Error> {
+    let failed = |source| Error::DataDir { path: path.to_owned(), source };
+    fs::create_dir_all(path).map_err(failed)?;
+    let file = File::create(path.join("causeway.lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::DataDirTaken(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Runs a node until the process is told to end (SIGTERM, SIGINT), then stops it.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let node = Node::start(config).await?;
+    for (name, address) in node.mqtt_addresses() {
+        println!("listening mqtt {address} ({name})");
+    }
+    if let Some(address) = node.admin_address() {
+        println!("listening admin {address}");
+    }
+    wait_for_end().await?;
+    println!("stopping");
+    node.stop().await;
+    Ok(())
+}
+
+/// Returns when the process is told to end.
+pub async fn wait_for_end() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
