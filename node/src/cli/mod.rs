@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::dev::DevArgs;
+use crate::dev::{DevArgs, clients};
 use crate::dev_kafka;
 
 /// Carries messages between MQTT devices and Apache Kafka, both ways.
@@ -61,6 +61,14 @@ struct Dev {
 
 #[derive(Debug, Subcommand)]
 enum DevCommand {
+    /// Publish to MQTT (on the mqttbytes library) and say how many were acknowledged
+    Publish(clients::PublishArgs),
+    /// Print what arrives on MQTT topics (on the mqttbytes library)
+    Subscribe(clients::SubscribeArgs),
+    /// Write records to Kafka (on the rskafka library)
+    Produce(clients::ProduceArgs),
+    /// Print the records of a Kafka topic (on the rskafka library)
+    Consume(clients::ConsumeArgs),
     /// Run only the development Kafka
     Kafka(dev_kafka::Args),
 }
@@ -104,6 +112,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(Dev { client: Some(client), .. }) => {
             let runtime = serve::runtime()?;
             match client {
+                DevCommand::Publish(args) => runtime.block_on(args.run())?,
+                DevCommand::Subscribe(args) => runtime.block_on(args.run())?,
+                DevCommand::Produce(args) => runtime.block_on(args.run())?,
+                DevCommand::Consume(args) => runtime.block_on(args.run())?,
                 DevCommand::Kafka(args) => runtime.block_on(dev_kafka::run(args))?,
             }
             Ok(ExitCode::SUCCESS)
