@@ -16,9 +16,8 @@ use std::time::Duration;
 use crate::admin::{AdminHandle, AdminServer};
 use crate::bridge::admin::NodeAdmin;
 use crate::bridge::service::{Bridges, Definition, Kind, Surroundings};
-use crate::config::{ByteSize, Config};
-use crate::mailbox::Capacity;
-use crate::mqtt::{self, Front, FrontHandle, ListenerOptions, RetainedLimits, Router};
+use crate::config::Config;
+use crate::mqtt::{Front, FrontHandle, Router};
 
 /// How long bridges may take to finish what they hold when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -61,11 +60,8 @@ impl Node {
     /// Starts everything that the configuration names.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let lock = lock_data_dir(&config.node.data_dir)?;
-        let options = front_options(&config);
-        let router = Router::new(RetainedLimits {
-            messages: config.mqtt.retain.max_messages as usize,
-            bytes: size(config.mqtt.retain.max_bytes),
-        });
+        let options = config.mqtt_options();
+        let router = Router::new(config.retained_limits());
         let stats = router.stats().clone();
         let bridges = Bridges::start(Surroundings {
             router: router.clone(),
@@ -116,35 +112,6 @@ impl Node {
             admin.shutdown().await;
         }
     }
-}
-
-fn front_options(config: &Config) -> mqtt::Options {
-    let listeners = config.listeners.tcp.iter().filter(|(_, listener)| listener.enable);
-    let listener = |(name, listener): (&String, &crate::config::TcpListenerConfig)| ListenerOptions {
-        max_connections: listener.max_connections as usize,
-        ..ListenerOptions::new(name, listener.bind)
-    };
-    let mqtt = &config.mqtt;
-    mqtt::Options {
-        listeners: listeners.map(listener).collect(),
-        node: config.node.name.clone(),
-        max_packet_size: u32::try_from(mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX),
-        max_topic_levels: mqtt.max_topic_levels,
-        receive_maximum: mqtt.receive_maximum,
-        max_inflight: mqtt.max_inflight,
-        session_queue: Capacity { bytes: size(mqtt.max_mqueue_bytes), items: mqtt.max_mqueue as usize },
-        max_subscriptions: mqtt.max_subscriptions as usize,
-        max_sessions: mqtt.max_sessions as usize,
-        topic_alias_maximum: mqtt.max_topic_alias,
-        session_expiry: mqtt.session_expiry_interval,
-        max_session_expiry: mqtt.session_expiry_interval,
-        connect_timeout: mqtt.connect_timeout,
-        ..mqtt::Options::default()
-    }
-}
-
-fn size(bytes: ByteSize) -> usize {
-    usize::try_from(bytes.bytes()).unwrap_or(usize::MAX)
 }
 
 fn lock_data_dir(path: &Path) -> Result<File, Error> {

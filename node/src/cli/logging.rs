@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Choice, LogConfig, LogFormat};
 
 /// Installs the logger of the process. Fails when `RUST_LOG` is set and wrong, or a logger is installed.
-pub fn install(config: &LogConfig) -> anyhow::Result<()> {
+pub(super) fn install(config: &LogConfig) -> anyhow::Result<()> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(wanted) if !wanted.is_empty() => {
             EnvFilter::try_new(&wanted).map_err(|error| anyhow::anyhow!("RUST_LOG={wanted}: {error}"))?

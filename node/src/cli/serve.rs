@@ -18,7 +18,7 @@ pub(super) fn start(path: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     eprint!("{}", check::remarks(&loaded));
-    logging::start(&loaded.value.log)?;
+    logging::install(&loaded.value.log)?;
     runtime()?.block_on(node::run(loaded.value))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -26,7 +26,7 @@ pub(super) fn start(path: &Path) -> anyhow::Result<ExitCode> {
 /// Runs a node with a development Kafka inside until the process is told to end.
 pub(super) fn dev(args: DevArgs) -> anyhow::Result<ExitCode> {
     // What matters is on standard output; the log speaks of trouble only.
-    logging::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text })?;
+    logging::install(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text })?;
     runtime()?.block_on(dev::run(args))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -72,6 +72,7 @@ impl ConnectionConfig {
                 }),
             },
             authentication,
+            allow_auto_topic_creation: self.allow_auto_topic_creation,
             reconnect_backoff: reconnect_delay
                 .map_or(defaults.reconnect_backoff, |max| Backoff { first: FIRST_RECONNECT.min(max), max }),
             ..defaults

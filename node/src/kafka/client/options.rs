@@ -152,6 +152,8 @@ pub struct ClientOptions {
     pub max_response_bytes: usize,
     /// Requests queued or unanswered on one connection, bytes; more wait for room.
     pub max_in_flight_bytes: usize,
+    /// Whether producers and consumers that ask for a topic may create it, where the broker allows that.
+    pub allow_auto_topic_creation: bool,
 }
 
 impl ClientOptions {
@@ -169,6 +171,7 @@ impl ClientOptions {
             reconnect_backoff: Backoff::default(),
             max_response_bytes: 128 * 1024 * 1024,
             max_in_flight_bytes: 64 * 1024 * 1024,
+            allow_auto_topic_creation: false,
         }
     }
 }

@@ -104,7 +104,10 @@ async fn view(context: &Context, topic: &str, afresh: bool) -> (String, Result<A
     let cached = context.client.cached(topic).filter(|view| !afresh && view.error.is_none());
     let view = match cached {
         Some(view) => Ok(view),
-        None => context.client.refresh(topic, false).await,
+        None => {
+            let create = context.client.options().allow_auto_topic_creation;
+            context.client.refresh(topic, create).await
+        }
     };
     (topic.to_owned(), view)
 }

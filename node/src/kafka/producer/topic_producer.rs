@@ -745,7 +745,7 @@ async fn keep_metadata(
 ) {
     let mut failures = 0;
     loop {
-        let answer = client.refresh(&topic, false).await;
+        let answer = client.refresh(&topic, client.options().allow_auto_topic_creation).await;
         let complete = answer.as_ref().is_ok_and(|view| {
             view.error.is_none()
                 && !view.partitions.is_empty()
