@@ -102,12 +102,11 @@ pub(super) async fn place(context: Arc<Context>) {
 
 async fn view(context: &Context, topic: &str, afresh: bool) -> (String, Result<Arc<TopicView>, Error>) {
     let cached = context.client.cached(topic).filter(|view| !afresh && view.error.is_none());
-    let view = match cached {
-        Some(view) => Ok(view),
-        None => {
-            let create = context.client.options().allow_auto_topic_creation;
-            context.client.refresh(topic, create).await
-        }
+    let view = if let Some(view) = cached {
+        Ok(view)
+    } else {
+        let create = context.client.options().allow_auto_topic_creation;
+        context.client.refresh(topic, create).await
     };
     (topic.to_owned(), view)
 }
