@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rskafka::BackoffConfig;
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
-use rskafka::client::{Client, ClientBuilder};
+use rskafka::client::{Client, ClientBuilder, Credentials, SaslConfig};
 use rskafka::record::RecordAndOffset;
 use tokio::time::Instant;
 
@@ -22,14 +22,27 @@ pub struct Topic {
 
 /// An rskafka client that gives up after `patience` instead of never.
 pub async fn client(bootstrap: &str, patience: Duration) -> Result<Client> {
+    connect(bootstrap, patience, None).await
+}
+
+/// The same, that logs in with SASL/PLAIN as (user, password).
+pub async fn client_as(bootstrap: &str, login: (&str, &str), patience: Duration) -> Result<Client> {
+    let credentials = Credentials::new(login.0.to_owned(), login.1.to_owned());
+    connect(bootstrap, patience, Some(SaslConfig::Plain(credentials))).await
+}
+
+async fn connect(bootstrap: &str, patience: Duration, login: Option<SaslConfig>) -> Result<Client> {
     let backoff_config = BackoffConfig {
         init_backoff: Duration::from_millis(50),
         max_backoff: Duration::from_secs(1),
         deadline: Some(patience),
         ..BackoffConfig::default()
     };
-    let build = ClientBuilder::new(vec![bootstrap.to_owned()]).backoff_config(backoff_config).build();
-    tokio::time::timeout(patience, build)
+    let mut builder = ClientBuilder::new(vec![bootstrap.to_owned()]).backoff_config(backoff_config);
+    if let Some(login) = login {
+        builder = builder.sasl_config(login);
+    }
+    tokio::time::timeout(patience, builder.build())
         .await
         .with_context(|| format!("no Kafka at {bootstrap} within {patience:?}"))?
         .with_context(|| format!("no Kafka at {bootstrap}"))
@@ -38,10 +51,14 @@ pub async fn client(bootstrap: &str, patience: Duration) -> Result<Client> {
 impl Topic {
     /// Opens a topic that exists.
     pub async fn open(bootstrap: &str, name: &str) -> Result<Self> {
-        let client = client(bootstrap, Duration::from_secs(30)).await?;
+        Self::open_with(&client(bootstrap, Duration::from_secs(30)).await?, name).await
+    }
+
+    /// Opens a topic that exists, through this client.
+    pub async fn open_with(client: &Client, name: &str) -> Result<Self> {
         let topics = client.list_topics().await?;
         let Some(topic) = topics.into_iter().find(|topic| topic.name == name) else {
-            bail!("Kafka at {bootstrap} has no topic {name}");
+            bail!("Kafka has no topic {name}");
         };
         let mut partitions = BTreeMap::new();
         for partition in topic.partitions {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use causeway::dev_kafka::{DevKafka, Faults, Options, TopicSpec};
+use causeway::dev_kafka::{DevKafka, Faults, Options, Sasl, TopicSpec};
 use causeway_benches::topic;
 
 use crate::kafka::{self, RealKafka, Version};
@@ -68,6 +68,30 @@ impl Target {
         Ok(broker)
     }
 
+    /// A Kafka of this kind with one partition of `topic`, and `HOST:PORT` of its listener that wants SASL/PLAIN
+    /// with [`kafka::SASL_USER`].
+    pub fn with_login(&self, topic: &str) -> Result<(Arc<Broker>, String)> {
+        match self {
+            // Whoever connects to the development Kafka has to log in, or nobody: one for this alone.
+            Self::Development => {
+                let (user, password) = kafka::SASL_USER;
+                let options = Options { sasl: Some(Sasl::user(user, password)), ..Options::default() };
+                let kafka = block_on(DevKafka::start(options.topic(TopicSpec::new(topic, 1))))?;
+                let bootstrap = kafka.bootstrap();
+                Ok((Arc::new(Broker::Development(kafka)), bootstrap))
+            }
+            Self::Apache(_) => {
+                let broker = self.shared()?;
+                broker.create_topic(topic, 1)?;
+                let bootstrap = match &*broker {
+                    Broker::Apache(kafka) => kafka.sasl_bootstrap(),
+                    Broker::Development(kafka) => kafka.bootstrap(),
+                };
+                Ok((broker, bootstrap))
+            }
+        }
+    }
+
     /// A fresh Kafka of this kind for one test alone.
     pub fn own(&self) -> Result<Broker> {
         Ok(match self {
@@ -94,14 +118,6 @@ impl Broker {
         match self {
             Self::Development(kafka) => kafka.bootstrap(),
             Self::Apache(kafka) => kafka.bootstrap(),
-        }
-    }
-
-    /// `HOST:PORT` of a listener that wants SASL/PLAIN with [`kafka::SASL_USER`]; `None` if there is none.
-    pub fn sasl_bootstrap(&self) -> Option<String> {
-        match self {
-            Self::Development(_) => None,
-            Self::Apache(kafka) => Some(kafka.sasl_bootstrap()),
         }
     }
 

@@ -13,9 +13,10 @@ use anyhow::Result;
 use causeway_benches::judge::{Judge, Published, Verdict};
 use causeway_benches::load::Meter;
 use causeway_benches::load::publisher::{Publishing, publish};
-use causeway_benches::topic::Topic;
+use causeway_benches::topic::{Topic, client, client_as};
 use mqttbytes::QoS;
 use rskafka::chrono::DateTime;
+use rskafka::client::Client;
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::task::JoinHandle;
 
@@ -33,8 +34,17 @@ pub struct Oracle {
 impl Oracle {
     /// From now on.
     pub fn watch(bootstrap: &str, topic: &str) -> Result<Self> {
+        Self::watch_with(async { client(bootstrap, PATIENCE).await }, topic)
+    }
+
+    /// From now on, logged in with SASL/PLAIN as (user, password).
+    pub fn watch_as(bootstrap: &str, login: (&str, &str), topic: &str) -> Result<Self> {
+        Self::watch_with(async { client_as(bootstrap, login, PATIENCE).await }, topic)
+    }
+
+    fn watch_with(client: impl Future<Output = Result<Client>>, topic: &str) -> Result<Self> {
         block_on(async {
-            let topic = Topic::open(bootstrap, topic).await?;
+            let topic = Topic::open_with(&client.await?, topic).await?;
             let start = topic.ends().await?;
             Ok(Self { topic, start })
         })

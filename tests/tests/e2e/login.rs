@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use causeway_tests::kafka::SASL_USER;
 use causeway_tests::node::Node;
 use causeway_tests::oracle::{Oracle, Running, load};
-use causeway_tests::{eventually, need, on_every_kafka, say, unique};
+use causeway_tests::{eventually, need, on_every_kafka, unique};
 
 use crate::sections::producer;
 
@@ -29,14 +29,9 @@ fn status(node: &Node) -> Result<(String, String)> {
 on_every_kafka! {
     /// With the right password messages arrive; with a wrong one the status says why, and messages wait.
     fn a_bridge_logs_in_with_sasl_plain(target) {
-        let kafka = target.shared()?;
-        let Some(bootstrap) = kafka.sasl_bootstrap() else {
-            say(&format!("left out: {target} has no listener with SASL"));
-            return Ok(());
-        };
         let topic = unique("login");
-        kafka.create_topic(&topic, 1)?;
-        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        let (_kafka, bootstrap) = target.with_login(&topic)?;
+        let oracle = Oracle::watch_as(&bootstrap, SASL_USER, &topic)?;
         let bridge = producer("login", &bootstrap, "l/#", &topic, "reconnect_delay = 200ms");
 
         let mut node = Node::start(&with_password(&bridge, "wrong"))?;
