@@ -38,7 +38,8 @@ async fn connect(bootstrap: &str, patience: Duration, login: Option<SaslConfig>)
         deadline: Some(patience),
         ..BackoffConfig::default()
     };
-    let mut builder = ClientBuilder::new(vec![bootstrap.to_owned()]).backoff_config(backoff_config);
+    let mut builder =
+        ClientBuilder::new(bootstrap.split(',').map(str::to_owned).collect()).backoff_config(backoff_config);
     if let Some(login) = login {
         builder = builder.sasl_config(login);
     }

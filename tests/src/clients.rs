@@ -29,7 +29,11 @@ impl Client {
         let fetched = "tests/clients/fetch";
         Ok(match self {
             Self::MosquittoPub => (vec!["mosquitto_pub".into()], "apt-get install mosquitto-clients"),
-            Self::MosquittoSub => (vec!["mosquitto_sub".into()], "apt-get install mosquitto-clients"),
+            // Into a pipe it would keep its lines to itself until it has many.
+            Self::MosquittoSub => (
+                vec!["stdbuf".into(), "-oL".into(), "mosquitto_sub".into()],
+                "apt-get install mosquitto-clients",
+            ),
             Self::Kcat => (vec!["kcat".into()], "apt-get install kcat"),
             Self::MqttJs => {
                 (vec!["node".into(), cache.join("node/node_modules/mqtt/build/bin/mqtt.js")], fetched)
@@ -41,7 +45,7 @@ impl Client {
     /// The command without arguments; `None`, and a line on standard error, if it is not there.
     pub fn command(self) -> Result<Option<Command>> {
         let (words, source) = self.command_and_source()?;
-        if !words.iter().all(is_there) {
+        if !words.iter().filter(|word| !word.starts_with("-oL")).all(is_there) {
             let text = format!("{self:?} is not there: get it with {source}");
             if std::env::var_os("CAUSEWAY_REQUIRE_CLIENTS").is_some_and(|value| value == "1") {
                 bail!("CAUSEWAY_REQUIRE_CLIENTS=1 and {text}");

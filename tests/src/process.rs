@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Lines of output kept for each process: enough to explain a failure.
-const KEPT_LINES: usize = 20_000;
+/// Lines of output kept for each process: enough to explain a failure, and for every message that a test lets a
+/// subscriber print.
+const KEPT_LINES: usize = 100_000;
 
 /// How often a wait without an event to wait for looks again.
 const POLL: Duration = Duration::from_millis(10);
