@@ -4,6 +4,7 @@
 //! * [`kafka`]: Apache Kafka in the releases of `tests/kafka/versions`, and its command-line tools.
 //! * [`broker`]: one face for the development Kafka and the real ones, and [`on_every_kafka!`], which
 //!   makes one test for each.
+//! * [`broker_suite`]: what a broker has to do, in raw requests.
 //! * [`node`]: the real binary, started, killed and asked for its books.
 //! * [`clients`]: MQTT and Kafka clients that other people wrote.
 //! * [`oracle`]: what was acknowledged against what is in Kafka.
@@ -19,6 +20,7 @@ use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
 pub mod broker;
+pub mod broker_suite;
 pub mod clients;
 pub mod kafka;
 pub mod node;
