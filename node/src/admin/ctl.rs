@@ -1,5 +1,7 @@
 //! `causeway ctl`: asks a running node and prints what it says.
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -66,8 +68,11 @@ impl Ctl {
     pub async fn run(self) -> Result<()> {
         let variable = std::env::var(ADDRESS_VARIABLE).ok();
         let text = self.output(variable.as_deref()).await?;
-        print!("{text}");
-        Ok(())
+        // A reader that has seen enough (`| head`) is no failure.
+        match std::io::stdout().lock().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// What [`run`](Self::run) prints, with the value of the environment variable.
