@@ -23,7 +23,7 @@ section! {
         /// Levels that a topic name or filter may have.
         max_topic_levels: u16 => integer(1..=65_535).or(DEFAULT_MAX_LEVELS);
         /// Topic aliases that a client may use on one connection (MQTT-5.0 3.2.2.3.8).
-        max_topic_alias: u16 => integer(0..=65_535).or(64);
+        max_topic_alias: u16 => integer(0..=65_535).or(16);
         /// Subscriptions of one session.
         max_subscriptions: u32 => integer(1..=1_000_000).or(10_000);
         /// How long a new connection may take to send its CONNECT packet.
