@@ -35,6 +35,9 @@ use crate::unique;
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A group whose coordinator is not ready to answer yet.
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+
 /// One connection that sends what it is told and checks nothing but correlation ids.
 struct Wire {
     stream: TcpStream,
@@ -514,7 +517,15 @@ impl Member {
             OffsetFetchRequestTopic::default().with_name(topic.clone()).with_partition_indexes(vec![0]);
         let request =
             OffsetFetchRequest::default().with_group_id(self.group.clone()).with_topics(Some(vec![wanted]));
-        let response = self.wire.call(5, &request)?;
+        // A group that was just moved or made is being loaded for a moment.
+        let deadline = Instant::now() + PATIENCE;
+        let response = loop {
+            let response = self.wire.call(5, &request)?;
+            if response.error_code != COORDINATOR_LOAD_IN_PROGRESS || Instant::now() > deadline {
+                break response;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
         expect("offset fetch", &response.error_code, &0)?;
         let answer =
             response.topics.first().and_then(|topic| topic.partitions.first()).context("a partition")?;

@@ -4,6 +4,7 @@
 //! Kafka that `tests/kafka/fetch` got. After each, the books of the bridges must balance.
 
 mod crash;
+mod dev;
 mod ground;
 mod guide;
 mod login;
