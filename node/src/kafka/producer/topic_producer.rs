@@ -320,7 +320,8 @@ pub struct Held {
     fewer_since: Option<(usize, Instant)>,
     /// Why there is no metadata, or what is wrong with the topic.
     topic_trouble: Option<String>,
-    id_trouble: Option<String>,
+    /// Why there is no producer id, and whether that passes by itself.
+    id_trouble: Option<(String, bool)>,
 }
 
 impl Actor for TopicProducer {
@@ -379,7 +380,10 @@ impl Actor for TopicProducer {
                 held.need_producer_id(&myself, partition, instead_of);
             }
             TopicMessage::ProducerId(Ok(identity)) => held.producer_id_is(identity),
-            TopicMessage::ProducerId(Err(error)) => held.id_trouble = Some(error.to_string()),
+            TopicMessage::ProducerId(Err(error)) => {
+                let passes = error.code().is_some_and(|code| code.is_retriable());
+                held.id_trouble = Some((error.to_string(), passes));
+            }
             TopicMessage::TroubleChanged => {}
             TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
             TopicMessage::CheckLinks => held.check_links(&myself),
@@ -720,13 +724,15 @@ impl Held {
             }
             partition.trouble.lock().clone().map_or(Ok(()), Err)
         });
-        let id_trouble = self.id_trouble.as_deref().filter(|_| self.producer_id.is_none());
+        let id_trouble = self.id_trouble.as_ref().filter(|_| self.producer_id.is_none());
         let first = reasons.next().unwrap_or(Ok(()));
         let healthy = first.is_ok() || reasons.any(|reason| reason.is_ok());
         match (healthy, id_trouble, &self.topic_trouble) {
-            (_, Some(reason), _) => Status::Disconnected { reason: reason.to_owned() },
+            (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
             (true, None, _) => Status::Connected,
-            (false, None, Some(reason)) => Status::Disconnected { reason: reason.clone() },
+            (_, Some((reason, false)), _) | (false, None, Some(reason)) => {
+                Status::Disconnected { reason: reason.clone() }
+            }
             (false, None, None) => match first {
                 Err(reason) if !reason.is_empty() => Status::Disconnected { reason: reason.to_string() },
                 _ => Status::Connecting { reason: "connecting to the partitions' leaders".to_owned() },

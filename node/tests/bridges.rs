@@ -1,0 +1,226 @@
+//! Bridges at run time, with the development Kafka and sinks in place of MQTT clients.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway::bridge::service::{BridgeId, Bridges, Definition, Error, Kind, Row, Status, Surroundings};
+use causeway::config::{parse_consumer_bridge, parse_producer_bridge};
+use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
+use causeway::flow::{Accepted, Message, MessageSink, Outcome, Room, SequenceRange, Ticket, WakeList};
+use causeway::mqtt::{RetainedLimits, Router};
+use parking_lot::Mutex;
+use rskafka::chrono::{DateTime, Utc};
+use rskafka::client::ClientBuilder;
+use rskafka::client::partition::{Compression, UnknownTopicHandling};
+use rskafka::record::Record;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Takes messages as it is told, and keeps their tickets.
+#[derive(Default)]
+struct Taker {
+    state: Mutex<TakerState>,
+    room: Room,
+}
+
+#[derive(Default)]
+struct TakerState {
+    /// So many offers are turned away first.
+    full: usize,
+    /// Tickets are completed at once.
+    finishing: bool,
+    taken: Vec<(String, String)>,
+    held: Vec<Ticket>,
+}
+
+impl MessageSink for Taker {
+    fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, _: &mut WakeList) -> Accepted {
+        let mut state = self.state.lock();
+        if state.full > 0 && ticket.is_some() {
+            state.full -= 1;
+            self.room.notify_one();
+            return Accepted::Full(self.room.clone());
+        }
+        let payload = String::from_utf8(message.payload.to_vec()).unwrap();
+        state.taken.push((message.topic.to_owned(), payload));
+        if state.finishing {
+            return Accepted::Done(Outcome::Success);
+        }
+        state.held.extend(ticket.cloned());
+        Accepted::Taken
+    }
+}
+
+impl Taker {
+    fn taken(&self) -> usize {
+        self.state.lock().taken.len()
+    }
+
+    fn finish_all(&self) {
+        for ticket in std::mem::take(&mut self.state.lock().held) {
+            let range = SequenceRange { first: ticket.sequence, count: 1 };
+            ticket.sink.acknowledge(&[range], Outcome::Success);
+        }
+    }
+}
+
+async fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let waiting = async {
+        while !met() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn kafka() -> DevKafka {
+    DevKafka::start(Options::default().topic(TopicSpec::new("in", 1)).topic(TopicSpec::new("out", 1)))
+        .await
+        .unwrap()
+}
+
+async fn produce(kafka: &DevKafka, values: &[&str]) {
+    let client = ClientBuilder::new(vec![kafka.bootstrap()]).build().await.unwrap();
+    let partition = client.partition_client("out", 0, UnknownTopicHandling::Error).await.unwrap();
+    let record = |value: &&str| Record {
+        key: None,
+        value: Some(value.as_bytes().to_vec()),
+        headers: BTreeMap::default(),
+        timestamp: DateTime::<Utc>::from_timestamp_millis(1_700_000_000_000).unwrap(),
+    };
+    partition.produce(values.iter().map(record).collect(), Compression::NoCompression).await.unwrap();
+}
+
+async fn bridges(router: &Arc<Router>) -> Bridges {
+    Bridges::start(Surroundings {
+        router: router.clone(),
+        clients: Arc::default(),
+        node: "n1".into(),
+        drain: Duration::from_secs(2),
+    })
+    .await
+    .unwrap()
+}
+
+fn consumer(kafka: &DevKafka, mqtt_topic: &str) -> Definition {
+    let text = format!(
+        r#"{{ bootstrap_hosts = "{}", kafka {{ offset_reset_policy = earliest, offset_commit_interval_seconds = 1 }}
+              topic_mapping = [{{ kafka_topic = out, mqtt_topic = "{mqtt_topic}", qos = 1, payload_template = "${{.value}}" }}] }}"#,
+        kafka.bootstrap()
+    );
+    Definition::Consumer(Box::new(parse_consumer_bridge("back", &text).unwrap().value))
+}
+
+fn id(kind: Kind, name: &str) -> BridgeId {
+    BridgeId { kind, name: name.to_owned() }
+}
+
+fn back(bridges: &Bridges) -> Row {
+    bridges.row(&id(Kind::Consumer, "back")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_room_is_offered_again_once_and_in_order() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let taker = Arc::new(Taker::default());
+    {
+        let mut state = taker.state.lock();
+        state.full = 3;
+        state.finishing = true;
+    }
+    router.add_sink("back/#", taker.clone());
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "back/x")).await.unwrap();
+    produce(&kafka, &["a", "b", "c", "d", "e"]).await;
+    until("all five are taken", || taker.taken() == 5).await;
+    let payloads: Vec<_> = taker.state.lock().taken.iter().map(|(_, payload)| payload.clone()).collect();
+    assert_eq!(payloads, ["a", "b", "c", "d", "e"]);
+    until("the books say so", || back(&bridges).ledger.success == 5).await;
+    let books = back(&bridges).ledger;
+    assert_eq!((books.received, books.matched, books.inflight, books.imbalance()), (5, 5, 0, 0));
+    bridges.stop_all(Kind::Consumer).await.unwrap();
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_handed_over_is_not_committed_and_comes_again_after_a_restart() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let taker = Arc::new(Taker::default());
+    router.add_sink("back/#", taker.clone());
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "back/x")).await.unwrap();
+    produce(&kafka, &["a", "b"]).await;
+    until("both are taken", || taker.taken() == 2).await;
+    taker.finish_all();
+    produce(&kafka, &["c", "d"]).await;
+    until("two more are taken", || taker.taken() == 4).await;
+    assert_eq!(back(&bridges).ledger.inflight, 2, "their hand-over is not complete");
+
+    // The drain waits for them in vain; what is committed ends before them.
+    bridges.restart(id(Kind::Consumer, "back")).await.unwrap();
+    until("they come again", || taker.taken() == 6).await;
+    let payloads: Vec<_> = taker.state.lock().taken.iter().map(|(_, payload)| payload.clone()).collect();
+    assert_eq!(payloads, ["a", "b", "c", "d", "c", "d"]);
+    taker.finish_all();
+    until("the books say so", || back(&bridges).ledger.success == 2).await;
+    bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
+    assert_eq!(committed(&kafka), Some(4));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_topic_is_none_is_counted_and_does_not_hold_up_the_others() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let taker = Arc::new(Taker::default());
+    taker.state.lock().finishing = true;
+    router.add_sink("back/#", taker.clone());
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "back/${.value}")).await.unwrap();
+    produce(&kafka, &["good", "+", "also/good"]).await;
+    until("both good ones are taken", || taker.taken() == 2).await;
+    let topics: Vec<_> = taker.state.lock().taken.iter().map(|(topic, _)| topic.clone()).collect();
+    assert_eq!(topics, ["back/good", "back/also/good"]);
+    until("the bad one is counted", || back(&bridges).ledger.failed == 1).await;
+    let books = back(&bridges).ledger;
+    assert_eq!((books.received, books.success, books.imbalance()), (3, 2, 0));
+    bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
+    assert_eq!(committed(&kafka), Some(3));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_bridge_is_disabled_enabled_restarted_and_removed() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let bridges = bridges(&router).await;
+    let text =
+        format!("bootstrap_hosts = \"{}\", local_topic = \"t/#\", kafka.topic = in", kafka.bootstrap());
+    let config = parse_producer_bridge("out", &text).unwrap().value;
+    bridges.put("out", Definition::Producer(Box::new(config))).await.unwrap();
+    let out = id(Kind::Producer, "out");
+    let row = || bridges.row(&out).unwrap();
+    until("it is connected", || row().status == Status::Connected).await;
+    assert_eq!(router.find_route("t/1").sinks(), 1);
+
+    for _ in 0..2 {
+        bridges.enable(out.clone(), false).await.unwrap();
+    }
+    assert_eq!((row().status, row().enabled, router.find_route("t/1").sinks()), (Status::Stopped, false, 0));
+    assert_eq!(bridges.restart(out.clone()).await, Err(Error::Disabled(out.clone())));
+    for _ in 0..2 {
+        bridges.enable(out.clone(), true).await.unwrap();
+    }
+    bridges.restart(out.clone()).await.unwrap();
+    until("it is connected again", || row().status == Status::Connected).await;
+    assert_eq!(router.find_route("t/1").sinks(), 1);
+    bridges.remove(out.clone()).await.unwrap();
+    assert_eq!(router.find_route("t/1").sinks(), 0);
+    assert_eq!(bridges.remove(out.clone()).await, Err(Error::NotFound { id: out.clone() }));
+    kafka.stop().await;
+}
+
+fn committed(kafka: &DevKafka) -> Option<i64> {
+    kafka.committed_offset("causeway-kafka-consumer-back", "out", 0).map(|committed| committed.offset)
+}
