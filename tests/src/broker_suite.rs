@@ -35,8 +35,8 @@ use crate::unique;
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A group whose coordinator is not ready to answer yet.
-const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+/// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
+const NOT_READY: [i16; 3] = [14, 15, 16];
 
 /// One connection that sends what it is told and checks nothing but correlation ids.
 struct Wire {
@@ -448,6 +448,12 @@ impl Member {
             ensure!(Instant::now() < deadline, "the group has no coordinator");
             thread::sleep(Duration::from_millis(50));
         }
+        // The coordinator of a group that nobody asked for before needs a moment to know that it is it.
+        let anything = OffsetFetchRequest::default().with_group_id(group.clone()).with_topics(None);
+        while NOT_READY.contains(&wire.call(5, &anything)?.error_code) {
+            ensure!(Instant::now() < deadline, "the coordinator is not ready");
+            thread::sleep(Duration::from_millis(50));
+        }
         Ok(Self { wire, group: group.clone(), id: StrBytes::new(), generation: -1 })
     }
 
@@ -517,15 +523,7 @@ impl Member {
             OffsetFetchRequestTopic::default().with_name(topic.clone()).with_partition_indexes(vec![0]);
         let request =
             OffsetFetchRequest::default().with_group_id(self.group.clone()).with_topics(Some(vec![wanted]));
-        // A group that was just moved or made is being loaded for a moment.
-        let deadline = Instant::now() + PATIENCE;
-        let response = loop {
-            let response = self.wire.call(5, &request)?;
-            if response.error_code != COORDINATOR_LOAD_IN_PROGRESS || Instant::now() > deadline {
-                break response;
-            }
-            thread::sleep(Duration::from_millis(50));
-        };
+        let response = self.wire.call(5, &request)?;
         expect("offset fetch", &response.error_code, &0)?;
         let answer =
             response.topics.first().and_then(|topic| topic.partitions.first()).context("a partition")?;

@@ -86,43 +86,59 @@ impl<'a> ObjectWriter<'a> {
         Self { out, first: true }
     }
 
-    /// Writes a key; the value goes into the returned buffer.
-    pub fn key(&mut self, key: &[u8]) -> &mut Vec<u8> {
-        if !std::mem::take(&mut self.first) {
-            self.out.push(b',');
-        }
-        write_string(self.out, key);
-        self.out.push(b':');
+    /// Writes a name of ours, which needs no escapes; the value goes into the returned buffer.
+    pub fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
+        self.comma();
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
         self.out
     }
 
-    /// A text member.
-    pub fn text(&mut self, key: &str, value: &[u8]) {
-        write_string(self.key(key.as_bytes()), value);
-    }
-
-    /// A text member, `null` where it is absent.
-    pub fn optional_text(&mut self, key: &str, value: Option<&[u8]>) {
-        let out = self.key(key.as_bytes());
-        match value {
-            Some(value) => write_string(out, value),
-            None => out.extend_from_slice(b"null"),
+    fn comma(&mut self) {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
         }
     }
 
+    /// A text member.
+    pub fn text(&mut self, name: &'static str, value: &[u8]) {
+        write_string(self.name(name), value);
+    }
+
+    /// A text member, `null` where it is absent.
+    pub fn optional_text(&mut self, name: &'static str, value: Option<&[u8]>) {
+        write_optional(self.name(name), value);
+    }
+
+    /// As [`Self::optional_text`], under a name from outside.
+    pub fn optional_member(&mut self, name: &str, value: Option<&[u8]>) {
+        self.comma();
+        write_string(self.out, name.as_bytes());
+        self.out.push(b':');
+        write_optional(self.out, value);
+    }
+
     /// An integer member.
-    pub fn int(&mut self, key: &str, value: i64) {
-        write_int(self.key(key.as_bytes()), value);
+    pub fn int(&mut self, name: &'static str, value: i64) {
+        write_int(self.name(name), value);
     }
 
     /// A boolean member.
-    pub fn bool(&mut self, key: &str, value: bool) {
-        self.key(key.as_bytes()).extend_from_slice(if value { b"true" } else { b"false" });
+    pub fn bool(&mut self, name: &'static str, value: bool) {
+        self.name(name).extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// Closes the object.
     pub fn end(self) {
         self.out.push(b'}');
+    }
+}
+
+fn write_optional(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        Some(value) => write_string(out, value),
+        None => out.extend_from_slice(b"null"),
     }
 }
 

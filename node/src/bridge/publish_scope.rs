@@ -77,7 +77,7 @@ impl<'a> PublishScope<'a> {
         let mut object = ObjectWriter::new(out);
         let mut pairs = properties.user_properties.iter().peekable();
         if pairs.peek().is_some() {
-            let out = object.key(b"User-Property-Pairs");
+            let out = object.name("User-Property-Pairs");
             out.push(b'[');
             for (at, (key, value)) in pairs.enumerate() {
                 if at > 0 {
@@ -90,8 +90,12 @@ impl<'a> PublishScope<'a> {
             }
             out.push(b']');
         }
-        let users = self.user_properties().to_string();
-        object.key(b"User-Property").extend_from_slice(users.as_bytes());
+        let out = object.name("User-Property");
+        if properties.user_properties.is_empty() {
+            out.extend_from_slice(b"{}");
+        } else {
+            out.extend_from_slice(self.user_properties().to_string().as_bytes());
+        }
         if let Some(topic) = properties.response_topic {
             object.text("Response-Topic", topic.as_bytes());
         }
@@ -208,16 +212,16 @@ impl Scope for PublishScope<'_> {
         object.int("timestamp", message.received_at);
         object.int("qos", qos_number(message.qos));
         object.int("publish_received_at", message.received_at);
-        self.write_pub_props(object.key(b"pub_props"));
+        self.write_pub_props(object.name("pub_props"));
         object.optional_text("peername", made.peername.as_ref().map(String::as_bytes));
         object.optional_text("peerhost", made.peerhost.as_ref().map(String::as_bytes));
         object.text("payload", message.payload);
         object.text("node", self.node.as_bytes());
         object.text("id", made.id.as_bytes());
-        self.write_flags(object.key(b"flags"));
+        self.write_flags(object.name("flags"));
         object.text("event", EVENT.as_bytes());
         object.text("clientid", message.origin.client_id.as_bytes());
-        object.key(b"client_attrs").extend_from_slice(b"{}");
+        object.name("client_attrs").extend_from_slice(b"{}");
         object.end();
     }
 }

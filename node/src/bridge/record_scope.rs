@@ -113,7 +113,7 @@ impl<'a> RecordScope<'a> {
         let mut object = ObjectWriter::new(out);
         for (at, (key, value)) in self.headers.iter().enumerate() {
             if last.get(key) == Some(&at) {
-                object.optional_text(key, *value);
+                object.optional_member(key, *value);
             }
         }
         object.end();
@@ -170,7 +170,7 @@ impl Scope for RecordScope<'_> {
         object.text("topic", self.topic.as_bytes());
         object.int("offset", self.offset);
         object.optional_text("key", self.key.text());
-        self.write_headers(object.key(b"headers"));
+        self.write_headers(object.name("headers"));
         object.end();
     }
 }
