@@ -106,8 +106,13 @@ async fn bridges(router: &Arc<Router>) -> Bridges {
 }
 
 fn consumer(kafka: &DevKafka, mqtt_topic: &str) -> Definition {
+    consumer_with(kafka, mqtt_topic, "")
+}
+
+fn consumer_with(kafka: &DevKafka, mqtt_topic: &str, more: &str) -> Definition {
     let text = format!(
-        r#"{{ bootstrap_hosts = "{}", kafka {{ offset_reset_policy = earliest, offset_commit_interval_seconds = 1 }}
+        r#"{{ {more}
+              bootstrap_hosts = "{}", kafka {{ offset_reset_policy = earliest, offset_commit_interval_seconds = 1 }}
               topic_mapping = [{{ kafka_topic = out, mqtt_topic = "{mqtt_topic}", qos = 1, payload_template = "${{.value}}" }}] }}"#,
         kafka.bootstrap()
     );
@@ -188,6 +193,26 @@ async fn a_record_whose_topic_is_none_is_counted_and_does_not_hold_up_the_others
     assert_eq!((books.received, books.success, books.imbalance()), (3, 2, 0));
     bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
     assert_eq!(committed(&kafka), Some(3));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_held_until_somebody_listens_where_that_is_wanted() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer_with(&kafka, "back/x", "when_no_subscriber = hold")).await.unwrap();
+    produce(&kafka, &["a", "b"]).await;
+    until("the bridge is connected", || back(&bridges).status == Status::Connected).await;
+    // Long enough for several offers.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(back(&bridges).ledger.received, 0);
+    let taker = Arc::new(Taker::default());
+    taker.state.lock().finishing = true;
+    router.add_sink("back/#", taker.clone());
+    until("both are taken", || taker.taken() == 2).await;
+    until("the books say so", || back(&bridges).ledger.success == 2).await;
+    bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
+    assert_eq!(committed(&kafka), Some(2));
     kafka.stop().await;
 }
 

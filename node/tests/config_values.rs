@@ -66,7 +66,7 @@ topic_mapping = [
   { kafka_topic = a, mqtt_topic = "x/${.key}", qos = 2, payload_template = "${.value}" }
   { kafka_topic = b, mqtt_topic = y }
 ]
-key_encoding_mode = base64, value_encoding_mode = base64, group_id = g
+key_encoding_mode = base64, value_encoding_mode = base64, group_id = g, when_no_subscriber = hold
 kafka {
   max_batch_bytes = 1, max_wait_time = 2s, max_rejoin_attempts = 1, offset_reset_policy = earliest
   offset_commit_interval_seconds = 1

@@ -21,8 +21,8 @@ use super::ledger::Ledger;
 use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
 use super::template::Template;
-use crate::config::{self, ConsumerBridgeConfig, TopicMapping};
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList};
+use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
+use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Ticket, WakeList};
 use crate::kafka::consumer::{
     ConsumedRecord, ConsumerHandle, ConsumerOptions, ConsumerStatus, GroupConsumer, Leave, Offer,
     OffsetReset, PartitionSink, RecordSink, TimestampType,
@@ -48,6 +48,8 @@ struct Program {
     origin: Arc<Origin>,
     router: Arc<Router>,
     places: Places,
+    /// A record waits as long as nobody takes its topic.
+    hold: bool,
 }
 
 impl Mapping {
@@ -105,6 +107,7 @@ impl RunningConsumer {
             }),
             router: surroundings.router.clone(),
             places: places.clone(),
+            hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
         let options = ConsumerOptions {
@@ -174,6 +177,7 @@ impl RecordSink for ConsumerBridge {
             payload: Vec::new(),
             topic: String::new(),
             begun: None,
+            audience: Room::default(),
         })
     }
 }
@@ -191,12 +195,16 @@ struct PartitionTaker {
     payload: Vec<u8>,
     topic: String,
     begun: Option<Begun>,
+    /// What a record waits for that nobody takes.
+    audience: Room,
 }
 
 /// A publication that somebody has no room for yet.
 struct Begun {
     hand_over: Arc<HandOver>,
     received_at: i64,
+    /// Somebody may have it already.
+    under_way: bool,
 }
 
 /// A partition's tickets on their way back, past its books.
@@ -271,7 +279,7 @@ impl PartitionSink for PartitionTaker {
             ticket.sink.acknowledge(&[SequenceRange { first: ticket.sequence, count: 1 }], Outcome::Success);
             return Offer::Taken;
         };
-        let begun = if let Some(begun) = self.begun.take() {
+        let mut begun = if let Some(begun) = self.begun.take() {
             begun
         } else {
             let hand_over = HandOver::new(self.booked(ticket));
@@ -286,8 +294,14 @@ impl PartitionSink for PartitionTaker {
                 self.count();
                 return Offer::Taken;
             }
-            Begun { hand_over, received_at: now_ms() }
+            Begun { hand_over, received_at: now_ms(), under_way: false }
         };
+        if program.hold && !begun.under_way && program.router.find_route(&self.topic).is_empty() {
+            // Nobody tells of a subscription; the record is offered again now and then in any case.
+            self.begun = Some(begun);
+            return Offer::Full(self.audience.clone());
+        }
+        begun.under_way = true;
         let message = Message {
             origin: &program.origin,
             topic: &self.topic,

@@ -32,6 +32,9 @@ section! {
         value_encoding_mode: Encoding => choice().or(Encoding::None);
         /// Consumer group. Unset or empty: `causeway-kafka-consumer-` and the name of the bridge.
         group_id: String => text().or(String::new());
+        /// What happens to a message while no session and no bridge takes its MQTT topic, after a restart for
+        /// example, until the subscribers are back.
+        when_no_subscriber: WhenNoSubscriber => choice().or(WhenNoSubscriber::Publish);
         /// How messages are fetched and offsets are kept.
         kafka: ConsumerKafkaConfig => nested();
     }
@@ -56,6 +59,16 @@ choices! {
         None = "none";
         /// In Base64 with padding (RFC 4648).
         Base64 = "base64";
+    }
+}
+
+choices! {
+    /// What to do with a message that nobody takes.
+    pub enum WhenNoSubscriber {
+        /// Publish it all the same: it reaches nobody, and its offset is committed.
+        Publish = "publish";
+        /// Hold it, and with it its partition, until somebody subscribes.
+        Hold = "hold";
     }
 }
 

@@ -43,7 +43,9 @@ pub use connection::{
     Authentication, ConnectionConfig, KerberosAuthentication, PasswordAuthentication, ResourceOptions,
     SaslMechanism, ServerName, SocketOptions, SslConfig, TcpKeepalive, TlsVersion, Verify,
 };
-pub use consumer::{ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping};
+pub use consumer::{
+    ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping, WhenNoSubscriber,
+};
 pub use general::{
     AdminConfig, ListenersConfig, LogConfig, LogFormat, LogLevel, MAX_CONNECTIONS, NodeConfig,
     TcpListenerConfig, open_files_limit,

@@ -87,7 +87,9 @@ on_every_kafka! {
         let bridge = unique("shared");
         let group = format!("causeway-kafka-consumer-{bridge}");
         kafka.create_topic(&topic, PARTITIONS as u32)?;
-        let config = consumer(&bridge, &bootstrap, &[mapping(&topic, "shared", 1, "${.value}")]);
+        // A node that comes back must not publish to nobody before its subscriber is there.
+        let config = consumer(&bridge, &bootstrap, &[mapping(&topic, "shared", 1, "${.value}")])
+            .replace("topic_mapping", "when_no_subscriber = hold\n topic_mapping");
 
         let mut one = Node::start_as("one", &config)?;
         let Some(at_one) = subscriber(&one)? else { return Ok(()) };
