@@ -177,6 +177,34 @@ async fn what_was_not_handed_over_is_not_committed_and_comes_again_after_a_resta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_reached_some_and_not_all_comes_again_after_a_restart() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let (open, closed) = (Arc::new(Taker::default()), Arc::new(Taker::default()));
+    open.state.lock().finishing = true;
+    closed.state.lock().finishing = true;
+    closed.state.lock().full = usize::MAX;
+    router.add_sink("back/#", open.clone());
+    router.add_sink("back/#", closed.clone());
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "back/x")).await.unwrap();
+    produce(&kafka, &["a"]).await;
+    until("one has it and the other has no room", || {
+        open.taken() == 1 && closed.state.lock().full < usize::MAX
+    })
+    .await;
+    // The partition is given back with the record half published.
+    bridges.enable(id(Kind::Consumer, "back"), false).await.unwrap();
+    assert!(committed(&kafka).is_none_or(|offset| offset == 0), "{:?}", committed(&kafka));
+    closed.state.lock().full = 0;
+    bridges.enable(id(Kind::Consumer, "back"), true).await.unwrap();
+    until("the other has it, too", || closed.taken() == 1).await;
+    assert_eq!(open.taken(), 2, "the first one gets it again");
+    bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
+    assert_eq!(committed(&kafka), Some(1));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_whose_topic_is_none_is_counted_and_does_not_hold_up_the_others() {
     let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
     let taker = Arc::new(Taker::default());

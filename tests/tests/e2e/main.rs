@@ -11,6 +11,7 @@ mod login;
 mod million;
 mod outage;
 mod rebalance;
+mod records;
 mod second_opinion;
 mod sections;
 mod way_back;

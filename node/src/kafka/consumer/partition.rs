@@ -354,6 +354,9 @@ async fn deliver_batch(partition: &Arc<Partition>, batch: &Batch, era: u64, sink
                     if Arc::ptr_eq(&room, &again) {
                         let _ = tokio::time::timeout(ASK_AGAIN, notified).await;
                     }
+                    // A sink that always says there is room and never has any must not keep this task
+                    // from being ended.
+                    tokio::task::yield_now().await;
                 }
             }
         }
