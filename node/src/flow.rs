@@ -185,3 +185,51 @@ impl Drop for HandOver {
         self.ticket.sink.acknowledge(&[range], outcome);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(u64, Outcome)>>);
+
+    impl AckSink for Told {
+        fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome) {
+            self.0.lock().extend(ranges.iter().map(|range| (range.first, outcome)));
+        }
+    }
+
+    fn hand_over(told: &Arc<Told>) -> Arc<HandOver> {
+        HandOver::new(Ticket { sink: told.clone(), sequence: 7 })
+    }
+
+    #[test]
+    fn a_hand_over_is_complete_with_its_last_clone() {
+        let told = Arc::new(Told::default());
+        let first = hand_over(&told);
+        let second = first.clone();
+        drop(first);
+        assert!(told.0.lock().is_empty());
+        drop(second);
+        assert_eq!(*told.0.lock(), [(7, Outcome::Success)]);
+    }
+
+    #[test]
+    fn the_first_failure_is_the_outcome() {
+        let told = Arc::new(Told::default());
+        let hand_over = hand_over(&told);
+        hand_over.fail(ReasonCode::TopicNameInvalid);
+        hand_over.fail(ReasonCode::QuotaExceeded);
+        drop(hand_over);
+        assert_eq!(*told.0.lock(), [(7, Outcome::Failed(ReasonCode::TopicNameInvalid))]);
+    }
+
+    #[test]
+    fn an_abandoned_hand_over_completes_nothing() {
+        let told = Arc::new(Told::default());
+        hand_over(&told).abandon();
+        assert!(told.0.lock().is_empty());
+    }
+}
