@@ -16,7 +16,6 @@ use std::{
     cell::RefCell,
     future::Future,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -28,7 +27,6 @@ use causeway_protocol::mqtt::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::futures::OwnedNotified,
     time::{Instant, Sleep},
 };
@@ -37,12 +35,14 @@ use super::{
     clock,
     handshake::Claiming,
     inbox::{Mail, Outbox},
+    listener::Place,
     out_buffer::OutBuffer,
     publisher::Block,
     requests,
     session::Output,
     shared::{Client, Shared},
     stats::{Stats, Tally},
+    transport::{Peer, Transport},
 };
 use crate::flow::WakeList;
 
@@ -110,8 +110,10 @@ pub(crate) enum End {
 /// See the module.
 pub(crate) struct Connection {
     pub(super) shared: Arc<Shared>,
-    socket: TcpStream,
-    pub(super) peer: SocketAddr,
+    socket: Transport,
+    pub(super) peer: Peer,
+    /// The listener it came through, and its place there.
+    place: Place,
     pub(super) decoder: Decoder,
     pub(super) phase: Phase,
     pub(super) block: Block,
@@ -124,7 +126,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, place: Place, socket: Transport, peer: Peer) -> Self {
         let now = Instant::now();
         let mut decoder = Decoder::new(Role::Server, shared.options.max_packet_size);
         decoder.max_topic_levels = shared.options.max_topic_levels;
@@ -134,6 +136,7 @@ impl Connection {
             shared,
             socket,
             peer,
+            place,
             decoder,
             phase: Phase::Connecting { deadline, stop },
             block: Block::No,
@@ -143,6 +146,11 @@ impl Connection {
             timer: None,
             last_activity: now,
         }
+    }
+
+    /// Name of the listener it came through.
+    pub(super) fn listener(&self) -> &str {
+        &self.place.listener().name
     }
 
     /// One round: true when there may be more to do at once.
@@ -301,7 +309,7 @@ impl Connection {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(peer = %self.peer, %error, "packet refused");
+                    tracing::debug!(peer = %self.peer.address, %error, "packet refused");
                     work.tally.counts().protocol_errors += 1;
                     return Err(match (&self.phase, error.version) {
                         (Phase::Running, _) => End::Refused(error.reason),

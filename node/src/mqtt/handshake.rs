@@ -73,7 +73,7 @@ impl Connection {
             connect.client_id.into()
         };
         let username = connect.username.map(Box::from);
-        let origin = Arc::new(Origin { client_id, username, peer: Some(self.peer) });
+        let origin = Arc::new(Origin { client_id, username, peer: Some(self.peer.address) });
         let (expiry, shortened) = session_expiry(connect, options);
         Prepared {
             version: connect.version,
@@ -112,7 +112,7 @@ impl Connection {
         let acknowledgement = conn_ack(&self.shared.options, &connect, present);
         let maximum = connect.limits.maximum_packet_size;
         if let Err(error) = self.out.packet(connect.version, maximum, &acknowledgement) {
-            tracing::debug!(peer = %self.peer, %error, "CONNACK not sent");
+            tracing::debug!(listener = self.listener(), peer = %self.peer.address, %error, "CONNACK not sent");
             return Err(End::Gone);
         }
         session.connected(connect.limits);
@@ -147,7 +147,7 @@ impl Connection {
     pub(super) fn refuse_connection(&mut self, reason: ReasonCode, version: Version) {
         let acknowledgement = ConnAck { reason, ..empty() };
         if let Err(error) = self.out.packet(version, u32::MAX, &Packet::ConnAck(Box::new(acknowledgement))) {
-            tracing::debug!(peer = %self.peer, %error, "refused without a CONNACK");
+            tracing::debug!(listener = self.listener(), peer = %self.peer.address, %error, "refused without a CONNACK");
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{
     shared::Shared,
     stats::Stats,
     supervisor::{Notice, Supervised},
+    transport::{Peer, Transport},
 };
 
 /// Connections the kernel keeps for us while we accept others: a fleet that comes back after an outage.
@@ -56,13 +57,41 @@ pub enum ListenError {
     },
 }
 
-/// One socket of a listener.
-pub(crate) struct Acceptor {
-    pub(crate) name: String,
-    socket: TcpListener,
+/// What all sockets and connections of a listener share.
+#[derive(Debug)]
+pub(crate) struct ListenerState {
+    pub(crate) name: Box<str>,
     max_connections: usize,
     /// Connections of the whole listener.
-    open: Arc<AtomicUsize>,
+    open: AtomicUsize,
+}
+
+/// A connection's place among those of its listener.
+pub(crate) struct Place(Arc<ListenerState>);
+
+impl Place {
+    /// Takes one more place.
+    fn take(listener: &Arc<ListenerState>) -> Self {
+        listener.open.fetch_add(1, Ordering::AcqRel);
+        Self(listener.clone())
+    }
+
+    /// The listener.
+    pub(crate) fn listener(&self) -> &Arc<ListenerState> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One socket of a listener.
+pub(crate) struct Acceptor {
+    pub(crate) listener: Arc<ListenerState>,
+    socket: TcpListener,
 }
 
 /// An open listener, to look at.
@@ -74,13 +103,13 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Connections it may have open at once.
     pub max_connections: usize,
-    open: Arc<AtomicUsize>,
+    state: Arc<ListenerState>,
 }
 
 impl Listener {
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.state.open.load(Ordering::Acquire)
     }
 }
 
@@ -104,19 +133,18 @@ pub(crate) fn open(
     });
     let address = address.map_err(failed(listener.bind))?;
     drop(probe);
-    let open = Arc::new(AtomicUsize::new(0));
+    let state = Arc::new(ListenerState {
+        name: listener.name.as_str().into(),
+        max_connections: listener.max_connections,
+        open: AtomicUsize::new(0),
+    });
     let acceptors = (0..count.max(1)).map(|_| {
         let socket = bind(address, true)?;
-        Ok(Arc::new(Acceptor {
-            name: listener.name.clone(),
-            socket: TcpListener::from_std(socket.into())?,
-            max_connections: listener.max_connections,
-            open: open.clone(),
-        }))
+        Ok(Arc::new(Acceptor { listener: state.clone(), socket: TcpListener::from_std(socket.into())? }))
     });
     let acceptors = acceptors.collect::<io::Result<_>>().map_err(failed(address))?;
     let max_connections = listener.max_connections;
-    Ok((Listener { name: listener.name.clone(), address, max_connections, open }, acceptors))
+    Ok((Listener { name: listener.name.clone(), address, max_connections, state }, acceptors))
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -131,14 +159,15 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 
 /// Accepts connections until it is aborted.
 pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor: &ActorRef<Notice>) {
+    let listener = &acceptor.listener;
     let mut backoff = BACKOFF.0;
     loop {
         match acceptor.socket.accept().await {
             Ok((socket, peer)) => {
                 backoff = BACKOFF.0;
-                if acceptor.open.load(Ordering::Acquire) >= acceptor.max_connections {
+                if listener.open.load(Ordering::Acquire) >= listener.max_connections {
                     Stats::add(&shared.stats.connections_refused, 1);
-                    tracing::debug!(listener = acceptor.name, %peer, "refused: max_connections reached");
+                    tracing::debug!(listener = &*listener.name, %peer, "refused: max_connections reached");
                     continue;
                 }
                 if let Err(error) = socket.set_nodelay(true) {
@@ -146,7 +175,9 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
                     tracing::debug!(%peer, %error, "connection lost");
                     continue;
                 }
-                super::spawn(Supervised::new(shared, supervisor, &acceptor.open, socket, peer));
+                let peer = Peer { address: peer, certificate: None };
+                let transport = Transport::Tcp(socket);
+                super::spawn(Supervised::new(shared, supervisor, Place::take(listener), transport, peer));
             }
             Err(error) => {
                 Stats::add(&shared.stats.accept_errors, 1);
@@ -155,7 +186,7 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
                 }
                 // Out of file descriptors or memory: asking again at once would only burn the processor.
                 if backoff == BACKOFF.0 {
-                    tracing::warn!(listener = acceptor.name, %error, "cannot accept connections");
+                    tracing::warn!(listener = &*listener.name, %error, "cannot accept connections");
                 }
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(BACKOFF.1);

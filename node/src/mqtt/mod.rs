@@ -31,6 +31,7 @@ mod session;
 mod shared;
 mod stats;
 mod supervisor;
+mod transport;
 mod will;
 
 use std::{
@@ -51,6 +52,7 @@ use shared::Shared;
 pub use stats::{Stats, StatsSnapshot};
 use supervisor::{ConnectionSupervisor, Notice};
 use tokio::task::{AbortHandle, JoinHandle};
+pub use transport::{ClientCertificate, Peer};
 
 /// Why the front did not start.
 #[derive(Debug, thiserror::Error)]

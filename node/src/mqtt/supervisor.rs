@@ -9,21 +9,19 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use super::{
     connection::Connection,
-    listener::{self, Acceptor},
+    listener::{self, Acceptor, Place},
     shared::Shared,
     stats::Stats,
+    transport::{Peer, Transport},
 };
 
 /// Messages to a supervisor; all of them rare.
@@ -80,7 +78,10 @@ impl Actor for ConnectionSupervisor {
                 tracing::error!(%peer, "a connection panicked; its client was cut off");
             }
             Notice::AcceptorEnded(acceptor) => {
-                tracing::error!(listener = acceptor.name, "an accept loop ended; it is started again");
+                tracing::error!(
+                    listener = &*acceptor.listener.name,
+                    "an accept loop ended; it is started again"
+                );
                 running.loops.retain(|accept_loop| !accept_loop.is_finished());
                 running.start(acceptor, &myself);
             }
@@ -118,8 +119,6 @@ impl Drop for AcceptorGuard {
 /// A connection with the guard that counts it and reports its panic.
 pub(crate) struct Supervised {
     connection: Connection,
-    peer: SocketAddr,
-    open: Arc<AtomicUsize>,
     shared: Arc<Shared>,
     supervisor: ActorRef<Notice>,
 }
@@ -128,17 +127,14 @@ impl Supervised {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         supervisor: &ActorRef<Notice>,
-        open: &Arc<AtomicUsize>,
-        socket: TcpStream,
-        peer: SocketAddr,
+        place: Place,
+        transport: Transport,
+        peer: Peer,
     ) -> Self {
-        open.fetch_add(1, Ordering::AcqRel);
         Stats::add(&shared.stats.connections, 1);
         Stats::add(&shared.stats.connections_accepted, 1);
         Self {
-            connection: Connection::new(shared.clone(), socket, peer),
-            peer,
-            open: open.clone(),
+            connection: Connection::new(shared.clone(), place, transport, peer),
             shared: shared.clone(),
             supervisor: supervisor.clone(),
         }
@@ -157,11 +153,10 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         // A connection counts until its session is back with the keeper.
         self.connection.let_go();
-        self.open.fetch_sub(1, Ordering::AcqRel);
         Stats::subtract(&self.shared.stats.connections, 1);
         if std::thread::panicking() {
             // Fails only while the front stops.
-            let _ = self.supervisor.cast(Notice::ConnectionPanicked(self.peer));
+            let _ = self.supervisor.cast(Notice::ConnectionPanicked(self.connection.peer.address));
         }
     }
 }
