@@ -105,6 +105,8 @@ pub fn load(broker: &str, prefix: &str, topic: &str, clients: u32, messages_each
         messages: messages_each,
         first_sequence: 0,
         rate: None,
+        stamp_at_write: false,
+        ahead: None,
         resend: false,
         patience: Duration::from_mins(5),
     }

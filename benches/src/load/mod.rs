@@ -7,8 +7,12 @@
 //!   a rate; latency counts from the moment a message was due, so a stall is not hidden by its own
 //!   back-pressure).
 //! * [`subscriber`]: receivers that judge what they get.
+//! * [`ahead`]: keeps publishers from running away from subscribers where no acknowledgement does.
 //! * [`link`]: one MQTT 3.1.1 connection.
+//! * [`churn`]: connections that come and go as fast as the server takes them.
 
+pub mod ahead;
+pub mod churn;
 pub mod link;
 pub mod publisher;
 pub mod subscriber;
@@ -17,12 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Latencies are kept to this: 2 minutes in nanoseconds.
 const HIGHEST: u64 = 120_000_000_000;
 
 /// Counts and latencies of all connections of a kind.
+#[derive(Debug)]
 pub struct Meter {
     latency: Mutex<Histogram<u64>>,
     count: AtomicU64,
@@ -59,6 +64,11 @@ impl Meter {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Begins a new distribution; the count goes on.
+    pub fn forget_latency(&self) {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    }
+
     /// The distribution so far.
     pub fn latency(&self) -> Latency {
         let histogram = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +86,7 @@ impl Meter {
 }
 
 /// A distribution of latencies in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each field is the quantile of its name")]
 pub struct Latency {
     pub count: u64,

@@ -22,12 +22,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Meter;
+use super::ahead::Ahead;
 use super::link::Link;
 use crate::judge::Published;
 use crate::stamp::{self, Stamp};
 
 /// What is encoded ahead of the socket: enough to fill a write, little enough to keep stamps fresh.
 const OUT_BYTES: usize = 32 << 10;
+
+/// How long one who is too far ahead waits before it looks again: the resolution of the timer.
+const AHEAD_PAUSE: Duration = Duration::from_millis(1);
 
 /// Connections opened at the same time.
 const CONNECTING: usize = 64;
@@ -57,6 +61,11 @@ pub struct Publishing {
     pub first_sequence: u64,
     /// Messages per second of all clients together; `None` is as fast as acknowledgements come.
     pub rate: Option<f64>,
+    /// Stamp a message with the moment it is written, not the one it was due: latencies without what the
+    /// generator itself was late, which its timer's resolution (1 ms) makes it at any rate.
+    pub stamp_at_write: bool,
+    /// Do not run further ahead of the subscribers than this allows.
+    pub ahead: Option<Arc<Ahead>>,
     /// Keep the session, connect again and send again what was not acknowledged.
     pub resend: bool,
     /// When to give up on what is still unacknowledged.
@@ -304,9 +313,15 @@ impl Publisher {
             if due > now {
                 return Ok(Some(Instant::now() + Duration::from_nanos(due - now)));
             }
+            if let Some(ahead) = &self.settings.ahead
+                && !ahead.may_send(Instant::now())
+            {
+                return Ok(Some(Instant::now() + AHEAD_PAUSE));
+            }
             let sequence = self.settings.first_sequence + self.made;
             let identifier = if qos0 { 0 } else { self.window.push(sequence, due) };
-            self.encode(identifier, sequence, due, false, out)?;
+            let stamp = if self.settings.stamp_at_write { stamp::now() } else { due };
+            self.encode(identifier, sequence, stamp, false, out)?;
             self.made += 1;
             self.published.sent = sequence + 1;
             if qos0 {
@@ -458,6 +473,8 @@ mod tests {
             messages: 30,
             first_sequence: 0,
             rate: None,
+            stamp_at_write: false,
+            ahead: None,
             resend: true,
             patience: Duration::from_secs(20),
         };
@@ -496,6 +513,8 @@ mod tests {
             messages: 100,
             first_sequence: 0,
             rate: Some(1000.0),
+            stamp_at_write: false,
+            ahead: None,
             resend: false,
             patience: Duration::from_secs(20),
         };

@@ -32,7 +32,7 @@ pub struct Subscribing {
     pub clients: u32,
     /// Client ids are this and a number.
     pub prefix: String,
-    /// Topic filter of each.
+    /// Topic filter of each; `{client}` becomes the subscriber's number.
     pub filter: String,
     /// QoS asked for.
     pub qos: QoS,
@@ -42,7 +42,7 @@ pub struct Subscribing {
 
 /// Subscribers at work.
 pub struct Subscribers {
-    tasks: JoinSet<Result<Judge>>,
+    tasks: JoinSet<Result<(u32, Judge)>>,
     stop: watch::Sender<bool>,
     /// Latency from the stamp to the arrival, and how many arrived.
     pub meter: Arc<Meter>,
@@ -57,8 +57,9 @@ impl Subscribers {
         for number in 0..settings.clients {
             let id = format!("{}{number}", settings.prefix);
             let mut link = Link::connect(&settings.broker, &id, true, settings.patience).await?;
-            link.subscribe(&settings.filter, settings.qos).await?;
-            tasks.spawn(receive(link, stop.subscribe(), Arc::clone(&meter)));
+            link.subscribe(&settings.filter.replace("{client}", &number.to_string()), settings.qos).await?;
+            let receiving = receive(link, stop.subscribe(), Arc::clone(&meter));
+            tasks.spawn(async move { anyhow::Ok((number, receiving.await?)) });
         }
         Ok(Self { tasks, stop, meter })
     }
@@ -78,8 +79,8 @@ impl Subscribers {
         seen
     }
 
-    /// Disconnects all and returns their judges.
-    pub async fn stop(mut self) -> Result<Vec<Judge>> {
+    /// Disconnects all and returns their judges, each with its subscriber's number.
+    pub async fn stop(mut self) -> Result<Vec<(u32, Judge)>> {
         self.stop.send_replace(true);
         let mut judges = Vec::new();
         while let Some(judge) = self.tasks.join_next().await {

@@ -1,0 +1,116 @@
+//! Connections: many that stay, and many that come and go.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use causeway_benches::load::Meter;
+use causeway_benches::load::churn::{Churning, churn};
+use causeway_benches::load::link::Link;
+use clap::Args;
+use tokio::task::JoinSet;
+
+use crate::report::{Report, Watch};
+
+/// Setting of a report: growth of the server's resident memory per connection, in bytes.
+pub(crate) const RESIDENT: &str = "resident_bytes_per_connection";
+
+#[derive(Args)]
+pub(crate) struct Connect {
+    /// The MQTT side, HOST:PORT.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    broker: String,
+    /// Connections.
+    #[arg(long, default_value_t = 5_000)]
+    clients: u32,
+    /// Connections opened at the same time.
+    #[arg(long, default_value_t = 100)]
+    concurrency: usize,
+    /// Seconds to hold them idle before memory is read.
+    #[arg(long, default_value_t = 3)]
+    hold: u64,
+    /// Client ids are this and a number.
+    #[arg(long, default_value = "bench-")]
+    prefix: String,
+}
+
+pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Result<Report> {
+    let watch = Watch::start(server_pid)?;
+    let meter = Arc::new(Meter::default());
+    let mut links = Vec::new();
+    let mut tasks: JoinSet<Result<Link>> = JoinSet::new();
+    for number in 0..scenario.clients {
+        if tasks.len() == scenario.concurrency.max(1)
+            && let Some(link) = tasks.join_next().await
+        {
+            links.push(link??);
+        }
+        let (broker, id, meter) =
+            (scenario.broker.clone(), format!("{}{number}", scenario.prefix), Arc::clone(&meter));
+        tasks.spawn(async move {
+            let start = Instant::now();
+            let link = Link::connect(&broker, &id, true, Duration::from_secs(30)).await?;
+            meter.record([start.elapsed().as_nanos() as u64]);
+            Ok(link)
+        });
+    }
+    while let Some(link) = tasks.join_next().await {
+        links.push(link??);
+    }
+    let seconds = watch.start.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(scenario.hold)).await;
+    let mut report = watch.report("connect", u64::from(scenario.clients), seconds)?;
+    if let Some(server) = &report.server {
+        let each = server.resident_growth_bytes / i64::from(scenario.clients.max(1));
+        report.settings.insert(RESIDENT.into(), each.into());
+    }
+    report.acknowledged = Some(meter.latency());
+    for link in links {
+        link.close().await?;
+    }
+    Ok(report)
+}
+
+#[derive(Args)]
+pub(crate) struct Churn {
+    /// The MQTT side, ADDRESS:PORT. 127.0.0.1 stands for several addresses of the loopback network.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    broker: SocketAddr,
+    /// Connections open at the same time.
+    #[arg(long, default_value_t = 64)]
+    concurrency: u32,
+    /// For how many seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Client ids are this and a number.
+    #[arg(long, default_value = "bench-")]
+    prefix: String,
+    /// User name, where the server wants one.
+    #[arg(long, requires = "password")]
+    username: Option<String>,
+    /// The password that goes with it.
+    #[arg(long, requires = "username")]
+    password: Option<String>,
+}
+
+pub(crate) async fn churn_connections(scenario: &Churn, server_pid: Option<u32>) -> Result<Report> {
+    let settings = |seconds| {
+        Arc::new(Churning {
+            server: scenario.broker,
+            concurrency: scenario.concurrency,
+            duration: Duration::from_secs_f64(seconds),
+            prefix: scenario.prefix.clone(),
+            credentials: scenario.username.clone().zip(scenario.password.clone()),
+        })
+    };
+    churn(&settings(0.3), &Arc::default()).await.context("warm-up")?;
+    let meter = Arc::new(Meter::default());
+    let watch = Watch::start(server_pid)?;
+    churn(&settings(scenario.seconds), &meter).await?;
+    let seconds = watch.start.elapsed().as_secs_f64();
+    let mut report = watch.report("churn", meter.count(), seconds)?;
+    report.settings.insert("concurrency".into(), scenario.concurrency.into());
+    report.acknowledged = Some(meter.latency());
+    Ok(report)
+}
