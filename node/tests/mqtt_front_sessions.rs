@@ -303,3 +303,34 @@ async fn a_client_that_reads_nothing_loses_only_its_own_qos_0() {
     slow.nothing().await;
     assert_eq!(broker.front.stats().dropped_slow, stats.dropped_slow);
 }
+
+/// A client that publishes, leaves and comes back at once is often heard again before its first connection
+/// was read to the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_takeover_is_not_lost() {
+    const MESSAGES: usize = 4000;
+    let broker = broker().await;
+    let mut subscriber = broker.client(Version::V5, "s").await;
+    subscriber.subscribe("t", QoS::AtMostOnce).await;
+    for round in 0..5 {
+        let mut packets = Vec::new();
+        for number in 0..MESSAGES {
+            let payload = format!("{round}-{number:0>100}");
+            packets.extend_from_slice(&[0x30, payload.len() as u8 + 4, 0, 1, b't', 0]);
+            packets.extend_from_slice(payload.as_bytes());
+        }
+        packets.extend_from_slice(&[0xe0, 0]);
+        let connect = persistent(Version::V5, "p");
+        let with_will = Connect { will: Some(will("t", b"will")), ..connect.clone() };
+        let mut first = Client::open(broker.address, Version::V5).await;
+        first.connect(&with_will).await;
+        first.socket.write_all(&packets).await.unwrap();
+        let mut second = Client::open(broker.address, Version::V5).await;
+        second.connect(&connect).await;
+        for number in 0..MESSAGES {
+            let Seen::Publish { payload, .. } = subscriber.next().await else { panic!("a publication") };
+            assert_eq!(String::from_utf8(payload).unwrap(), format!("{round}-{number:0>100}"));
+        }
+        subscriber.nothing().await;
+    }
+}

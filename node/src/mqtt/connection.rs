@@ -19,6 +19,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -51,6 +52,10 @@ const READ: usize = 64 << 10;
 
 /// Rounds of a turn, before the other connections of the thread have theirs.
 const ROUNDS: usize = 4;
+
+/// How long a connection that must end still reads: what its client sent before is not lost because somebody
+/// else (often the same client, a moment later) was heard first.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Bytes on their way to a client beyond which nothing is read from it: its own requests cause them.
 const OUT_LIMIT: usize = 1 << 20;
@@ -196,7 +201,7 @@ impl Connection {
     fn take_mail(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
         let Some(client) = self.client.as_deref_mut() else { return Ok(false) };
         let Scratch { mails, work, .. } = scratch;
-        let Client { inbox, lease, draining, .. } = client;
+        let Client { inbox, lease, draining, leaving, .. } = client;
         let Some(session) = lease.session() else { return Err(End::Gone) };
         if inbox.mailbox().poll_take(cx, mails, &mut session.released).is_pending() {
             return Ok(false);
@@ -218,7 +223,10 @@ impl Connection {
                 draining.get_or_insert(now + self.shared.options.shutdown_drain);
                 Ok(true)
             }
-            Some(reason) => Err(End::Refused(reason)),
+            Some(reason) => {
+                leaving.get_or_insert((reason, now + LAST_WORDS));
+                Ok(true)
+            }
             None => Ok(true),
         }
     }
@@ -458,7 +466,8 @@ impl Connection {
                     _ => None,
                 };
                 let retry = if let Block::Room { retry, .. } = &self.block { Some(*retry) } else { None };
-                [silence, retry, client.draining].into_iter().flatten().min()
+                let leaving = client.leaving.map(|(_, deadline)| deadline);
+                [silence, retry, leaving, client.draining].into_iter().flatten().min()
             }
         }
     }
@@ -484,8 +493,15 @@ impl Connection {
         if now < deadline {
             return Ok(());
         }
+        let leaving = self.client.as_ref().and_then(|client| client.leaving);
         match &self.phase {
             Phase::Connecting { .. } => Err(End::Gone),
+            Phase::Running
+                if let Some((reason, deadline)) = leaving
+                    && now >= deadline =>
+            {
+                Err(End::Refused(reason))
+            }
             Phase::Claiming(claiming) => {
                 Err(End::NotConnected(ReasonCode::ServerBusy, claiming.connect.version))
             }

@@ -137,6 +137,7 @@ impl Connection {
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
             ends_with_connection: connect.expiry.is_none(),
+            leaving: None,
             draining: None,
         }));
         self.phase = Phase::Running;

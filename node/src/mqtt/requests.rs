@@ -13,7 +13,7 @@ use super::{
     connection::{End, Work},
     out_buffer::OutBuffer,
     publication::Delivery,
-    session::Output,
+    session::{OutOfPlace, Output},
     shared::{Client, Shared},
 };
 
@@ -43,19 +43,16 @@ pub(super) fn handle(
         Packet::Disconnect(disconnect) => Err(client.disconnect(shared, &disconnect)),
         Packet::PubAck(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            session.puback(ack.packet_identifier, ack.reason);
-            Ok(())
+            session.puback(ack.packet_identifier, ack.reason).map_err(out_of_place)
         }
         Packet::PubRec(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
             let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
-            session.pubrec(ack.packet_identifier, ack.reason, &mut out);
-            Ok(())
+            session.pubrec(ack.packet_identifier, ack.reason, &mut out).map_err(out_of_place)
         }
         Packet::PubComp(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            session.pubcomp(ack.packet_identifier);
-            Ok(())
+            session.pubcomp(ack.packet_identifier).map_err(out_of_place)
         }
         Packet::PubRel(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
@@ -76,6 +73,10 @@ pub(super) fn handle(
         | Packet::UnsubAck(_)
         | Packet::PingResp => Err(End::Refused(ReasonCode::ProtocolError)),
     }
+}
+
+fn out_of_place(_: OutOfPlace) -> End {
+    End::Refused(ReasonCode::ProtocolError)
 }
 
 fn answer<'a>(packet_identifier: u16, reasons: smallvec::SmallVec<[ReasonCode; 4]>) -> SubAck<'a> {

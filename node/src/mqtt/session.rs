@@ -86,6 +86,10 @@ pub(crate) struct Session {
     unsent: VecDeque<Delivery>,
 }
 
+/// An acknowledgement of another kind than the delivery waits for (MQTT-5.0 4.13: a protocol error).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfPlace;
+
 /// Where the packets of a session go: one turn of its connection.
 pub(crate) struct Output<'a> {
     pub(crate) buffer: &'a mut OutBuffer,
@@ -312,26 +316,33 @@ impl Session {
         }
     }
 
-    /// PUBACK. One for something else than a QoS 1 delivery is ignored.
-    pub(crate) fn puback(&mut self, identifier: u16, reason: ReasonCode) {
-        let Some((place, inflight)) = self.find(identifier) else { return };
+    /// PUBACK. One that nothing waits for is ignored: it may be a repetition.
+    pub(crate) fn puback(&mut self, identifier: u16, reason: ReasonCode) -> Result<(), OutOfPlace> {
+        let Some((place, inflight)) = self.find(identifier) else { return Ok(()) };
         match &inflight.state {
             State::Publish(delivery) if delivery.qos == QoS::AtLeastOnce => refuse(delivery, reason),
-            _ => return,
+            State::Done => return Ok(()),
+            State::Publish(_) | State::Release => return Err(OutOfPlace),
         }
         inflight.state = State::Done;
         self.done(place);
+        Ok(())
     }
 
     /// PUBREC. The answer is PUBREL, also for an identifier nobody knows (MQTT-5.0 3.6.2.1).
-    pub(crate) fn pubrec(&mut self, identifier: u16, reason: ReasonCode, out: &mut Output<'_>) {
+    pub(crate) fn pubrec(
+        &mut self,
+        identifier: u16,
+        reason: ReasonCode,
+        out: &mut Output<'_>,
+    ) -> Result<(), OutOfPlace> {
         let version = self.limits.version;
         let Some((place, inflight)) = self.find(identifier) else {
             if !reason.is_error() {
                 let reason = ReasonCode::PacketIdentifierNotFound;
                 out.buffer.ack(version, AckKind::PubRel, identifier, reason);
             }
-            return;
+            return Ok(());
         };
         match &inflight.state {
             State::Publish(delivery) if delivery.qos == QoS::ExactlyOnce => {
@@ -340,22 +351,29 @@ impl Session {
                     // The client will not send PUBCOMP: the identifier is free (MQTT-5.0 4.3.3).
                     inflight.state = State::Done;
                     self.done(place);
-                    return;
+                    return Ok(());
                 }
                 inflight.state = State::Release;
             }
             State::Release => {}
-            State::Publish(_) | State::Done => return,
+            State::Publish(_) => return Err(OutOfPlace),
+            State::Done => return Ok(()),
         }
         out.buffer.ack(version, AckKind::PubRel, identifier, ReasonCode::Success);
+        Ok(())
     }
 
-    /// PUBCOMP. One for something else than a released delivery is ignored.
-    pub(crate) fn pubcomp(&mut self, identifier: u16) {
-        let Some((place, inflight)) = self.find(identifier) else { return };
-        if matches!(inflight.state, State::Release) {
-            inflight.state = State::Done;
-            self.done(place);
+    /// PUBCOMP. One that nothing waits for is ignored: it may be a repetition.
+    pub(crate) fn pubcomp(&mut self, identifier: u16) -> Result<(), OutOfPlace> {
+        let Some((place, inflight)) = self.find(identifier) else { return Ok(()) };
+        match inflight.state {
+            State::Release => {
+                inflight.state = State::Done;
+                self.done(place);
+                Ok(())
+            }
+            State::Publish(_) => Err(OutOfPlace),
+            State::Done => Ok(()),
         }
     }
 }

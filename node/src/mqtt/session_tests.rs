@@ -117,18 +117,18 @@ fn the_window_bounds_what_is_unacknowledged_and_order_is_kept() {
     }
     let publish = |identifier, payload| sent(identifier, payload, QoS::AtLeastOnce, false);
     assert_eq!(world.seen(), [publish(1, b"1"), publish(2, b"2")]);
-    world.session.puback(2, ReasonCode::Success);
+    world.session.puback(2, ReasonCode::Success).unwrap();
     world.drain();
     assert_eq!(world.seen(), [publish(3, b"3")]);
-    world.session.puback(2, ReasonCode::Success);
-    world.session.puback(9, ReasonCode::Success);
+    world.session.puback(2, ReasonCode::Success).unwrap();
+    world.session.puback(9, ReasonCode::Success).unwrap();
     world.drain();
     assert_eq!(world.seen(), [], "nothing was acknowledged by that");
-    world.session.puback(1, ReasonCode::Success);
-    world.session.puback(3, ReasonCode::Success);
+    world.session.puback(1, ReasonCode::Success).unwrap();
+    world.session.puback(3, ReasonCode::Success).unwrap();
     world.drain();
     assert_eq!(world.seen(), [publish(4, b"4")]);
-    world.session.puback(4, ReasonCode::Success);
+    world.session.puback(4, ReasonCode::Success).unwrap();
     assert!(world.session.is_idle());
     assert!(world.session.inbox.mailbox().charge().is_empty());
 }
@@ -140,7 +140,7 @@ fn a_resumed_session_repeats_with_the_old_identifiers_before_anything_new() {
         world.deliver(payload, QoS::ExactlyOnce);
     }
     world.seen();
-    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out));
+    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out).unwrap());
     assert_eq!(world.seen(), [Seen::PubRel(2, ReasonCode::Success)]);
     world.session.disconnected(&mut Tally::default());
     world.offer(b"5", QoS::AtLeastOnce, None);
@@ -169,19 +169,39 @@ fn a_smaller_window_after_a_reconnect_is_kept_to() {
     assert_eq!(world.seen().len(), 10);
     world.reconnect(2);
     assert_eq!(world.seen().len(), 2);
-    world.session.puback(1, ReasonCode::Success);
+    world.session.puback(1, ReasonCode::Success).unwrap();
     world.drain();
     assert_eq!(world.seen(), [sent(3, &[2], QoS::AtLeastOnce, true)]);
 }
 
 #[test]
+fn an_acknowledgement_of_the_wrong_kind_is_refused_and_a_late_one_ignored() {
+    let mut world = World::new(Version::V5, 4);
+    world.deliver(b"1", QoS::AtLeastOnce);
+    world.deliver(b"2", QoS::ExactlyOnce);
+    let refused = Err(OutOfPlace);
+    world.with(|session, out| assert_eq!(session.pubrec(1, ReasonCode::Success, out), refused));
+    assert_eq!(world.session.pubcomp(1), refused);
+    assert_eq!(world.session.puback(2, ReasonCode::Success), refused);
+    assert_eq!(world.session.pubcomp(2), refused, "not released yet");
+    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out).unwrap());
+    assert_eq!(world.session.puback(2, ReasonCode::Success), refused);
+    world.session.pubcomp(2).unwrap();
+    // Done, behind the first one that is not: repetitions of its acknowledgements change nothing.
+    world.session.pubcomp(2).unwrap();
+    world.session.puback(1, ReasonCode::Success).unwrap();
+    world.session.puback(1, ReasonCode::Success).unwrap();
+    assert!(world.session.is_idle());
+}
+
+#[test]
 fn an_unknown_pubrec_is_answered_and_a_refusing_one_ends_the_delivery() {
     let mut world = World::new(Version::V5, 10);
-    world.with(|session, out| session.pubrec(77, ReasonCode::Success, out));
+    world.with(|session, out| session.pubrec(77, ReasonCode::Success, out).unwrap());
     assert_eq!(world.seen(), [Seen::PubRel(77, ReasonCode::PacketIdentifierNotFound)]);
     world.deliver(b"1", QoS::ExactlyOnce);
     world.seen();
-    world.with(|session, out| session.pubrec(1, ReasonCode::QuotaExceeded, out));
+    world.with(|session, out| session.pubrec(1, ReasonCode::QuotaExceeded, out).unwrap());
     assert_eq!(world.seen(), []);
     assert!(world.session.is_idle());
 }
@@ -200,7 +220,7 @@ fn packet_identifiers_go_round_without_zero() {
         .collect();
     assert_eq!(identifiers, [u16::MAX, 1, 2]);
     for identifier in identifiers.into_iter().rev() {
-        world.session.puback(identifier, ReasonCode::Success);
+        world.session.puback(identifier, ReasonCode::Success).unwrap();
     }
     assert!(world.session.is_idle());
 }
@@ -249,9 +269,9 @@ fn a_hand_over_is_complete_when_written_acknowledged_stored_or_refused() {
     assert_eq!(done(), []);
     world.seen();
     assert_eq!(done(), [(0, Outcome::Success)], "QoS 0 is written");
-    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out));
+    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out).unwrap());
     assert_eq!(done(), [(2, Outcome::Success)]);
-    world.session.puback(1, ReasonCode::QuotaExceeded);
+    world.session.puback(1, ReasonCode::QuotaExceeded).unwrap();
     assert_eq!(done(), [(1, Outcome::Failed(ReasonCode::QuotaExceeded))]);
     world.drain();
     assert_eq!(done(), []);
@@ -367,13 +387,15 @@ fn random_exchanges_lose_nothing_and_double_no_qos_2() {
                         let index = random.random_range(0..client.unacknowledged.len());
                         let (identifier, qos) = client.unacknowledged.remove(index);
                         if qos == QoS::AtLeastOnce {
-                            world.session.puback(identifier, ReasonCode::Success);
+                            world.session.puback(identifier, ReasonCode::Success).unwrap();
                         } else {
-                            world.with(|session, out| session.pubrec(identifier, ReasonCode::Success, out));
+                            world.with(|session, out| {
+                                session.pubrec(identifier, ReasonCode::Success, out).unwrap();
+                            });
                         }
                     }
                     if let Some(identifier) = client.released.pop() {
-                        world.session.pubcomp(identifier);
+                        world.session.pubcomp(identifier).unwrap();
                     }
                 }
                 _ => {}

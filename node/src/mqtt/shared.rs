@@ -77,6 +77,8 @@ pub(crate) struct Client {
     pub(crate) keep_alive: Option<Duration>,
     /// The session expiry interval of its CONNECT was 0 (MQTT-3.14.2-2).
     pub(crate) ends_with_connection: bool,
+    /// It must end, for this reason, at this time.
+    pub(crate) leaving: Option<(ReasonCode, Instant)>,
     /// We are stopping: until when acknowledgements are waited for.
     pub(crate) draining: Option<Instant>,
 }
