@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "criterion makes public functions")]
 
 use std::{
+    collections::VecDeque,
     hint::black_box,
     sync::Arc,
     task::{Context, Waker},
@@ -26,7 +27,7 @@ fn mailbox(c: &mut Criterion) {
         group.throughput(Throughput::Elements(batch));
         group.bench_with_input(BenchmarkId::new("batches", batch), &batch, |bench, &batch| {
             let mailbox = Mailbox::<Item>::new(ROOMY);
-            let mut received = Vec::new();
+            let mut received = VecDeque::new();
             let mut released = Charge::default();
             let mut cx = Context::from_waker(Waker::noop());
             bench.iter(|| {

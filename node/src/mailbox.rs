@@ -7,12 +7,14 @@
 //! Invariants:
 //! * Bounded in bytes and items. What is taken stays charged until the receiver releases it, so items
 //!   it had to set aside count as well. An empty mailbox takes one item of any size: nothing is stuck.
+//!   A sender may overdraw by a quarter ([`Batch::overdraw`]); the receiver then sheds what is too much.
 //! * Exactly one sender owes the wake-up of a sleeping receiver: the one that filled the empty queue.
 //!   It may pay later ([`crate::flow::WakeList`]), but it must pay.
 //! * An idle mailbox holds no buffer.
 //! * Items leave in the order they came, each once.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -62,7 +64,7 @@ pub enum Refused<T> {
 }
 
 struct Inner<T> {
-    queue: Vec<T>,
+    queue: VecDeque<T>,
     charge: Charge,
     capacity: Capacity,
     sleeper: Option<Waker>,
@@ -101,7 +103,7 @@ impl<T> Mailbox<T> {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             inner: Mutex::new(Inner {
-                queue: Vec::new(),
+                queue: VecDeque::new(),
                 charge: Charge::default(),
                 capacity,
                 sleeper: None,
@@ -136,7 +138,7 @@ impl<T> Mailbox<T> {
 
     /// Takes the whole queue into `into`, which must be empty, and gives back what `released` names.
     /// Pending when there is nothing: the receiver is then woken by the next item.
-    pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut Vec<T>, released: &mut Charge) -> Poll<()> {
+    pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut VecDeque<T>, released: &mut Charge) -> Poll<()> {
         debug_assert!(into.is_empty(), "the receiver has dealt with the last batch");
         let mut inner = self.inner.lock();
         let room = if released.is_empty() {
@@ -156,7 +158,7 @@ impl<T> Mailbox<T> {
             Poll::Ready(())
         };
         // An idle mailbox holds no buffer.
-        let spare = if taken.is_pending() { std::mem::take(&mut inner.queue) } else { Vec::new() };
+        let spare = if taken.is_pending() { std::mem::take(&mut inner.queue) } else { VecDeque::new() };
         drop(inner);
         drop(spare);
         notify(room);
@@ -164,8 +166,18 @@ impl<T> Mailbox<T> {
     }
 
     /// Takes what is there, without waiting.
-    pub fn take(&self) -> Vec<T> {
+    pub fn take(&self) -> VecDeque<T> {
         std::mem::take(&mut self.inner.lock().queue)
+    }
+
+    /// Puts items back that were taken earlier and are still charged, in front of what has come since.
+    pub fn put_back(&self, mut items: VecDeque<T>) {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return;
+        }
+        items.append(&mut inner.queue);
+        inner.queue = items;
     }
 
     /// Gives back the charge of items that were taken earlier.
@@ -181,6 +193,15 @@ impl<T> Mailbox<T> {
     /// What is charged now.
     pub fn charge(&self) -> Charge {
         self.inner.lock().charge
+    }
+
+    /// What is charged beyond the capacity.
+    pub fn excess(&self) -> Charge {
+        let inner = self.inner.lock();
+        Charge {
+            bytes: inner.charge.bytes.saturating_sub(inner.capacity.bytes),
+            items: inner.charge.items.saturating_sub(inner.capacity.items),
+        }
     }
 
     /// Notified once when at least half of the capacity is free again, or the mailbox closes.
@@ -202,17 +223,17 @@ impl<T> Mailbox<T> {
         notify(room);
     }
 
-    /// Refuses everything from now on and hands out what was inside.
-    pub fn close(&self) -> Vec<T> {
-        let (queue, room) = {
+    /// Refuses everything from now on, and hands out what was inside and what was charged.
+    pub fn close(&self) -> (VecDeque<T>, Charge) {
+        let (closed, room) = {
             let mut inner = self.inner.lock();
             inner.closed = true;
             inner.sleeper = None;
-            inner.charge = Charge::default();
-            (std::mem::take(&mut inner.queue), inner.take_room())
+            let charge = std::mem::take(&mut inner.charge);
+            ((std::mem::take(&mut inner.queue), charge), inner.take_room())
         };
         notify(room);
-        queue
+        closed
     }
 }
 
@@ -244,9 +265,42 @@ impl<T> Batch<'_, T> {
         self.inner.has_room(bytes)
     }
 
+    /// What is charged now.
+    pub fn charge(&self) -> Charge {
+        self.inner.charge
+    }
+
     /// The item put in last and not yet taken, to add to it instead of putting in another.
     pub fn last_mut(&mut self) -> Option<&mut T> {
-        self.inner.queue.last_mut()
+        self.inner.queue.back_mut()
+    }
+
+    /// Takes out the oldest item that `weigh` gives a weight, which is the one it was put in with. Looks at
+    /// the first few items only: a queue that begins with others is left alone.
+    pub fn evict(&mut self, weigh: impl Fn(&T) -> Option<usize>) -> Option<T> {
+        /// Acknowledgements come in runs and merge; more than this in front of a queue is something else.
+        const LOOK: usize = 64;
+        let mut found = self.inner.queue.iter().take(LOOK).enumerate();
+        let (at, bytes) = found.find_map(|(at, item)| weigh(item).map(|bytes| (at, bytes)))?;
+        self.inner.release(Charge { bytes, items: 1 });
+        self.inner.queue.remove(at)
+    }
+
+    /// Puts in an item although there is no room, up to a quarter over the capacity.
+    pub fn overdraw(&mut self, item: T, bytes: usize) -> Result<(), Refused<T>> {
+        let Capacity { bytes: most_bytes, items: most_items } = self.inner.capacity;
+        let charge = self.inner.charge;
+        if self.inner.closed {
+            return Err(Refused::Closed(item));
+        }
+        if charge.bytes.saturating_add(bytes) > most_bytes.saturating_add(most_bytes / 4)
+            || charge.items >= most_items.saturating_add(most_items / 4)
+        {
+            return Err(Refused::Full(item));
+        }
+        self.inner.charge.add(bytes);
+        self.inner.queue.push_back(item);
+        Ok(())
     }
 
     /// Makes room for `additional` items at once.
@@ -263,14 +317,14 @@ impl<T> Batch<'_, T> {
             return Err(Refused::Full(item));
         }
         self.inner.charge.add(bytes);
-        self.inner.queue.push(item);
+        self.inner.queue.push_back(item);
         Ok(())
     }
 
     /// Puts in an item that is bounded by other means; it is not charged. Lost when closed.
     pub fn push_uncharged(&mut self, item: T) {
         if !self.inner.closed {
-            self.inner.queue.push(item);
+            self.inner.queue.push_back(item);
         }
     }
 
@@ -308,10 +362,10 @@ mod tests {
 
     fn take(mailbox: &Mailbox<u32>, wake: &Arc<CountedWake>, released: Charge) -> Option<Vec<u32>> {
         let waker = Waker::from(wake.clone());
-        let mut into = Vec::new();
+        let mut into = VecDeque::new();
         let mut released = released;
         match mailbox.poll_take(&mut Context::from_waker(&waker), &mut into, &mut released) {
-            Poll::Ready(()) => Some(into),
+            Poll::Ready(()) => Some(into.into()),
             Poll::Pending => None,
         }
     }
@@ -374,9 +428,49 @@ mod tests {
     fn a_closed_mailbox_gives_back_what_it_held_and_refuses_the_rest() {
         let (mailbox, _) = mailbox(10, 100);
         mailbox.push(7, 1).unwrap();
-        assert_eq!(mailbox.close(), vec![7]);
+        let (queue, charge) = mailbox.close();
+        assert_eq!((queue, charge), (VecDeque::from([7]), Charge { bytes: 1, items: 1 }));
         assert_eq!(mailbox.push(8, 1), Err(Refused::Closed(8)));
         assert!(mailbox.charge().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_item_of_a_kind_makes_room() {
+        let (mailbox, wake) = mailbox(10, 100);
+        for item in [1, 20, 30] {
+            mailbox.push(item, 3).unwrap();
+        }
+        let mut batch = mailbox.lock();
+        assert_eq!(batch.evict(|item| (*item >= 10).then_some(3)), Some(20));
+        assert_eq!(batch.evict(|item| (*item >= 100).then_some(3)), None);
+        batch.push(40, 4).unwrap();
+        assert!(!batch.finish());
+        assert_eq!(mailbox.charge(), Charge { bytes: 10, items: 3 });
+        assert_eq!(take(&mailbox, &wake, Charge::default()), Some(vec![1, 30, 40]));
+    }
+
+    #[test]
+    fn an_overdraft_is_bounded_and_seen() {
+        let (mailbox, _) = mailbox(100, 8);
+        mailbox.push(0, 100).unwrap();
+        let mut batch = mailbox.lock();
+        assert_eq!(batch.overdraw(1, 20), Ok(()));
+        assert_eq!(batch.overdraw(2, 20), Err(Refused::Full(2)));
+        assert_eq!(batch.overdraw(3, 5), Ok(()));
+        drop(batch);
+        assert_eq!(mailbox.excess(), Charge { bytes: 25, items: 0 });
+    }
+
+    #[test]
+    fn what_is_put_back_comes_before_what_came_since() {
+        let (mailbox, wake) = mailbox(100, 100);
+        mailbox.push(1, 1).unwrap();
+        mailbox.push(2, 1).unwrap();
+        let taken = mailbox.take();
+        mailbox.push(3, 1).unwrap();
+        mailbox.put_back(taken);
+        assert_eq!(take(&mailbox, &wake, Charge::default()), Some(vec![1, 2, 3]));
+        assert_eq!(mailbox.charge().items, 3);
     }
 
     #[test]
@@ -422,7 +516,7 @@ mod tests {
             })
             .collect();
         let mut next = [0u32; 2];
-        let mut items = Vec::new();
+        let mut items = VecDeque::new();
         let mut released = Charge::default();
         let receive = async {
             while next != [EACH; 2] {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::link::{Link, LinkError, Patience};
-use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, NodeInfo, Request};
+use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, NodeInfo, Request};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(5);
@@ -149,6 +149,22 @@ impl AdminClient {
     /// [`ClientError`].
     pub async fn enable_bridge(&mut self, id: String, on: bool) -> Result<BridgeInfo, ClientError> {
         self.bridge_call(&Request::BridgeEnable { id, on }).await
+    }
+
+    /// One client, or up to `limit` of those behind `after`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn clients(
+        &mut self,
+        client_id: Option<String>,
+        after: Option<String>,
+        limit: u32,
+    ) -> Result<ClientsPage, ClientError> {
+        match self.call(&Request::Clients { client_id, after, limit }).await? {
+            Answer::Clients(page) => Ok(page),
+            other => Err(self.unexpected(&format_args!("{other:?}"))),
+        }
     }
 
     async fn bridge_call(&mut self, request: &Request) -> Result<BridgeInfo, ClientError> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::client::{AdminClient, ClientError};
-use super::v1::{BridgeInfo, BridgeStats};
+use super::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
 use super::{DEFAULT_ADDRESS, table};
 
 /// Environment variable that names the admin address where the flag does not.
@@ -58,6 +58,18 @@ pub enum Command {
         /// Id of the bridge, such as kafka:NAME
         bridge: String,
     },
+    /// List the clients that have a session: connected or not, what waits for them, what was dropped
+    #[command(alias = "sessions")]
+    Clients {
+        /// Client identifier of one of them
+        client_id: Option<String>,
+        /// How many are shown at most
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+        /// Show those behind this client identifier
+        #[arg(long, value_name = "CLIENT_ID")]
+        after: Option<String>,
+    },
 }
 
 impl Ctl {
@@ -104,6 +116,30 @@ impl Ctl {
             Command::Restart { bridge } => show(&client.restart_bridge(bridge).await?, json),
             Command::Enable { bridge } => show(&client.enable_bridge(bridge, true).await?, json),
             Command::Disable { bridge } => show(&client.enable_bridge(bridge, false).await?, json),
+            Command::Clients { client_id, limit, after } => {
+                let page = clients(&mut client, client_id, limit, after).await?;
+                if json { pretty(&page) } else { Ok(table::clients(&page)) }
+            }
+        }
+    }
+}
+
+/// As many pages as it takes.
+async fn clients(
+    client: &mut AdminClient,
+    client_id: Option<String>,
+    limit: u32,
+    mut after: Option<String>,
+) -> Result<ClientsPage> {
+    let mut all = ClientsPage::default();
+    loop {
+        let left = limit.saturating_sub(u32::try_from(all.clients.len()).unwrap_or(u32::MAX));
+        let page = client.clients(client_id.clone(), after.take(), left.min(CLIENTS_PAGE)).await?;
+        after = page.clients.last().map(|last| last.client_id.clone());
+        all.more = page.more;
+        all.clients.extend(page.clients);
+        if !all.more || after.is_none() || all.clients.len() as u64 >= u64::from(limit) {
+            return Ok(all);
         }
     }
 }

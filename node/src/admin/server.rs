@@ -268,6 +268,9 @@ impl Desk {
                 }
                 Request::BridgeRestart { id } => service.restart_bridge(id).await.map(Answer::Bridge),
                 Request::BridgeEnable { id, on } => service.enable_bridge(id, on).await.map(Answer::Bridge),
+                Request::Clients { client_id, after, limit } => {
+                    service.clients(client_id, after, limit).await.map(Answer::Clients)
+                }
             }
         });
         match timeout(self.options.operation, operation).await {

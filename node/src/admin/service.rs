@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::v1::{AdminError, BridgeInfo, BridgeStats, NodeInfo};
+use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
 
 /// An operation under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
@@ -26,4 +26,12 @@ pub trait AdminService: Send + Sync + 'static {
 
     /// Starts or stops a bridge for good; no change if it is so already.
     fn enable_bridge(&self, id: String, on: bool) -> Pending<'_, BridgeInfo>;
+
+    /// One client, or up to `limit` behind `after`, by client identifier.
+    fn clients(
+        &self,
+        client_id: Option<String>,
+        after: Option<String>,
+        limit: u32,
+    ) -> Pending<'_, ClientsPage>;
 }

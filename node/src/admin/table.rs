@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::v1::{BridgeInfo, BridgeStats, NodeInfo};
+use super::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
 use crate::bridge::ledger::Ledger;
 
 enum Align {
@@ -192,6 +192,34 @@ pub(super) fn node(node: &NodeInfo) -> String {
     out
 }
 
+/// Sessions with what waits for them.
+pub(super) fn clients(page: &ClientsPage) -> String {
+    if page.clients.is_empty() {
+        return "no such clients\n".into();
+    }
+    let columns = vec![
+        ("CLIENT", Align::Left),
+        ("CONNECTED", Align::Left),
+        ("QUEUED", Align::Right),
+        ("BYTES", Align::Right),
+        ("INFLIGHT", Align::Right),
+        ("DROPPED", Align::Right),
+    ];
+    let row = |client: &super::v1::ClientInfo| {
+        let connected = if client.connected { "yes" } else { "no" };
+        let counts = [client.queued, client.queued_bytes, client.inflight, client.dropped];
+        let names = [plain(&client.client_id), connected.to_owned()].into_iter();
+        names.chain(counts.map(|count| count.to_string())).collect()
+    };
+    let mut out = Table { columns, rows: page.clients.iter().map(row).collect() }.render();
+    if page.more
+        && let Some(last) = page.clients.last()
+    {
+        let _ = writeln!(out, "\nthere are more: --after {}", plain(&last.client_id));
+    }
+    out
+}
+
 fn uptime(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -268,6 +296,28 @@ kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
         let ledger = Ledger { queuing: 1, ..Ledger::default() };
         inside.partitions.push(PartitionStats { topic: "t".into(), partition: 0, ledger });
         assert!(stats(&[inside]).contains("IMBALANCE"), "a partition's books count as well");
+    }
+
+    #[test]
+    fn clients_are_shown_with_what_waits_for_them() {
+        let client = |client_id: &str, connected, dropped| super::super::v1::ClientInfo {
+            client_id: client_id.into(),
+            connected,
+            queued: 2,
+            queued_bytes: 300,
+            inflight: 1,
+            dropped,
+        };
+        let clients_of =
+            |more| ClientsPage { clients: vec![client("a", true, 0), client("b\t", false, 7)], more };
+        let expected = "\
+CLIENT  CONNECTED  QUEUED  BYTES  INFLIGHT  DROPPED
+a       yes             2    300         1        0
+b\\t     no              2    300         1        7
+";
+        assert_eq!(clients(&clients_of(false)), expected);
+        assert_eq!(clients(&clients_of(true)), format!("{expected}\nthere are more: --after b\\t\n"));
+        assert_eq!(clients(&ClientsPage::default()), "no such clients\n");
     }
 
     #[test]

@@ -73,6 +73,23 @@ impl AdminService for Fake {
         })
     }
 
+    fn clients(
+        &self,
+        client_id: Option<String>,
+        after: Option<String>,
+        limit: u32,
+    ) -> Pending<'_, ClientsPage> {
+        let all = (0..2500).map(|number| format!("c{number:04}"));
+        let mut clients: Vec<_> = all
+            .filter(|id| client_id.as_ref().is_none_or(|wanted| wanted == id))
+            .filter(|id| after.as_ref().is_none_or(|after| id > after))
+            .map(|client_id| ClientInfo { client_id, ..ClientInfo::default() })
+            .collect();
+        let more = clients.len() > limit as usize;
+        clients.truncate(limit as usize);
+        Box::pin(async move { Ok(ClientsPage { clients, more }) })
+    }
+
     fn restart_bridge(&self, id: String) -> Pending<'_, BridgeInfo> {
         Box::pin(async move {
             let info = self.info(&id)?;
@@ -162,6 +179,28 @@ async fn a_refusal_names_the_known_bridges_and_leaves_the_connection_usable() {
         assert_eq!(refused(error), AdminError::no_bridge("kafka:mian", IDS));
     }
     assert!(client.node().await.is_ok());
+}
+
+#[tokio::test]
+async fn clients_come_in_as_many_pages_as_it_takes() {
+    let stage = stage().await;
+    let ask = async |arguments: &[&str]| {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            ctl: Ctl,
+        }
+        let line = ["ctl", "--admin", &stage.address].into_iter().chain(arguments.iter().copied());
+        Line::try_parse_from(line).unwrap().ctl.output(None).await.unwrap()
+    };
+    let count = |text: &str| text.lines().filter(|line| line.starts_with('c')).count();
+    let all = ask(&["clients", "--limit", "9999"]).await;
+    assert_eq!(count(&all), 2500);
+    assert!(!all.contains("there are more"));
+    let some = ask(&["sessions", "--limit", "1500", "--after", "c0009"]).await;
+    assert_eq!(count(&some), 1500);
+    assert!(some.contains("\nc0010 ") && some.ends_with("there are more: --after c1509\n"), "{some}");
+    assert_eq!(count(&ask(&["clients", "c0007"]).await), 1);
 }
 
 #[tokio::test]

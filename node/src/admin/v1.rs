@@ -65,7 +65,19 @@ pub enum Request {
         /// Start (true) or stop.
         on: bool,
     },
+    /// A [`ClientsPage`].
+    Clients {
+        /// This client alone.
+        client_id: Option<String>,
+        /// Those behind this one.
+        after: Option<String>,
+        /// At most so many, [`CLIENTS_PAGE`] in any case.
+        limit: u32,
+    },
 }
+
+/// Most clients in one answer.
+pub const CLIENTS_PAGE: u32 = 1000;
 
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +90,34 @@ pub enum Answer {
     Stats(Vec<BridgeStats>),
     /// To [`Request::BridgeRestart`] and [`Request::BridgeEnable`]: the bridge as it is now.
     Bridge(BridgeInfo),
+    /// To [`Request::Clients`].
+    Clients(ClientsPage),
+}
+
+/// Some of the clients that have a session, by client identifier.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientsPage {
+    /// The clients.
+    pub clients: Vec<ClientInfo>,
+    /// Whether there are more behind the last one.
+    pub more: bool,
+}
+
+/// A client with its session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// Client identifier.
+    pub client_id: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Messages that wait for it.
+    pub queued: u64,
+    /// Bytes they are charged with.
+    pub queued_bytes: u64,
+    /// QoS 1 and 2 messages sent to it and not acknowledged.
+    pub inflight: u64,
+    /// Messages for it that were dropped since its session began.
+    pub dropped: u64,
 }
 
 /// A node.
@@ -335,6 +375,7 @@ mod tests {
             Request::Stats { bridge: Some("a".into()), partitions: true },
             Request::BridgeRestart { id: "b".into() },
             Request::BridgeEnable { id: "c".into(), on: true },
+            Request::Clients { client_id: None, after: Some("d".into()), limit: 9 },
         ];
         assert_eq!(encoded(&requests), LAYOUT_OF_REQUESTS);
         let bridge = BridgeInfo {
@@ -381,6 +422,17 @@ mod tests {
             Answer::Bridges(vec![bridge.clone()]),
             Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, partitions }]),
             Answer::Bridge(bridge),
+            Answer::Clients(ClientsPage {
+                clients: vec![ClientInfo {
+                    client_id: "c".into(),
+                    connected: true,
+                    queued: 1,
+                    queued_bytes: 2,
+                    inflight: 3,
+                    dropped: 4,
+                }],
+                more: false,
+            }),
         ];
         assert_eq!(encoded(&answers), LAYOUT_OF_ANSWERS);
         let errors = [
@@ -399,12 +451,14 @@ mod tests {
 01
 0201016101
 030162
-04016301";
+04016301
+050001016409";
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607
 0101076b61666b613a610161010102010172
 0201076b61666b613a6101610101020101720102030405060708090a0b0c0d010174020102030405060708090a0b0c0d
-03076b61666b613a610161010102010172";
+03076b61666b613a610161010102010172
+04010163010102030400";
     const LAYOUT_OF_ERRORS: &str = "\
 000161010162
 010172

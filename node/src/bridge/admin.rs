@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::admin::{
-    AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, ListenerInfo, NodeInfo,
-    PartitionStats, Pending,
+    AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
+    ClientsPage, ListenerInfo, NodeInfo, PartitionStats, Pending,
 };
-use crate::mqtt::{FrontHandle, Listener, Stats};
+use crate::mqtt::{ClientRow, Clients, FrontHandle, Listener, Stats};
 
 /// Answers the admin link of one node.
 pub struct NodeAdmin {
@@ -17,12 +17,20 @@ pub struct NodeAdmin {
     bridges: Bridges,
     listeners: Vec<Listener>,
     stats: Arc<Stats>,
+    clients: Clients,
 }
 
 impl NodeAdmin {
     /// The operations of the node called `name`.
     pub fn new(name: String, bridges: Bridges, front: &FrontHandle, stats: Arc<Stats>) -> Self {
-        Self { name, started: Instant::now(), bridges, listeners: front.listeners().to_vec(), stats }
+        Self {
+            name,
+            started: Instant::now(),
+            bridges,
+            listeners: front.listeners().to_vec(),
+            stats,
+            clients: front.clients(),
+        }
     }
 
     fn id(&self, text: &str) -> Result<BridgeId, AdminError> {
@@ -99,6 +107,34 @@ impl AdminService for NodeAdmin {
             self.bridges.enable(id.clone(), on).await.map_err(|error| self.error(error))?;
             self.info_of(&id)
         })
+    }
+
+    fn clients(
+        &self,
+        client_id: Option<String>,
+        after: Option<String>,
+        limit: u32,
+    ) -> Pending<'_, ClientsPage> {
+        let clients = self.clients.clone();
+        Box::pin(async move {
+            if let Some(client_id) = client_id {
+                let found = clients.get(&client_id).into_iter().map(client);
+                return Ok(ClientsPage { clients: found.collect(), more: false });
+            }
+            let page = clients.page(after.as_deref(), limit.min(CLIENTS_PAGE) as usize);
+            Ok(ClientsPage { clients: page.rows.into_iter().map(client).collect(), more: page.more })
+        })
+    }
+}
+
+fn client(row: ClientRow) -> ClientInfo {
+    ClientInfo {
+        client_id: row.client_id,
+        connected: row.connected,
+        queued: row.queued as u64,
+        queued_bytes: row.queued_bytes as u64,
+        inflight: row.inflight as u64,
+        dropped: row.dropped,
     }
 }
 

@@ -53,7 +53,7 @@ pub use general::{
 pub use kafka_names::check_name;
 pub use kind::{DefaultDoc, FieldDoc, Secrets};
 pub use kind_values::Choice;
-pub use mqtt::{MqttConfig, RetainConfig};
+pub use mqtt::{MqttConfig, QueueFull, RetainConfig};
 pub use producer::{
     BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,
     ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,

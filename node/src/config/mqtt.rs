@@ -7,7 +7,8 @@ use causeway_protocol::mqtt::topic::DEFAULT_MAX_LEVELS;
 use super::Config;
 use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, seconds};
-use super::section::{nested, section};
+use super::kind_values::choice;
+use super::section::{choices, nested, section};
 use super::units::ByteSize;
 use crate::mailbox::Capacity;
 use crate::mqtt;
@@ -42,8 +43,30 @@ section! {
         max_mqueue: u32 => integer(1..=100_000_000).or(50_000);
         /// Bytes of messages that wait for one client, connected or not.
         max_mqueue_bytes: ByteSize => bytes().at_least(ByteSize(1024)).or(ByteSize::mb(8));
+        /// What happens to a QoS 1 or 2 message for a client whose queue is full, counted for the session and in
+        /// all. QoS 0 is dropped then. A message from Kafka for a connected client waits instead.
+        queue_full: QueueFull => choice().or(QueueFull::DropNewest);
+        /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have in all.
+        /// From 7/8 of it new sessions (0x97), subscriptions (0x97) and retained messages are refused, and for a
+        /// client with a backlog of 16 KB its queue counts as full; when it is reached, so it does for every
+        /// client that has a message waiting. Clients that keep up are served. The buffers of bridges are not
+        /// in it.
+        max_memory: ByteSize => bytes().at_least(ByteSize::mb(16))
+            .or_else(|| ByteSize(mqtt::half_of_memory()), "half of the machine's memory, or the container's");
         /// Retained messages.
         retain: RetainConfig => nested();
+    }
+}
+
+choices! {
+    /// What happens when a client's queue is full.
+    pub enum QueueFull {
+        /// The new message is dropped.
+        DropNewest = "drop_newest";
+        /// Those that have waited longest are dropped.
+        DropOldest = "drop_oldest";
+        /// The new message is dropped and the client disconnected with 0x97, so that it notices.
+        Disconnect = "disconnect";
     }
 }
 
@@ -74,6 +97,8 @@ impl Config {
             max_inflight,
             max_mqueue,
             max_mqueue_bytes,
+            queue_full,
+            max_memory,
             // Reaches the router: `retained_limits`.
             retain: _,
         } = self.mqtt;
@@ -93,6 +118,12 @@ impl Config {
             receive_maximum,
             max_inflight,
             session_queue: Capacity { bytes: max_mqueue_bytes.as_usize(), items: max_mqueue as usize },
+            queue_full: match queue_full {
+                QueueFull::DropNewest => mqtt::QueueFull::DropNewest,
+                QueueFull::DropOldest => mqtt::QueueFull::DropOldest,
+                QueueFull::Disconnect => mqtt::QueueFull::Disconnect,
+            },
+            max_memory: max_memory.bytes(),
             max_subscriptions: max_subscriptions as usize,
             max_sessions: max_sessions as usize,
             topic_alias_maximum: max_topic_alias,

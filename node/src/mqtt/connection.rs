@@ -14,6 +14,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     future::Future,
     io,
     pin::Pin,
@@ -37,6 +38,7 @@ use super::{
     handshake::Claiming,
     inbox::{Mail, Outbox},
     listener::Place,
+    memory::{self, Held, Pressure},
     out_buffer::OutBuffer,
     publisher::Block,
     requests,
@@ -64,7 +66,7 @@ const OUT_LIMIT: usize = 1 << 20;
 struct Scratch {
     read: Box<[u8]>,
     write: BytesMut,
-    mails: Vec<Mail>,
+    mails: VecDeque<Mail>,
     work: Work,
 }
 
@@ -82,7 +84,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         read: vec![0; READ].into_boxed_slice(),
         write: BytesMut::with_capacity(READ),
-        mails: Vec::new(),
+        mails: VecDeque::new(),
         work: Work::default(),
     });
 }
@@ -128,6 +130,7 @@ pub(crate) struct Connection {
     pub(super) out: OutBuffer,
     timer: Option<Pin<Box<Sleep>>>,
     last_activity: Instant,
+    held: Held,
 }
 
 impl Connection {
@@ -137,7 +140,9 @@ impl Connection {
         decoder.max_topic_levels = shared.options.max_topic_levels;
         let deadline = now + shared.options.connect_timeout;
         let stop = Box::pin(shared.stop.clone().notified_owned());
+        let held = Held::new(shared.router.memory(), memory::CONNECTION);
         Self {
+            held,
             shared,
             socket,
             peer,
@@ -203,7 +208,7 @@ impl Connection {
         let Scratch { mails, work, .. } = scratch;
         let Client { inbox, lease, draining, leaving, .. } = client;
         let Some(session) = lease.session() else { return Err(End::Gone) };
-        if inbox.mailbox().poll_take(cx, mails, &mut session.released).is_pending() {
+        if inbox.poll_take(cx, mails, &mut session.released).is_pending() {
             return Ok(false);
         }
         let mut close = None;
@@ -215,8 +220,12 @@ impl Connection {
                 Mail::Close(reason) => close = Some(reason),
             }
         }
+        let excess = inbox.excess();
+        if !excess.is_empty() {
+            session.shed(excess, &mut work.tally);
+        }
         if mails.capacity() > 4096 {
-            *mails = Vec::new();
+            *mails = VecDeque::new();
         }
         match close {
             Some(ReasonCode::ServerShuttingDown) => {
@@ -242,6 +251,11 @@ impl Connection {
         };
         if !heard || self.out.len() > OUT_LIMIT {
             return Ok(false);
+        }
+        if self.input.len() > READ && self.shared.router.memory().pressure() == Pressure::Full {
+            // Packets of many clients, each nearly complete, would be what fills the memory.
+            scratch.work.tally.counts().disconnected_memory += 1;
+            return Err(End::Refused(ReasonCode::QuotaExceeded));
         }
         // A short rest of the last read goes in front of what is read now; a long one is added to.
         let tail = self.input.len();
@@ -548,6 +562,7 @@ impl Connection {
         {
             session.rest();
         }
+        self.held.set(memory::CONNECTION + self.input.capacity() + self.out.footprint());
         scratch.work.tally.flush(&self.shared.stats);
         if done { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -84,7 +84,10 @@ impl Connection {
                 maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
                 window: usize::from(connect.receive_maximum.min(options.max_inflight)).max(1),
             },
-            will: connect.will.as_ref().map(|will| Box::new(Will::new(will, &origin))),
+            will: connect
+                .will
+                .as_ref()
+                .map(|will| Box::new(Will::new(will, &origin, self.shared.router.memory()))),
             origin,
             expiry,
             shortened,

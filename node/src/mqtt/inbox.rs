@@ -9,17 +9,29 @@
 //! | QoS 0, room | queued | dropped, counted |
 //! | QoS 0, full | dropped, counted; *full* if it must be handed over | dropped, counted |
 //! | QoS 1/2, room | queued | queued, which completes its hand-over |
-//! | QoS 1/2, full | dropped, counted; *full* if it must be handed over | dropped, counted |
+//! | QoS 1/2, full | by [`QueueFull`], counted; *full* if it must be handed over | by [`QueueFull`], counted |
 //!
+//! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]).
 //! Acknowledgements and control messages are always taken: the tickets bound the former.
+//!
+//! While the client is away everything that waits for it is in the queue here, the packets in flight excepted.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use causeway_protocol::mqtt::{QoS, ReasonCode};
 
 use super::{
+    memory::{self, Held, Memory, Pressure},
+    options::QueueFull,
     publication::Delivery,
-    stats::{Stats, Tally},
+    stats::{Stats, StatsSnapshot, Tally},
 };
 use crate::{
     flow::{AckSink, HandOver, Outcome, Room, SequenceRange, Wake, WakeList},
@@ -32,8 +44,17 @@ pub(crate) enum Mail {
     Delivery(Delivery),
     /// The outcome of publications of the client.
     Acknowledged(SequenceRange, Outcome),
-    /// The connection must end: another took over (0x8E), shutdown (0x8B), an administrator (0x98).
+    /// The connection must end: another took over (0x8E), shutdown (0x8B), an administrator (0x98), a full
+    /// queue (0x97).
     Close(ReasonCode),
+}
+
+/// What holds for the inboxes of all sessions.
+pub(crate) struct Rules {
+    pub(crate) capacity: Capacity,
+    pub(crate) full: QueueFull,
+    pub(crate) memory: Memory,
+    pub(crate) stats: Arc<Stats>,
 }
 
 /// The outside of a session.
@@ -41,7 +62,14 @@ pub(crate) struct Inbox {
     id: u64,
     client_id: Box<str>,
     mailbox: Mailbox<Mail>,
-    stats: Arc<Stats>,
+    rules: Arc<Rules>,
+    /// Deliveries of this session that were dropped, for whatever reason.
+    dropped: AtomicU64,
+    /// QoS 1 and 2 deliveries sent and not acknowledged, as its connection last said.
+    inflight: AtomicU32,
+    /// The connection was told to end because the queue is full.
+    ending: AtomicBool,
+    _held: Held,
 }
 
 /// What became of an offered delivery.
@@ -54,9 +82,27 @@ pub(crate) enum Offered {
     Full(Room),
 }
 
+/// An inbox from the outside, for administrators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Filling {
+    /// What waits, with the deliveries that its connection has taken out and not sent.
+    pub(crate) queued: Charge,
+    pub(crate) inflight: u32,
+    pub(crate) dropped: u64,
+}
+
 impl Inbox {
-    pub(crate) fn new(id: u64, client_id: &str, capacity: Capacity, stats: Arc<Stats>) -> Arc<Self> {
-        Arc::new(Self { id, client_id: client_id.into(), mailbox: Mailbox::new(capacity), stats })
+    pub(crate) fn new(id: u64, client_id: &str, rules: &Arc<Rules>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            client_id: client_id.into(),
+            mailbox: Mailbox::new(rules.capacity),
+            rules: rules.clone(),
+            dropped: AtomicU64::new(0),
+            inflight: AtomicU32::new(0),
+            ending: AtomicBool::new(false),
+            _held: Held::new(rules.memory, memory::SESSION + client_id.len()),
+        })
     }
 
     /// Distinguishes sessions, also of one client id, within this process.
@@ -69,39 +115,103 @@ impl Inbox {
         &self.client_id
     }
 
-    pub(crate) fn mailbox(&self) -> &Mailbox<Mail> {
-        &self.mailbox
+    /// Where its memory is counted.
+    pub(crate) fn memory(&self) -> Memory {
+        self.rules.memory
+    }
+
+    /// What is in it and what was lost.
+    pub(crate) fn filling(&self) -> Filling {
+        Filling {
+            queued: self.mailbox.charge(),
+            inflight: self.inflight.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The connection says how many deliveries are in flight.
+    pub(crate) fn set_inflight(&self, count: usize) {
+        self.inflight.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Counts deliveries of this session that were dropped outside of the queue.
+    pub(crate) fn count_dropped(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Takes everything out and gives back what `released` names; pending when there is nothing.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut VecDeque<Mail>,
+        released: &mut Charge,
+    ) -> Poll<()> {
+        if released.items > 0 {
+            self.rules.memory.give_back(released.items * memory::PLACE);
+        }
+        self.mailbox.poll_take(cx, into, released)
+    }
+
+    /// Takes everything out, for tests.
+    #[cfg(test)]
+    pub(crate) fn take(&self) -> VecDeque<Mail> {
+        self.mailbox.take()
+    }
+
+    /// What is charged, for tests.
+    #[cfg(test)]
+    pub(crate) fn charge(&self) -> Charge {
+        self.mailbox.charge()
+    }
+
+    /// What its connection has to drop, oldest first, so that the newest have room.
+    pub(crate) fn excess(&self) -> Charge {
+        match self.rules.full {
+            QueueFull::DropOldest => self.mailbox.excess(),
+            QueueFull::DropNewest | QueueFull::Disconnect => Charge::default(),
+        }
     }
 
     /// Offers one delivery.
     pub(crate) fn offer(&self, delivery: Delivery) -> Offered {
-        let mut tally = Tally::default();
-        let mut released = None;
+        let mut offering = Offering::new(self);
         let mut batch = self.mailbox.lock();
+        let before = batch.charge().items;
         let mandatory = delivery.hand_over.is_some() && batch.is_attached() && batch.is_open();
-        let offered = if mandatory && !batch.has_room(delivery.weight()) {
-            Offered::Full(batch.room())
-        } else if put(&mut batch, delivery, &mut tally, &mut released) {
-            Offered::Queued(batch.finish())
-        } else {
-            Offered::Dropped
-        };
+        if mandatory && !(batch.has_room(delivery.weight()) && offering.may_wait(&batch)) {
+            return Offered::Full(batch.room());
+        }
+        let queued = offering.put(&mut batch, delivery);
+        offering.count_places(before, batch.charge().items);
+        let wake = batch.finish();
         // The lock is free here: completing a hand-over may call anybody, this inbox included.
-        drop(released);
-        tally.flush(&self.stats);
-        offered
+        let mut tally = Tally::default();
+        offering.finish(&mut tally);
+        tally.flush(&self.rules.stats);
+        if queued {
+            return Offered::Queued(wake);
+        }
+        if wake {
+            self.mailbox.wake();
+        }
+        Offered::Dropped
     }
 
     /// Offers what one read batch holds for this session; nothing in it is to be handed over. True: the
     /// caller owes a wake-up.
     pub(crate) fn offer_all(&self, deliveries: &mut Vec<Delivery>, tally: &mut Tally) -> bool {
+        let mut offering = Offering::new(self);
         let mut batch = self.mailbox.lock();
+        let before = batch.charge().items;
         batch.reserve(deliveries.len());
         for delivery in deliveries.drain(..) {
             debug_assert!(delivery.hand_over.is_none(), "handed-over deliveries are offered one by one");
-            put(&mut batch, delivery, tally, &mut None);
+            offering.put(&mut batch, delivery);
         }
-        batch.finish()
+        offering.count_places(before, batch.charge().items);
+        let wake = batch.finish();
+        offering.finish(tally);
+        wake
     }
 
     /// Asks the connection, if there is one, to end.
@@ -115,68 +225,183 @@ impl Inbox {
         }
     }
 
-    /// The connection has gone, the session stays: what cannot wait is dropped, what waits counts as
-    /// handed over. Acknowledgements stay inside.
-    pub(crate) fn detach(&self) -> Vec<Mail> {
+    /// The connection has gone, the session stays: from now on it is offered to as one whose client is away.
+    /// What was inside comes out; what of it stays is to be put back.
+    pub(crate) fn detach(&self) -> VecDeque<Mail> {
         self.mailbox.set_attached(false);
         self.mailbox.take()
     }
 
+    /// Puts deliveries back that came out of it and are still charged, in front of the others.
+    pub(crate) fn put_back(&self, deliveries: VecDeque<Delivery>) {
+        if !deliveries.is_empty() {
+            self.mailbox.put_back(deliveries.into_iter().map(Mail::Delivery).collect());
+        }
+    }
+
     /// A connection drains it from now on.
     pub(crate) fn attach(&self) {
+        self.ending.store(false, Ordering::Relaxed);
         self.mailbox.set_attached(true);
     }
 
     /// The session is over.
     pub(crate) fn end(&self) {
-        drop(self.mailbox.close());
+        let (mails, charge) = self.mailbox.close();
+        self.rules.memory.give_back(charge.items * memory::PLACE);
+        drop(mails);
     }
 
     /// Gives back what deliveries were charged.
     pub(crate) fn release(&self, charge: Charge) {
         if !charge.is_empty() {
+            self.rules.memory.give_back(charge.items * memory::PLACE);
             self.mailbox.release(charge);
         }
     }
 }
 
-/// Takes a delivery by the table at the top; false where it was dropped. A hand-over that is complete
-/// comes back in `released`, to be dropped when the lock is free.
-fn put(
-    batch: &mut Batch<'_, Mail>,
-    mut delivery: Delivery,
-    tally: &mut Tally,
-    released: &mut Option<Arc<HandOver>>,
-) -> bool {
-    if !batch.is_open() {
-        *released = delivery.hand_over.take();
-        return false;
+/// What happens while deliveries are put into one inbox.
+struct Offering<'a> {
+    inbox: &'a Inbox,
+    pressure: Pressure,
+    counts: Dropped,
+    /// Complete; its end may call others, so it is dropped when the lock is free.
+    completed: Option<Arc<HandOver>>,
+}
+
+#[derive(Default)]
+struct Dropped {
+    slow: u64,
+    queue_full: u64,
+    offline: u64,
+    offline_full: u64,
+    memory: u64,
+    disconnected: u64,
+}
+
+impl<'a> Offering<'a> {
+    fn new(inbox: &'a Inbox) -> Self {
+        let pressure = inbox.rules.memory.pressure();
+        Self { inbox, pressure, counts: Dropped::default(), completed: None }
     }
-    let attached = batch.is_attached();
-    let unreliable = delivery.qos == QoS::AtMostOnce;
-    if !attached {
-        *released = delivery.hand_over.take();
-        if unreliable {
-            tally.counts().dropped_offline += 1;
+
+    /// True where memory allows one more delivery to wait.
+    fn may_wait(&self, batch: &Batch<'_, Mail>) -> bool {
+        self.pressure == Pressure::None || !self.pressure.refuses(batch.charge().bytes)
+    }
+
+    /// Takes a delivery by the table at the top; false where it was dropped.
+    fn put(&mut self, batch: &mut Batch<'_, Mail>, mut delivery: Delivery) -> bool {
+        if !batch.is_open() {
+            self.completed = delivery.hand_over.take();
             return false;
         }
+        let attached = batch.is_attached();
+        let unreliable = delivery.qos == QoS::AtMostOnce;
+        if !attached {
+            self.completed = delivery.hand_over.take();
+            if unreliable {
+                self.counts.offline += 1;
+                return false;
+            }
+        }
+        let weight = delivery.weight();
+        let may_wait = self.may_wait(batch);
+        let mut refused = if may_wait {
+            match batch.push(Mail::Delivery(delivery), weight) {
+                Ok(()) => return true,
+                Err(Refused::Full(mail) | Refused::Closed(mail)) => mail,
+            }
+        } else {
+            Mail::Delivery(delivery)
+        };
+        if !unreliable && self.inbox.rules.full == QueueFull::DropOldest {
+            match self.put_for_oldest(batch, refused, weight, may_wait) {
+                Ok(()) => return true,
+                Err(mail) => refused = mail,
+            }
+        }
+        if let Mail::Delivery(delivery) = &mut refused
+            && let Some(hand_over) = delivery.hand_over.take()
+        {
+            self.completed = Some(hand_over);
+        }
+        drop(refused);
+        match (may_wait, attached, unreliable) {
+            (false, ..) => self.counts.memory += 1,
+            (true, true, true) => self.counts.slow += 1,
+            (true, true, false) => self.counts.queue_full += 1,
+            (true, false, _) => self.counts.offline_full += 1,
+        }
+        if attached
+            && !unreliable
+            && self.inbox.rules.full == QueueFull::Disconnect
+            && !self.inbox.ending.swap(true, Ordering::Relaxed)
+        {
+            self.counts.disconnected += 1;
+            batch.push_uncharged(Mail::Close(ReasonCode::QuotaExceeded));
+        }
+        false
     }
-    let weight = delivery.weight();
-    match batch.push(Mail::Delivery(delivery), weight) {
-        Ok(()) => true,
-        Err(Refused::Full(mail) | Refused::Closed(mail)) => {
-            if let Mail::Delivery(mut delivery) = mail
-                && let Some(hand_over) = delivery.hand_over.take()
-            {
-                *released = Some(hand_over);
+
+    /// Makes room by dropping the oldest deliveries. A connection may have taken them out: the queue is then
+    /// overdrawn, and the connection drops them. Those that must be handed over stay.
+    fn put_for_oldest(
+        &mut self,
+        batch: &mut Batch<'_, Mail>,
+        mut mail: Mail,
+        weight: usize,
+        may_wait: bool,
+    ) -> Result<(), Mail> {
+        let attached = batch.is_attached();
+        let mut may_put = may_wait;
+        loop {
+            if may_put {
+                let put = if attached { batch.overdraw(mail, weight) } else { batch.push(mail, weight) };
+                mail = match put {
+                    Ok(()) => return Ok(()),
+                    Err(Refused::Full(mail) | Refused::Closed(mail)) => mail,
+                };
             }
-            let counts = tally.counts();
-            match (attached, unreliable) {
-                (true, true) => counts.dropped_slow += 1,
-                (true, false) => counts.dropped_queue_full += 1,
-                (false, _) => counts.dropped_offline_full += 1,
+            let oldest = batch.evict(|mail| match mail {
+                Mail::Delivery(delivery) if delivery.hand_over.is_none() => Some(delivery.weight()),
+                _ => None,
+            });
+            let Some(oldest) = oldest else { return Err(mail) };
+            may_put = true;
+            let unreliable = matches!(oldest, Mail::Delivery(delivery) if delivery.qos == QoS::AtMostOnce);
+            match (may_wait, attached, unreliable) {
+                (false, ..) => self.counts.memory += 1,
+                (true, true, true) => self.counts.slow += 1,
+                (true, true, false) => self.counts.queue_full += 1,
+                (true, false, _) => self.counts.offline_full += 1,
             }
-            false
+        }
+    }
+
+    fn count_places(&self, before: usize, after: usize) {
+        let memory = self.inbox.rules.memory;
+        if after >= before {
+            memory.take((after - before) * memory::PLACE);
+        } else {
+            memory.give_back((before - after) * memory::PLACE);
+        }
+    }
+
+    /// The lock is free: counts what was dropped and lets go of it.
+    fn finish(self, tally: &mut Tally) {
+        let Dropped { slow, queue_full, offline, offline_full, memory, disconnected } = self.counts;
+        let dropped = slow + queue_full + offline + offline_full + memory;
+        if dropped + disconnected > 0 {
+            self.inbox.count_dropped(dropped);
+            let counts: &mut StatsSnapshot = tally.counts();
+            counts.dropped_slow += slow;
+            counts.dropped_queue_full += queue_full;
+            counts.dropped_offline += offline;
+            counts.dropped_offline_full += offline_full;
+            counts.dropped_memory += memory;
+            counts.disconnected_queue_full += disconnected;
         }
     }
 }
@@ -263,7 +488,7 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use parking_lot::Mutex;
 
     use super::{super::publication::tests::publication, *};
@@ -279,7 +504,17 @@ mod tests {
     }
 
     fn inbox(items: usize) -> Arc<Inbox> {
-        Inbox::new(1, "c", Capacity { bytes: 1 << 20, items }, Arc::default())
+        inbox_that(QueueFull::DropNewest, items)
+    }
+
+    fn inbox_that(full: QueueFull, items: usize) -> Arc<Inbox> {
+        let rules = Rules { full, ..rules(Capacity { bytes: 1 << 20, items }, Arc::default()) };
+        Inbox::new(1, "c", &Arc::new(rules))
+    }
+
+    /// Rules without a limit of memory.
+    pub(crate) fn rules(capacity: Capacity, stats: Arc<Stats>) -> Rules {
+        Rules { capacity, full: QueueFull::DropNewest, memory: memory::Ledger::new(u64::MAX), stats }
     }
 
     fn delivery(qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
@@ -303,7 +538,7 @@ mod tests {
         let offered = inbox.offer(delivery(QoS::AtLeastOnce, Some(hand_over(&completed, 3))));
         assert!(matches!(offered, Offered::Dropped));
         assert_eq!(*completed.0.lock(), [1, 2, 3]);
-        let stats = inbox.stats.snapshot();
+        let stats = inbox.rules.stats.snapshot();
         assert_eq!((stats.dropped_offline, stats.dropped_offline_full), (1, 1));
     }
 
@@ -316,8 +551,127 @@ mod tests {
         assert!(matches!(offered, Offered::Full(_)));
         assert!(matches!(inbox.offer(delivery(QoS::AtLeastOnce, None)), Offered::Dropped));
         assert!(matches!(inbox.offer(delivery(QoS::AtMostOnce, None)), Offered::Dropped));
-        let stats = inbox.stats.snapshot();
+        let stats = inbox.rules.stats.snapshot();
         assert_eq!((stats.dropped_slow, stats.dropped_queue_full), (1, 1));
+    }
+
+    fn numbered(number: u8, qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
+        let publication = Arc::new(publication("t", &[number], qos, false));
+        Delivery { publication, identifiers: None, hand_over, qos, retain: false }
+    }
+
+    fn numbers(inbox: &Inbox) -> Vec<u8> {
+        let mails = inbox.take();
+        let delivered = mails.iter().filter_map(|mail| match mail {
+            Mail::Delivery(delivery) => delivery.publication.payload().first().copied(),
+            _ => None,
+        });
+        delivered.collect()
+    }
+
+    #[test]
+    fn drop_oldest_keeps_the_newest_and_what_must_be_handed_over() {
+        let inbox = inbox_that(QueueFull::DropOldest, 3);
+        let completed = Arc::new(Completed::default());
+        let number = |number, qos| inbox.offer(numbered(number, qos, None));
+        assert!(matches!(
+            inbox.offer(numbered(0, QoS::AtLeastOnce, Some(hand_over(&completed, 1)))),
+            Offered::Queued(_)
+        ));
+        for next in 1..6 {
+            assert!(matches!(number(next, QoS::AtLeastOnce), Offered::Queued(_)), "{next}");
+        }
+        assert!(matches!(number(9, QoS::AtMostOnce), Offered::Dropped), "QoS 0 pushes nobody out");
+        assert!(completed.0.lock().is_empty());
+        assert_eq!(numbers(&inbox), [0, 4, 5]);
+        assert_eq!(inbox.filling().dropped, 4);
+        let stats = inbox.rules.stats.snapshot();
+        assert_eq!((stats.dropped_queue_full, stats.dropped_slow), (3, 1));
+    }
+
+    #[test]
+    fn drop_oldest_reaches_what_the_connection_has_taken_out() {
+        let inbox = inbox_that(QueueFull::DropOldest, 4);
+        let number = |number| inbox.offer(numbered(number, QoS::AtLeastOnce, None));
+        for next in 0..4 {
+            number(next);
+        }
+        let taken = inbox.take();
+        assert_eq!((taken.len(), inbox.excess()), (4, Charge::default()));
+        assert!(matches!(number(4), Offered::Queued(_)));
+        assert_eq!(inbox.excess().items, 1, "the connection is to drop one");
+        assert!(matches!(number(5), Offered::Queued(_)), "no more than a quarter is overdrawn");
+        assert_eq!(numbers(&inbox), [5]);
+        assert_eq!(inbox.filling().dropped, 1);
+    }
+
+    #[test]
+    fn disconnect_tells_the_connection_once() {
+        let inbox = inbox_that(QueueFull::Disconnect, 1);
+        let number = |number, qos| inbox.offer(numbered(number, qos, None));
+        number(0, QoS::AtLeastOnce);
+        number(1, QoS::AtMostOnce);
+        assert_eq!(inbox.take().len(), 1, "a lost QoS 0 message is no reason");
+        for next in 2..5 {
+            assert!(matches!(number(next, QoS::AtLeastOnce), Offered::Dropped));
+        }
+        let mails = inbox.take();
+        assert!(matches!(mails.front(), Some(Mail::Close(ReasonCode::QuotaExceeded))) && mails.len() == 1);
+        let stats = inbox.rules.stats.snapshot();
+        assert_eq!((stats.dropped_queue_full, stats.dropped_slow, stats.disconnected_queue_full), (3, 1, 1));
+        inbox.detach();
+        inbox.attach();
+        number(6, QoS::AtLeastOnce);
+        assert_eq!(inbox.take().len(), 1, "its next connection is told again");
+    }
+
+    #[test]
+    fn without_memory_a_session_gets_one_message_at_a_time() {
+        for full in [QueueFull::DropNewest, QueueFull::DropOldest] {
+            let memory = memory::Ledger::new(64 << 10);
+            let rules =
+                Rules { full, memory, ..rules(Capacity { bytes: 1 << 20, items: 100 }, Arc::default()) };
+            let inbox = Inbox::new(1, "c", &Arc::new(rules));
+            let _full = Held::new(memory, 64 << 10);
+            memory::settle();
+            let completed = Arc::new(Completed::default());
+            assert!(matches!(inbox.offer(numbered(0, QoS::AtLeastOnce, None)), Offered::Queued(_)));
+            assert!(matches!(inbox.offer(numbered(1, QoS::AtMostOnce, None)), Offered::Dropped));
+            let waits = inbox.offer(numbered(2, QoS::AtLeastOnce, Some(hand_over(&completed, 1))));
+            assert!(matches!(waits, Offered::Full(_)));
+            inbox.offer(numbered(3, QoS::AtLeastOnce, None));
+            assert_eq!(numbers(&inbox), [if full == QueueFull::DropOldest { 3 } else { 0 }]);
+            assert_eq!((inbox.filling().dropped, inbox.rules.stats.snapshot().dropped_memory), (2, 2));
+            inbox.release(Charge { bytes: inbox.filling().queued.bytes, items: 1 });
+            assert!(matches!(inbox.offer(numbered(4, QoS::AtMostOnce, None)), Offered::Queued(_)));
+        }
+    }
+
+    #[test]
+    fn everything_counted_is_given_back() {
+        let memory = memory::Ledger::new(1 << 30);
+        let capacity = Capacity { bytes: 1 << 20, items: 10 };
+        let rules =
+            Arc::new(Rules { full: QueueFull::DropOldest, memory, ..rules(capacity, Arc::default()) });
+        let inbox = Inbox::new(1, "client", &rules);
+        inbox.detach();
+        for next in 0..30 {
+            inbox.offer(numbered(next, QoS::AtLeastOnce, None));
+        }
+        memory::settle();
+        assert_eq!(memory.used() as usize, memory::SESSION + 6 + 10 * memory::PLACE);
+        let mut released = Charge::default();
+        for mail in inbox.take().drain(..4) {
+            let Mail::Delivery(delivery) = mail else { panic!("only deliveries") };
+            released.add(delivery.weight());
+        }
+        inbox.release(released);
+        memory::settle();
+        assert_eq!(memory.used() as usize, memory::SESSION + 6 + 6 * memory::PLACE);
+        inbox.end();
+        drop(inbox);
+        memory::settle();
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]
@@ -330,7 +684,7 @@ mod tests {
             &[SequenceRange { first: 105, count: 1 }],
             Outcome::Failed(ReasonCode::QuotaExceeded),
         );
-        let mails = inbox.mailbox.take();
+        let mails = inbox.take();
         let ranges: Vec<_> = mails
             .iter()
             .map(|mail| match mail {
@@ -345,7 +699,10 @@ mod tests {
     #[test]
     fn an_outbox_keeps_the_order_of_each_session() {
         let inboxes: Vec<_> = (0..20)
-            .map(|id| Inbox::new(id, "c", Capacity { bytes: 1 << 20, items: 1000 }, Arc::default()))
+            .map(|id| {
+                let rules = rules(Capacity { bytes: 1 << 20, items: 1000 }, Arc::default());
+                Inbox::new(id, "c", &Arc::new(rules))
+            })
             .collect();
         let mut outbox = Outbox::default();
         for round in 0..10u8 {
@@ -364,7 +721,6 @@ mod tests {
         outbox.flush(&mut WakeList::default(), &mut Tally::default());
         for inbox in &inboxes {
             let rounds: Vec<u8> = inbox
-                .mailbox
                 .take()
                 .iter()
                 .map(|mail| match mail {

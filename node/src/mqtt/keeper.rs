@@ -27,7 +27,9 @@ use tokio::{
 
 use super::{
     clock,
-    inbox::Inbox,
+    inbox::{Filling, Inbox, Rules},
+    memory::Pressure,
+    options::QueueFull,
     router::{Published, Router},
     session::Session,
     stats::{Stats, Tally},
@@ -57,8 +59,24 @@ pub(crate) enum Claim {
     Granted(Granted),
     /// Another connection has it and was told to go. An error: a third one came and got it.
     Wait(oneshot::Receiver<Granted>),
-    /// There are too many sessions.
+    /// There are too many sessions, or no memory for one more.
     Refused,
+}
+
+/// A session, for administrators.
+pub(crate) struct SessionView {
+    inbox: Arc<Inbox>,
+    pub(crate) connected: bool,
+}
+
+impl SessionView {
+    pub(crate) fn client_id(&self) -> &str {
+        self.inbox.client_id()
+    }
+
+    pub(crate) fn filling(&self) -> Filling {
+        self.inbox.filling()
+    }
 }
 
 struct Claimant {
@@ -84,7 +102,7 @@ pub(crate) struct Keeper {
     work: Notify,
     router: Arc<Router>,
     stats: Arc<Stats>,
-    queue: Capacity,
+    rules: Arc<Rules>,
     max_sessions: usize,
 }
 
@@ -129,14 +147,20 @@ impl Drop for Lease {
 }
 
 impl Keeper {
-    pub(crate) fn new(router: Arc<Router>, queue: Capacity, max_sessions: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        router: Arc<Router>,
+        capacity: Capacity,
+        full: QueueFull,
+        max_sessions: usize,
+    ) -> Arc<Self> {
         let stats = router.stats().clone();
+        let rules = Arc::new(Rules { capacity, full, memory: router.memory(), stats: stats.clone() });
         Arc::new(Self {
             state: Mutex::default(),
             work: Notify::new(),
             router,
             stats,
-            queue,
+            rules,
             max_sessions: max_sessions.max(1),
         })
     }
@@ -150,7 +174,7 @@ impl Keeper {
     fn new_session(&self, client_id: &str) -> Box<Session> {
         Stats::add(&self.stats.sessions, 1);
         let id = self.router.next_inbox_id();
-        Box::new(Session::new(Inbox::new(id, client_id, self.queue, self.stats.clone())))
+        Box::new(Session::new(Inbox::new(id, client_id, &self.rules)))
     }
 
     /// A client asks for its session.
@@ -174,6 +198,11 @@ impl Keeper {
                 Some((session, will))
             }
             _ if state.entries.len() >= self.max_sessions => return Claim::Refused,
+            // One that has a session may always come back: its queue may be what fills the memory.
+            None if self.rules.memory.pressure() != Pressure::None => {
+                Stats::add(&self.stats.refused_memory, 1);
+                return Claim::Refused;
+            }
             _ => None,
         };
         let (session, present, ended) = match away {
@@ -322,6 +351,25 @@ impl Keeper {
     pub(crate) fn is_claimed(&self, inbox: &Inbox) -> bool {
         let state = self.state.lock();
         matches!(state.entries.get(inbox.client_id()), Some(Entry::Connected { next: Some(_), .. }))
+    }
+
+    /// Looks at every session. In no order.
+    pub(crate) fn sessions(&self) -> Vec<SessionView> {
+        let state = self.state.lock();
+        let view = |entry: &Entry| match entry {
+            Entry::Connected { inbox, .. } => SessionView { inbox: inbox.clone(), connected: true },
+            Entry::Away { session, .. } => SessionView { inbox: session.inbox.clone(), connected: false },
+        };
+        state.entries.values().map(view).collect()
+    }
+
+    /// Looks at one session.
+    pub(crate) fn session(&self, client_id: &str) -> Option<SessionView> {
+        let state = self.state.lock();
+        Some(match state.entries.get(client_id)? {
+            Entry::Connected { inbox, .. } => SessionView { inbox: inbox.clone(), connected: true },
+            Entry::Away { session, .. } => SessionView { inbox: session.inbox.clone(), connected: false },
+        })
     }
 
     /// Asks every connection to end.

@@ -29,7 +29,8 @@ fn world() -> World {
     let router = Router::new(RetainedLimits::default());
     let wills = Arc::new(Wills::default());
     router.add_sink("#", wills.clone());
-    let keeper = Keeper::new(router.clone(), Capacity { bytes: 1 << 20, items: 100 }, 3);
+    let keeper =
+        Keeper::new(router.clone(), Capacity { bytes: 1 << 20, items: 100 }, QueueFull::DropNewest, 3);
     World { keeper, router, wills }
 }
 
@@ -50,7 +51,7 @@ fn will(topic: &str, delay_interval: u32) -> Will {
         delay_interval,
         properties: PublishProperties::default(),
     };
-    Will::new(&packet, &origin)
+    Will::new(&packet, &origin, crate::mqtt::memory::Ledger::new(u64::MAX))
 }
 
 fn leave(mut lease: Lease, seconds: u64, will: Option<Will>) {
@@ -146,8 +147,11 @@ async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
     let mut first = granted(world.keeper.claim("c", false)).lease;
     let inbox = first.session().unwrap().inbox.clone();
     let Claim::Wait(answer) = world.keeper.claim("c", false) else { panic!("the session is taken") };
-    let told = inbox.mailbox().take();
-    assert!(matches!(told.as_slice(), [super::super::inbox::Mail::Close(ReasonCode::SessionTakenOver)]));
+    let mut told = inbox.take();
+    assert!(matches!(
+        told.make_contiguous(),
+        [super::super::inbox::Mail::Close(ReasonCode::SessionTakenOver)]
+    ));
     leave(first, 60, Some(will("w", 0)));
     let second = answer.await.expect("the session");
     assert!(second.present);

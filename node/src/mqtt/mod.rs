@@ -12,6 +12,7 @@
 //! takes part: message sinks by topic filter, and publications from inside.
 
 mod ack_tracker;
+mod clients;
 mod clock;
 mod connection;
 mod handshake;
@@ -19,6 +20,7 @@ mod inbox;
 mod keeper;
 mod level_tree;
 mod listener;
+mod memory;
 mod options;
 mod out_buffer;
 mod publication;
@@ -42,8 +44,10 @@ use std::{
 };
 
 use causeway_protocol::mqtt::ReasonCode;
+pub use clients::{ClientRow, Clients, ClientsPage};
 pub use listener::{ListenError, Listener};
-pub use options::{ListenerOptions, Options};
+pub use memory::half_of_memory;
+pub use options::{ListenerOptions, Options, QueueFull};
 use ractor::{Actor, ActorRef};
 pub use retained::RetainedLimits;
 pub use route::{Route, RouteCache};
@@ -124,6 +128,11 @@ impl FrontHandle {
     /// All counters now.
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
+    }
+
+    /// The sessions, to look at.
+    pub fn clients(&self) -> Clients {
+        Clients::new(self.shared.keeper.clone())
     }
 
     /// Stops accepting, waits for the acknowledgements that sinks owe (at most `shutdown_drain`), tells MQTT

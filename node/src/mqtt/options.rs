@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use causeway_protocol::mqtt::topic;
 
-use super::route::RouteCache;
+use super::{memory, route::RouteCache};
 use crate::mailbox::Capacity;
 
 /// One TCP listener.
@@ -23,6 +23,18 @@ impl ListenerOptions {
     pub fn new(name: &str, bind: SocketAddr) -> Self {
         Self { name: name.to_owned(), bind, max_connections: 1_000_000 }
     }
+}
+
+/// What happens to a QoS 1 or 2 message for a session whose queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFull {
+    /// The message is dropped; what waits is kept.
+    DropNewest,
+    /// The messages that have waited longest are dropped.
+    DropOldest,
+    /// The message is dropped and the client is disconnected with 0x97, so that it notices. For one that is
+    /// away the message is dropped.
+    Disconnect,
 }
 
 /// Limits and addresses of the MQTT front.
@@ -46,6 +58,10 @@ pub struct Options {
     pub max_inflight: u16,
     /// Deliveries that wait for one session, connected or not.
     pub session_queue: Capacity,
+    /// What happens when that is full.
+    pub queue_full: QueueFull,
+    /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have together.
+    pub max_memory: u64,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
     /// Sessions, connected or not. A new client beyond it is refused with 0x97.
@@ -77,6 +93,8 @@ impl Default for Options {
             receive_maximum: 1024,
             max_inflight: 128,
             session_queue: Capacity { bytes: 8 << 20, items: 50_000 },
+            queue_full: QueueFull::DropNewest,
+            max_memory: memory::half_of_memory(),
             max_subscriptions: 10_000,
             max_sessions: 2_000_000,
             topic_alias_maximum: 16,

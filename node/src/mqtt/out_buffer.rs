@@ -71,6 +71,15 @@ impl OutBuffer {
         self.len == 0
     }
 
+    /// Bytes of memory that are its own: those of shared payloads are counted with their publications.
+    pub(crate) fn footprint(&self) -> usize {
+        let own = |segment: &Segment| match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Payload(_) => 0,
+        };
+        self.tail.capacity() + self.segments.iter().map(own).sum::<usize>()
+    }
+
     /// Uses `buffer` while it has none of its own.
     pub(crate) fn lend(&mut self, buffer: &mut BytesMut) {
         if self.len == 0 {

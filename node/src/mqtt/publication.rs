@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use causeway_protocol::mqtt::{PublishProperties, PublishPropertiesBuf, QoS};
 
+use super::memory::Memory;
 use crate::flow::{HandOver, Message};
 
 /// What one copy costs beside its bytes: the structures around it.
@@ -21,22 +22,32 @@ pub(crate) struct Publication {
     pub(crate) retain: bool,
     /// When it reached this node: milliseconds since the Unix epoch.
     pub(crate) received_at: i64,
+    memory: Memory,
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        self.memory.give_back(self.weight());
+    }
 }
 
 impl Publication {
-    /// Copies a message out of wherever it was borrowed from.
-    pub(crate) fn new(message: &Message<'_>) -> Self {
+    /// Copies a message out of wherever it was borrowed from. Counted in `memory` as long as it is there.
+    pub(crate) fn new(message: &Message<'_>, memory: Memory) -> Self {
         let mut body = Vec::with_capacity(message.topic.len() + message.payload.len());
         body.extend_from_slice(message.topic.as_bytes());
         body.extend_from_slice(message.payload);
-        Self {
+        let publication = Self {
             body: body.into_boxed_slice(),
             topic_length: message.topic.len(),
             properties: PublishPropertiesBuf::from(message.properties),
             qos: message.qos,
             retain: message.retain,
             received_at: message.received_at,
-        }
+            memory,
+        };
+        memory.take(publication.weight());
+        publication
     }
 
     /// Topic name.
@@ -115,7 +126,7 @@ impl Delivery {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
+    use super::{super::memory::Ledger, *};
     use crate::flow::Origin;
 
     pub(crate) fn publication(topic: &str, payload: &[u8], qos: QoS, retain: bool) -> Publication {
@@ -131,7 +142,7 @@ pub(crate) mod tests {
     ) -> Publication {
         let origin = Arc::new(Origin { client_id: "test".into(), username: None, peer: None });
         let properties = PublishProperties { message_expiry_interval, ..PublishProperties::default() };
-        Publication::new(&Message {
+        let message = Message {
             origin: &origin,
             topic,
             payload,
@@ -140,7 +151,8 @@ pub(crate) mod tests {
             dup: false,
             properties: &properties,
             received_at: 0,
-        })
+        };
+        Publication::new(&message, Ledger::new(u64::MAX))
     }
 
     #[test]

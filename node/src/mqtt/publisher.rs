@@ -146,7 +146,7 @@ impl Client {
         }
         let mut matched = !route.sinks.is_empty();
         if publish.retain || !route.subscribers.is_empty() {
-            let publication = Arc::new(Publication::new(&message));
+            let publication = Arc::new(Publication::new(&message, shared.router.memory()));
             if publish.retain {
                 shared.router.retain(&publication);
             }
@@ -263,7 +263,7 @@ impl Client {
             },
             None => Arc::from(publish.topic),
         };
-        let message = OwnedMessage::copy(&Message {
+        let message = Message {
             origin: &self.origin,
             topic: &topic,
             payload: publish.payload,
@@ -272,7 +272,8 @@ impl Client {
             dup: publish.dup,
             properties: &publish.properties,
             received_at: clock::unix_millis(),
-        });
+        };
+        let message = OwnedMessage::copy(&message, shared.router.memory());
         let ticket = Ticket { sequence, ..self.ticket.clone() };
         shared.keeper.run_errand(Errand {
             message,

@@ -11,6 +11,7 @@ use causeway_protocol::mqtt::{
 use super::{
     ack_tracker::Released,
     connection::{End, Work},
+    memory::Pressure,
     out_buffer::OutBuffer,
     publication::Delivery,
     session::{OutOfPlace, Output},
@@ -109,13 +110,13 @@ impl Client {
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;
         }
-        if session.has_retained_backlog() {
-            // It asks for retained messages faster than it takes them.
+        if session.has_retained_backlog() || shared.router.memory().pressure() != Pressure::None {
+            // It asks for retained messages faster than it takes them, or there is no memory for more.
             return ReasonCode::QuotaExceeded;
         }
         let new = shared.router.subscribe(&self.inbox, filter, options, identifier);
         if new {
-            session.filters.insert(filter.into());
+            session.subscribed(filter);
         }
         let send_retained = match options.retain_handling {
             RetainHandling::Send => true,
@@ -142,7 +143,7 @@ impl Client {
 
     fn unsubscribe(&mut self, shared: &Shared, filter: &str) -> ReasonCode {
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
-        if session.filters.remove(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
+        if session.unsubscribed(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
             ReasonCode::Success
         } else {
             ReasonCode::NoSubscriptionExisted

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     level_tree::{LevelTree, NodeId, ROOT},
+    memory::Pressure,
     publication::Publication,
 };
 
@@ -52,10 +53,14 @@ impl Retained {
         self.bytes
     }
 
-    /// Keeps a message in place of the one its topic had. False: no room, nothing has changed.
-    pub(crate) fn store(&mut self, publication: &Arc<Publication>, now: i64) -> bool {
+    /// Keeps a message in place of the one its topic had. False: no room, nothing has changed. Where memory is
+    /// short there is room for what takes the place of something as large.
+    pub(crate) fn store(&mut self, publication: &Arc<Publication>, now: i64, pressure: Pressure) -> bool {
         let known = self.tree.find(publication.topic()).and_then(|node| self.tree.value(node));
         let (freed, is_new) = known.map_or((0, 1), |known| (known.weight(), 0));
+        if pressure != Pressure::None && publication.weight() > freed {
+            return false;
+        }
         let fits = |store: &Self| {
             store.messages + is_new <= store.limits.messages
                 && store.bytes - freed + publication.weight() <= store.limits.bytes
@@ -161,27 +166,41 @@ mod tests {
     #[test]
     fn a_full_store_refuses_new_topics_and_still_replaces() {
         let mut store = Retained::new(RetainedLimits { messages: 2, bytes: 1 << 20 });
-        assert!(store.store(&retained("a", b"1"), 0));
-        assert!(store.store(&retained("b", b"1"), 0));
-        assert!(!store.store(&retained("c", b"1"), 0));
-        assert!(store.store(&retained("a", b"2"), 0));
+        assert!(store.store(&retained("a", b"1"), 0, Pressure::None));
+        assert!(store.store(&retained("b", b"1"), 0, Pressure::None));
+        assert!(!store.store(&retained("c", b"1"), 0, Pressure::None));
+        assert!(store.store(&retained("a", b"2"), 0, Pressure::None));
         assert_eq!(store.matching("a", 0)[0].payload(), b"2");
         assert_eq!(store.len(), 2);
         let mut store = Retained::new(RetainedLimits { messages: 10, bytes: 300 });
-        assert!(store.store(&retained("a", &[0; 100]), 0));
-        assert!(!store.store(&retained("b", &[0; 100]), 0));
-        assert!(!store.store(&retained("a", &[0; 300]), 0));
+        assert!(store.store(&retained("a", &[0; 100]), 0, Pressure::None));
+        assert!(!store.store(&retained("b", &[0; 100]), 0, Pressure::None));
+        assert!(!store.store(&retained("a", &[0; 300]), 0, Pressure::None));
         assert_eq!(store.matching("#", 0)[0].payload().len(), 100);
+    }
+
+    #[test]
+    fn without_memory_nothing_grows() {
+        let mut store = Retained::new(RetainedLimits::default());
+        assert!(store.store(&retained("a", b"12"), 0, Pressure::None));
+        assert!(!store.store(&retained("b", b"1"), 0, Pressure::High));
+        assert!(store.store(&retained("a", b"34"), 0, Pressure::Full));
+        assert!(!store.store(&retained("a", b"567"), 0, Pressure::Full));
+        assert_eq!(store.matching("#", 0)[0].payload(), b"34");
     }
 
     #[test]
     fn an_expired_message_is_neither_handed_out_nor_in_the_way() {
         let mut store = Retained::new(RetainedLimits { messages: 1, bytes: 1 << 20 });
-        assert!(store.store(&Arc::new(with_expiry("a", b"1", QoS::AtMostOnce, true, Some(1))), 0));
+        assert!(store.store(
+            &Arc::new(with_expiry("a", b"1", QoS::AtMostOnce, true, Some(1))),
+            0,
+            Pressure::None
+        ));
         assert_eq!(store.matching("a", 999).len(), 1);
         assert_eq!(store.matching("a", 1000).len(), 0);
-        assert!(!store.store(&retained("b", b"1"), 999));
-        assert!(store.store(&retained("b", b"1"), 1000));
+        assert!(!store.store(&retained("b", b"1"), 999, Pressure::None));
+        assert!(store.store(&retained("b", b"1"), 1000, Pressure::None));
         assert_eq!((store.len(), store.expiries.len()), (1, 0));
     }
 
@@ -205,7 +224,7 @@ mod tests {
                     model.remove(&topic);
                 } else {
                     let payload = step.to_be_bytes();
-                    assert!(store.store(&retained(&topic, &payload), 0));
+                    assert!(store.store(&retained(&topic, &payload), 0, Pressure::None));
                     model.insert(topic, payload);
                 }
             }

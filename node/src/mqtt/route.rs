@@ -5,7 +5,11 @@ use std::{hash::BuildHasher, sync::Arc};
 use causeway_protocol::mqtt::QoS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::{inbox::Inbox, router::Router};
+use super::{
+    inbox::Inbox,
+    memory::{Held, Pressure},
+    router::Router,
+};
 use crate::flow::MessageSink;
 
 /// All who take messages of one topic. Immutable: a change of subscriptions makes a new one.
@@ -13,6 +17,7 @@ pub struct Route {
     pub(crate) topic: Box<str>,
     pub(crate) subscribers: Box<[RouteSubscriber]>,
     pub(crate) sinks: Box<[RouteSink]>,
+    pub(crate) _held: Held,
 }
 
 impl Route {
@@ -94,6 +99,12 @@ impl RouteCache {
         } else {
             let route = router.find_route(topic);
             if topic.len() > LONGEST {
+                return route;
+            }
+            if router.memory().pressure() != Pressure::None {
+                // What can be worked out again is the first to go.
+                self.routes = HashTable::new();
+                self.last = None;
                 return route;
             }
             if self.routes.len() >= self.capacity {

@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 use super::{
     inbox::{Inbox, Offered},
     level_tree::{LevelTree, ROOT},
+    memory::{Held, Ledger, Memory},
     publication::{Delivery, Publication},
     retained::{Retained, RetainedLimits},
     route::{Route, RouteCache, RouteSink, RouteSubscriber},
@@ -220,10 +221,11 @@ pub struct Router {
     next_id: AtomicU64,
     retained: Mutex<Retained>,
     stats: Arc<Stats>,
+    memory: Memory,
 }
 
 impl Router {
-    /// An empty router.
+    /// An empty router. Its memory is not limited until a front that serves it says so.
     pub fn new(retained: RetainedLimits) -> Arc<Self> {
         Arc::new(Self {
             filters: RwLock::default(),
@@ -231,7 +233,18 @@ impl Router {
             next_id: AtomicU64::new(1),
             retained: Mutex::new(Retained::new(retained)),
             stats: Arc::default(),
+            memory: Ledger::new(u64::MAX),
         })
+    }
+
+    /// Bytes that sessions, queues, retained messages, wills and connection buffers hold now; what threads
+    /// have not settled yet is missing (see `mqtt.max_memory`).
+    pub fn memory_used(&self) -> u64 {
+        self.memory.used()
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// The counters of the MQTT front.
@@ -339,7 +352,12 @@ impl Router {
         if leaves > 1 {
             merge(&mut subscribers);
         }
+        let bytes = size_of::<Route>()
+            + topic.len()
+            + subscribers.len() * size_of::<RouteSubscriber>()
+            + sinks.len() * size_of::<RouteSink>();
         Arc::new(Route {
+            _held: Held::new(self.memory, bytes),
             topic: topic.into(),
             subscribers: subscribers.into_boxed_slice(),
             sinks: sinks.into_boxed_slice(),
@@ -352,7 +370,7 @@ impl Router {
         let mut retained = self.retained.lock();
         if publication.payload().is_empty() {
             retained.remove(publication.topic());
-        } else if !retained.store(publication, publication.received_at) {
+        } else if !retained.store(publication, publication.received_at, self.memory.pressure()) {
             Stats::add(&self.stats.retained_refused, 1);
         }
         self.count_retained(&retained);
@@ -442,7 +460,8 @@ impl Router {
         if current.route.subscribers.is_empty() && (!message.retain || current.stored) {
             return None;
         }
-        let publication = current.publication.get_or_insert_with(|| Arc::new(Publication::new(message)));
+        let publication =
+            current.publication.get_or_insert_with(|| Arc::new(Publication::new(message, self.memory)));
         if message.retain && !current.stored {
             self.retain(publication);
             current.stored = true;

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     flow::Origin,
     mailbox::{Capacity, Charge},
-    mqtt::inbox::Mail,
+    mqtt::inbox::{Mail, tests::rules},
 };
 
 fn router() -> Arc<Router> {
@@ -17,7 +17,8 @@ fn router() -> Arc<Router> {
 }
 
 fn inbox(router: &Router, items: usize) -> Arc<Inbox> {
-    Inbox::new(router.next_inbox_id(), "c", Capacity { bytes: 1 << 20, items }, router.stats().clone())
+    let rules = rules(Capacity { bytes: 1 << 20, items }, router.stats().clone());
+    Inbox::new(router.next_inbox_id(), "c", &Arc::new(rules))
 }
 
 fn options(qos: QoS) -> SubscriptionOptions {
@@ -82,7 +83,7 @@ fn publish(
 }
 
 fn deliveries(inbox: &Inbox) -> Vec<Delivery> {
-    let mails = inbox.mailbox().take();
+    let mails = inbox.take();
     mails
         .into_iter()
         .filter_map(|mail| if let Mail::Delivery(delivery) = mail { Some(delivery) } else { None })

@@ -19,6 +19,7 @@ use hashbrown::HashSet;
 use super::{
     ack_tracker::AckTracker,
     inbox::{Inbox, Mail},
+    memory::{self, Held},
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
@@ -71,6 +72,10 @@ pub(crate) struct Session {
     pub(crate) expiry: Option<Duration>,
     limits: ClientLimits,
     next_identifier: u16,
+    /// Bytes of the filters, with what the router keeps for them.
+    filter_bytes: usize,
+    /// What is held beside the queue: filters, retained messages, packets in flight.
+    held: Held,
     /// Sent QoS 1 and 2 deliveries, oldest first.
     inflight: VecDeque<Inflight>,
     /// How many of `inflight` were sent on this connection.
@@ -101,6 +106,8 @@ pub(crate) struct Output<'a> {
 impl Session {
     pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
         Self {
+            filter_bytes: 0,
+            held: Held::new(inbox.memory(), 0),
             inbox,
             filters: HashSet::new(),
             tracker: AckTracker::default(),
@@ -125,8 +132,34 @@ impl Session {
         self.inbox.attach();
     }
 
+    /// A subscription was added.
+    pub(crate) fn subscribed(&mut self, filter: &str) {
+        if self.filters.insert(filter.into()) {
+            self.filter_bytes += memory::SUBSCRIPTION + 2 * filter.len();
+            self.count_held();
+        }
+    }
+
+    /// A subscription goes; false where there was none.
+    pub(crate) fn unsubscribed(&mut self, filter: &str) -> bool {
+        let known = self.filters.remove(filter);
+        if known {
+            self.filter_bytes -= memory::SUBSCRIPTION + 2 * filter.len();
+            self.count_held();
+        }
+        known
+    }
+
+    fn count_held(&mut self) {
+        self.held.set(
+            self.filter_bytes
+                + self.retained.capacity() * size_of::<Delivery>()
+                + self.inflight.capacity() * size_of::<Inflight>(),
+        );
+    }
+
     /// The connection has gone and the session stays: QoS 0 is dropped, the rest is kept and counts as
-    /// handed over.
+    /// handed over. What waits is in the inbox again.
     pub(crate) fn disconnected(&mut self, tally: &mut Tally) {
         for mail in self.inbox.detach() {
             match mail {
@@ -138,9 +171,10 @@ impl Session {
                 Mail::Close(_) => {}
             }
         }
+        tally.counts().dropped_offline += self.unsent.len() as u64;
+        self.inbox.count_dropped(self.unsent.len() as u64);
         for delivery in self.unsent.drain(..) {
             self.released.add(delivery.weight());
-            tally.counts().dropped_offline += 1;
         }
         let inflight = self.inflight.iter_mut().filter_map(|inflight| match &mut inflight.state {
             State::Publish(delivery) => Some(delivery),
@@ -153,9 +187,10 @@ impl Session {
         self.retained.shrink_to_fit();
         self.unsent = VecDeque::new();
         self.inflight.shrink_to_fit();
-        self.waiting.shrink_to_fit();
         self.tracker.disconnected();
+        self.inbox.put_back(std::mem::take(&mut self.waiting));
         self.inbox.release(std::mem::take(&mut self.released));
+        self.count_held();
     }
 
     /// A delivery came out of the inbox.
@@ -176,9 +211,33 @@ impl Session {
         }
     }
 
+    /// Drops what has waited longest, after senders put in more than there is room for; see
+    /// [`Inbox::excess`]. The newest stays, and what must be handed over.
+    pub(crate) fn shed(&mut self, excess: Charge, tally: &mut Tally) {
+        let mut shed = Charge::default();
+        let mut at = 0;
+        while (shed.bytes < excess.bytes || shed.items < excess.items) && at + 1 < self.waiting.len() {
+            match self.waiting.get(at) {
+                Some(oldest) if oldest.hand_over.is_none() => shed.add(oldest.weight()),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            }
+            self.waiting.remove(at);
+        }
+        if !shed.is_empty() {
+            tally.counts().dropped_queue_full += shed.items as u64;
+            self.inbox.count_dropped(shed.items as u64);
+            self.released.bytes += shed.bytes;
+            self.released.items += shed.items;
+        }
+    }
+
     /// Retained messages that a new subscription matches.
     pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
         self.retained.extend(deliveries);
+        self.count_held();
     }
 
     /// True while so many retained messages wait that no more are added.
@@ -217,6 +276,11 @@ impl Session {
             self.released.add(delivery.weight());
             self.send_at_most_once(delivery, out);
         }
+        if self.retained.is_empty() && self.retained.capacity() > 0 {
+            self.retained = VecDeque::new();
+        }
+        self.count_held();
+        self.inbox.set_inflight(self.inflight.len());
     }
 
     /// True when the window, not the buffer, is all that keeps deliveries back.
@@ -232,6 +296,7 @@ impl Session {
     pub(crate) fn rest(&mut self) {
         if self.inflight.is_empty() && self.inflight.capacity() > 0 {
             self.inflight = VecDeque::new();
+            self.count_held();
         }
         if self.waiting.is_empty() && self.waiting.capacity() > 0 {
             self.waiting = VecDeque::new();
@@ -251,7 +316,7 @@ impl Session {
             let Inflight { identifier, state } = inflight;
             match state {
                 State::Publish(delivery) => {
-                    let sent = send(&self.limits, delivery, *identifier, true, out);
+                    let sent = send(&self.limits, &self.inbox, delivery, *identifier, true, out);
                     if sent {
                         self.unacknowledged += 1;
                     } else {
@@ -271,7 +336,7 @@ impl Session {
 
     fn send_at_most_once(&self, mut delivery: Delivery, out: &mut Output<'_>) {
         let hand_over = delivery.hand_over.take();
-        if send(&self.limits, &delivery, 0, false, out)
+        if send(&self.limits, &self.inbox, &delivery, 0, false, out)
             && let Some(hand_over) = hand_over
         {
             out.buffer.hold(hand_over);
@@ -280,7 +345,7 @@ impl Session {
 
     fn send_new(&mut self, delivery: Delivery, out: &mut Output<'_>) {
         let identifier = self.next_identifier;
-        if !send(&self.limits, &delivery, identifier, false, out) {
+        if !send(&self.limits, &self.inbox, &delivery, identifier, false, out) {
             return;
         }
         self.next_identifier = identifier.checked_add(1).unwrap_or(1);
@@ -390,6 +455,7 @@ fn refuse(delivery: &Delivery, reason: ReasonCode) {
 /// Puts a PUBLISH into the buffer; false where it cannot be sent, which is counted.
 fn send(
     limits: &ClientLimits,
+    inbox: &Inbox,
     delivery: &Delivery,
     identifier: u16,
     dup: bool,
@@ -407,6 +473,7 @@ fn send(
         (Err(Unsendable::Expired), _) => &mut counts.dropped_expired,
     };
     *counter += 1;
+    inbox.count_dropped(1);
     false
 }
 

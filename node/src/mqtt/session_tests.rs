@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        inbox::Offered,
+        inbox::{Offered, tests::rules},
         publication::tests::{publication, with_expiry},
     },
     *,
@@ -37,7 +37,8 @@ fn limits(version: Version, window: usize) -> ClientLimits {
 impl World {
     fn new(version: Version, window: usize) -> Self {
         let capacity = Capacity { bytes: 64 << 20, items: 1_000_000 };
-        let mut session = Session::new(Inbox::new(1, "c", capacity, Arc::default()));
+        let rules = rules(capacity, Arc::default());
+        let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules)));
         session.connected(limits(version, window));
         Self { session, buffer: OutBuffer::default(), tally: Tally::default(), now: 0 }
     }
@@ -61,7 +62,7 @@ impl World {
     }
 
     fn drain(&mut self) {
-        for mail in self.session.inbox.mailbox().take() {
+        for mail in self.session.inbox.take() {
             match mail {
                 Mail::Delivery(delivery) => self.with(|session, out| session.deliver(delivery, out)),
                 Mail::Acknowledged(..) | Mail::Close(_) => panic!("only deliveries here"),
@@ -130,7 +131,7 @@ fn the_window_bounds_what_is_unacknowledged_and_order_is_kept() {
     assert_eq!(world.seen(), [publish(4, b"4")]);
     world.session.puback(4, ReasonCode::Success).unwrap();
     assert!(world.session.is_idle());
-    assert!(world.session.inbox.mailbox().charge().is_empty());
+    assert!(world.session.inbox.charge().is_empty());
 }
 
 #[test]
@@ -289,7 +290,7 @@ fn a_slow_client_keeps_its_backlog_where_it_is_bounded() {
         world.deliver(&payload, QoS::AtMostOnce);
     }
     assert!(world.buffer.len() < OUT_HIGH + 20_000, "{}", world.buffer.len());
-    let charge = world.session.inbox.mailbox().charge();
+    let charge = world.session.inbox.charge();
     assert!(charge.items > 60, "{charge:?}");
     let mut received = 0;
     while !world.buffer.is_empty() {
@@ -297,7 +298,7 @@ fn a_slow_client_keeps_its_backlog_where_it_is_bounded() {
         world.drain();
     }
     assert_eq!(received, 100);
-    assert!(world.session.inbox.mailbox().charge().is_empty());
+    assert!(world.session.inbox.charge().is_empty());
 }
 
 /// The client side of QoS 1 and 2, with all it may do: acknowledge late and out of order, lose packets with
@@ -407,6 +408,6 @@ fn random_exchanges_lose_nothing_and_double_no_qos_2() {
         }
         assert!(world.session.is_idle(), "seed {seed}");
         assert_eq!(client.received, offered, "each once and in order, seed {seed}");
-        assert!(world.session.inbox.mailbox().charge().is_empty(), "seed {seed}");
+        assert!(world.session.inbox.charge().is_empty(), "seed {seed}");
     }
 }

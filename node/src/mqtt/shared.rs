@@ -39,7 +39,9 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(options: Options, router: Arc<Router>) -> Arc<Self> {
-        let keeper = Keeper::new(router.clone(), options.session_queue, options.max_sessions);
+        router.memory().set_limit(options.max_memory);
+        let keeper =
+            Keeper::new(router.clone(), options.session_queue, options.queue_full, options.max_sessions);
         let stats = router.stats().clone();
         let (stopping, warned) = (AtomicBool::new(false), AtomicI64::new(0));
         Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), warned })

@@ -101,6 +101,14 @@ counters! {
     dropped_expired,
     /// Deliveries dropped because the packet is larger than the client takes.
     dropped_too_large,
+    /// Deliveries of any QoS dropped because memory was short (`mqtt.max_memory`).
+    dropped_memory,
+    /// Connections closed because the queue of their session was full (`mqtt.queue_full = disconnect`).
+    disconnected_queue_full,
+    /// Connections refused because memory was short.
+    refused_memory,
+    /// Connections closed in the middle of a large packet because memory was short.
+    disconnected_memory,
     /// Publications refused because their topic name was not valid.
     dropped_invalid_topic,
     /// Publications that a message sink gave up for good.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use causeway_protocol::mqtt::{PublishPropertiesBuf, QoS, Will as WillPacket};
 
-use super::router::PublishProgress;
+use super::{
+    memory::{Held, Memory},
+    router::PublishProgress,
+};
 use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket};
 
 /// A message that owns its parts.
@@ -18,12 +21,17 @@ pub(crate) struct OwnedMessage {
     pub(crate) dup: bool,
     pub(crate) properties: PublishPropertiesBuf,
     pub(crate) received_at: i64,
+    _held: Held,
 }
+
+/// What a will or an errand costs beside its message.
+const OVERHEAD: usize = 256;
 
 impl OwnedMessage {
     /// Copies a message.
-    pub(crate) fn copy(message: &Message<'_>) -> Self {
+    pub(crate) fn copy(message: &Message<'_>, memory: Memory) -> Self {
         Self {
+            _held: Held::new(memory, OVERHEAD + message.topic.len() + message.payload.len()),
             origin: message.origin.clone(),
             topic: message.topic.into(),
             payload: message.payload.into(),
@@ -59,9 +67,10 @@ pub(crate) struct Will {
 }
 
 impl Will {
-    pub(crate) fn new(will: &WillPacket<'_>, origin: &Arc<Origin>) -> Self {
+    pub(crate) fn new(will: &WillPacket<'_>, origin: &Arc<Origin>, memory: Memory) -> Self {
         Self {
             message: OwnedMessage {
+                _held: Held::new(memory, OVERHEAD + will.topic.len() + will.payload.len()),
                 origin: origin.clone(),
                 topic: will.topic.into(),
                 payload: will.payload.into(),
