@@ -1,0 +1,16 @@
+//! MQTT as bytes: what the conformance suite and the fuzzer of the running node speak.
+//!
+//! * [`wire`]: packets from their parts, also illegal ones, and a strict reader of what a server sends.
+//! * [`property`]: the properties of MQTT 5.0.
+//! * [`client`]: one connection with deadlines, whose traffic is kept for the text of a failure.
+//!
+//! Nothing here uses the node's codec or any other MQTT library: a second opinion must not share code with what it
+//! judges.
+
+pub mod client;
+pub mod property;
+pub mod wire;
+
+pub use client::{Client, Trace};
+pub use property::Property;
+pub use wire::{Connect, Packet, Publish, Version, Will};
