@@ -1,5 +1,6 @@
 //! The Causeway node: MQTT front, Kafka client, bridges, admin link and command line.
 
+pub mod access;
 pub mod admin;
 pub mod bridge;
 pub mod cli;

@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use super::{
+    authentication::Authenticating,
     clock,
     handshake::Claiming,
     inbox::{Mail, Outbox},
@@ -93,6 +94,8 @@ thread_local! {
 pub(crate) enum Phase {
     /// CONNECT has not arrived.
     Connecting { deadline: Instant, stop: Pin<Box<OwnedNotified>> },
+    /// Who the client is is being found out.
+    Authenticating(Box<Authenticating>),
     /// Another connection is letting go of the session.
     Claiming(Box<Claiming>),
     /// CONNACK is sent.
@@ -172,7 +175,13 @@ impl Connection {
                 let answer = Pin::new(&mut claiming.granted).poll(cx);
                 if let Poll::Ready(answer) = answer {
                     self.claimed(answer.ok(), &mut scratch.work)?;
-                    self.last_activity = now;
+                    self.decode_set_aside(scratch, now)?;
+                    more = true;
+                }
+            }
+            Phase::Authenticating(_) => {
+                if self.poll_authentication(cx, &mut scratch.work)? {
+                    self.decode_set_aside(scratch, now)?;
                     more = true;
                 }
             }
@@ -242,8 +251,9 @@ impl Connection {
 
     /// Reads once, if the client may be heard.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
-        let heard = match self.phase {
+        let heard = match &self.phase {
             Phase::Connecting { .. } => true,
+            Phase::Authenticating(authenticating) => authenticating.listens(),
             Phase::Running => {
                 matches!(self.block, Block::No) && self.client.as_ref().is_some_and(|c| c.draining.is_none())
             }
@@ -302,23 +312,38 @@ impl Connection {
         let mut went_on = false;
         // Twice: one who waits for room looks again after it has taken its place in the queue.
         for _ in 0..3 {
-            if matches!(self.phase, Phase::Claiming(_)) || !self.may_go_on(cx, now) {
+            if !self.may_decode() || !self.may_go_on(cx, now) {
                 break;
             }
             went_on = true;
-            self.last_activity = now;
-            let mut input = std::mem::take(&mut self.input);
-            let consumed = self.decode(&input, &mut scratch.work)?;
-            input.drain(..consumed);
-            self.input = if input.is_empty() { Vec::new() } else { input };
+            self.decode_set_aside(scratch, now)?;
         }
         Ok(went_on)
+    }
+
+    /// Decodes input that was set aside.
+    fn decode_set_aside(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
+        self.last_activity = now;
+        let mut input = std::mem::take(&mut self.input);
+        let consumed = self.decode(&input, &mut scratch.work)?;
+        input.drain(..consumed);
+        self.input = if input.is_empty() { Vec::new() } else { input };
+        Ok(())
+    }
+
+    /// False while a CONNECT waits for something else than the client.
+    fn may_decode(&self) -> bool {
+        match &self.phase {
+            Phase::Claiming(_) => false,
+            Phase::Authenticating(authenticating) => authenticating.listens(),
+            Phase::Connecting { .. } | Phase::Running | Phase::Closing { .. } => true,
+        }
     }
 
     /// Decodes and acts on everything in `data`; how much of it is dealt with.
     fn decode(&mut self, data: &[u8], work: &mut Work) -> Result<usize, End> {
         let mut at = 0;
-        while matches!(self.block, Block::No) && !matches!(self.phase, Phase::Claiming(_)) {
+        while matches!(self.block, Block::No) && self.may_decode() {
             let rest = data.get(at..).unwrap_or_default();
             if rest.is_empty() {
                 break;
@@ -350,6 +375,14 @@ impl Connection {
             Packet::Publish(publish) => publish,
             Packet::Connect(connect) => {
                 self.connect(&connect, work)?;
+                return Ok(true);
+            }
+            other if matches!(self.phase, Phase::Authenticating(_)) => {
+                self.handle_before_connack(&other, work)?;
+                return Ok(true);
+            }
+            Packet::Auth(auth) => {
+                self.handle_auth(&auth, work)?;
                 return Ok(true);
             }
             other => {
@@ -469,6 +502,7 @@ impl Connection {
     fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Connecting { deadline, .. } | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Authenticating(authenticating) => Some(authenticating.deadline()),
             Phase::Claiming(claiming) => Some(claiming.deadline),
             Phase::Running => {
                 let client = self.client.as_ref()?;
@@ -481,7 +515,8 @@ impl Connection {
                 };
                 let retry = if let Block::Room { retry, .. } = &self.block { Some(*retry) } else { None };
                 let leaving = client.leaving.map(|(_, deadline)| deadline);
-                [silence, retry, leaving, client.draining].into_iter().flatten().min()
+                let access = client.access.as_ref().and_then(|access| access.deadline());
+                [silence, retry, leaving, client.draining, access].into_iter().flatten().min()
             }
         }
     }
@@ -510,6 +545,7 @@ impl Connection {
         let leaving = self.client.as_ref().and_then(|client| client.leaving);
         match &self.phase {
             Phase::Connecting { .. } => Err(End::Gone),
+            Phase::Authenticating(authenticating) => Err(authenticating.timed_out()),
             Phase::Running
                 if let Some((reason, deadline)) = leaving
                     && now >= deadline =>
@@ -519,11 +555,17 @@ impl Connection {
             Phase::Claiming(claiming) => {
                 Err(End::NotConnected(ReasonCode::ServerBusy, claiming.connect.version))
             }
-            Phase::Running if matches!(self.block, Block::No) => match &self.client {
-                Some(client) if client.draining.is_none() => Err(End::Refused(ReasonCode::KeepAliveTimeout)),
-                _ => Ok(()),
-            },
-            Phase::Running | Phase::Closing { .. } => Ok(()),
+            Phase::Running => {
+                let Some(client) = &self.client else { return Ok(()) };
+                if let Some(access) = &client.access {
+                    access.check_time(now)?;
+                }
+                if matches!(self.block, Block::No) && client.draining.is_none() {
+                    return Err(End::Refused(ReasonCode::KeepAliveTimeout));
+                }
+                Ok(())
+            }
+            Phase::Closing { .. } => Ok(()),
         }
     }
 
@@ -587,7 +629,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if matches!(self.phase, Phase::Connecting { .. } | Phase::Claiming(_)) {
+        if matches!(self.phase, Phase::Connecting { .. } | Phase::Authenticating(_) | Phase::Claiming(_)) {
             Stats::add(&self.shared.stats.handshakes_failed, 1);
         }
         self.let_go();

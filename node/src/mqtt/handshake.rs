@@ -1,4 +1,5 @@
-//! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): who the client is, which session it gets, what it is told.
+//! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): which session the client gets, and what it is told. Who it is is asked
+//! in between, in [`super::authentication`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,19 +7,21 @@ use causeway_protocol::mqtt::{ConnAck, Connect, Packet, ReasonCode, UserProperti
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    authentication::ClientAccess,
     connection::{Connection, End, Phase, Work},
     keeper::{Claim, Granted},
     options::Options,
     session::{ClientLimits, Output},
     shared::Client,
-    will::Will,
+    will::{OwnedMessage, Will},
 };
 use crate::flow::{Origin, Ticket};
 
 /// What outlives the CONNECT packet.
 pub(crate) struct Prepared {
     pub(crate) version: Version,
-    origin: Arc<Origin>,
+    pub(super) origin: Arc<Origin>,
+    clean_start: bool,
     assigned: bool,
     keep_alive: u16,
     limits: ClientLimits,
@@ -26,6 +29,33 @@ pub(crate) struct Prepared {
     expiry: Option<Duration>,
     /// The expiry to announce, where it is not the one asked for.
     shortened: Option<u32>,
+    /// The authentication method.
+    pub(super) method: Option<Box<str>>,
+    /// Authentication data for CONNACK.
+    pub(super) last_word: Option<Box<[u8]>>,
+    /// What the client may do, once that is known.
+    pub(super) access: Option<Box<ClientAccess>>,
+}
+
+impl Prepared {
+    /// The client's user name is another than the one of its CONNECT.
+    pub(super) fn rename(&mut self, username: Option<Box<str>>) {
+        let origin = Arc::new(Origin { username, ..(*self.origin).clone() });
+        if let Some(will) = &mut self.will {
+            will.message.origin = origin.clone();
+        }
+        self.origin = origin;
+    }
+
+    /// The message of its will.
+    pub(super) fn will(&self) -> Option<&OwnedMessage> {
+        self.will.as_deref().map(|will| &will.message)
+    }
+
+    /// The largest packet that the client takes.
+    pub(super) fn maximum_packet_size(&self) -> u32 {
+        self.limits.maximum_packet_size
+    }
 }
 
 /// A CONNECT that waits for another connection to let go of the session.
@@ -43,16 +73,19 @@ impl Connection {
         if self.shared.stopping.load(std::sync::atomic::Ordering::Relaxed) {
             return refuse(ReasonCode::ServerShuttingDown);
         }
-        if connect.authentication_method.is_some() {
-            return refuse(ReasonCode::BadAuthenticationMethod);
-        }
         if connect.client_id.is_empty() && version != Version::V5 && !connect.clean_start {
             // MQTT-3.1.3-8: without an id there is nothing to find the session by.
             return refuse(ReasonCode::ClientIdentifierNotValid);
         }
         let prepared = self.prepare(connect);
         self.decoder.version = Some(version);
-        match self.shared.keeper.claim(&prepared.origin.client_id, connect.clean_start) {
+        let method = connect.authentication_method.map(|method| (method, connect.authentication_data));
+        self.authenticate(prepared, connect.username, connect.password, method, work)
+    }
+
+    /// The client may come in: asks for its session.
+    pub(super) fn claim(&mut self, prepared: Prepared, work: &mut Work) -> Result<(), End> {
+        match self.shared.keeper.claim(&prepared.origin.client_id, prepared.clean_start) {
             Claim::Granted(granted) => self.accept(granted, prepared, work),
             Claim::Wait(granted) => {
                 let deadline = Instant::now() + self.shared.options.connect_timeout;
@@ -60,7 +93,7 @@ impl Connection {
                 self.phase = Phase::Claiming(Box::new(claiming));
                 Ok(())
             }
-            Claim::Refused => refuse(ReasonCode::QuotaExceeded),
+            Claim::Refused => Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version)),
         }
     }
 
@@ -77,6 +110,7 @@ impl Connection {
         let (expiry, shortened) = session_expiry(connect, options);
         Prepared {
             version: connect.version,
+            clean_start: connect.clean_start,
             assigned,
             keep_alive: connect.keep_alive,
             limits: ClientLimits {
@@ -91,6 +125,9 @@ impl Connection {
             origin,
             expiry,
             shortened,
+            method: None,
+            last_word: None,
+            access: None,
         }
     }
 
@@ -133,6 +170,7 @@ impl Connection {
             ticket: Ticket { sink: inbox.clone(), sequence: 0 },
             inbox,
             limits: connect.limits,
+            access: connect.access,
             origin: connect.origin,
             routes: None,
             aliases: Vec::new(),
@@ -202,6 +240,8 @@ fn conn_ack<'a>(options: &Options, connect: &'a Prepared, present: bool) -> Pack
         assigned_client_identifier: connect.assigned.then_some(&*connect.origin.client_id),
         topic_alias_maximum: Some(options.topic_alias_maximum),
         shared_subscription_available: Some(false),
+        authentication_method: connect.access.as_ref().and_then(|access| access.method()),
+        authentication_data: connect.last_word.as_deref(),
         ..empty()
     }))
 }

@@ -165,6 +165,10 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
         match acceptor.socket.accept().await {
             Ok((socket, peer)) => {
                 backoff = BACKOFF.0;
+                if shared.options.access.is_banned(peer.ip()) {
+                    Stats::add(&shared.stats.connections_banned, 1);
+                    continue;
+                }
                 if listener.open.load(Ordering::Acquire) >= listener.max_connections {
                     Stats::add(&shared.stats.connections_refused, 1);
                     tracing::debug!(listener = &*listener.name, %peer, "refused: max_connections reached");

@@ -12,6 +12,7 @@
 //! takes part: message sinks by topic filter, and publications from inside.
 
 mod ack_tracker;
+mod authentication;
 mod clients;
 mod clock;
 mod connection;
@@ -94,6 +95,13 @@ impl Front {
                 share.push(acceptor);
             }
         }
+        let routes = Arc::downgrade(&router);
+        options.access.on_reload(move || {
+            // Publishers keep verdicts beside their routes: new routes, new verdicts.
+            if let Some(router) = routes.upgrade() {
+                router.changed();
+            }
+        });
         let shared = Shared::new(options, router);
         let keeper = spawn(shared.keeper.clone().run()).abort_handle();
         let mut handle = FrontHandle { listeners, shared, keeper, supervisors: Vec::new() };

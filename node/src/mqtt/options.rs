@@ -1,11 +1,11 @@
 //! What the MQTT front can be told.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use causeway_protocol::mqtt::topic;
 
 use super::{memory, route::RouteCache};
-use crate::mailbox::Capacity;
+use crate::{access::Access, mailbox::Capacity};
 
 /// One TCP listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub struct Options {
     pub shutdown_drain: Duration,
     /// Topics in the route cache of one connection.
     pub route_cache: usize,
+    /// Who may connect and do what.
+    pub access: Arc<Access>,
 }
 
 impl Default for Options {
@@ -104,6 +106,7 @@ impl Default for Options {
             linger: Duration::from_secs(1),
             shutdown_drain: Duration::from_secs(5),
             route_cache: RouteCache::DEFAULT_CAPACITY,
+            access: Access::open(),
         }
     }
 }

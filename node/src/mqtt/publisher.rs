@@ -22,7 +22,10 @@ use super::{
     shared::{Client, Shared},
     will::{Errand, OwnedMessage},
 };
-use crate::flow::{Accepted, HandOver, Message, Room, Ticket};
+use crate::{
+    access::Allowed,
+    flow::{Accepted, HandOver, Message, Outcome, Room, Ticket},
+};
 
 /// How long a publication waits for room before it asks again, told or not.
 const RETRY: Duration = Duration::from_millis(100);
@@ -114,7 +117,14 @@ impl Client {
             };
             let routes =
                 self.routes.get_or_insert_with(|| Box::new(RouteCache::new(shared.options.route_cache)));
-            (sequence, routes.route(&shared.router, topic), 0, None)
+            let (access, origin) = (&self.access, &self.origin);
+            let (route, allowed) = routes.checked_route(&shared.router, topic, || {
+                access.as_ref().map_or(Allowed::ALL, |access| access.publish(origin, topic))
+            });
+            if !allowed.contains(publish.qos, publish.retain) {
+                return self.deny(shared, topic, sequence, work);
+            }
+            (sequence, route, 0, None)
         };
         let message = Message {
             origin: &self.origin,
@@ -163,6 +173,30 @@ impl Client {
         }
         if let Some(sequence) = sequence {
             session.tracker.dispatched(sequence, matched);
+        }
+        Ok(Block::No)
+    }
+
+    /// A publication that the rules do not allow goes nowhere. An MQTT 3 client cannot be told, and is
+    /// acknowledged (MQTT-3.3.5-2); or the connection ends.
+    fn deny(
+        &mut self,
+        shared: &Shared,
+        topic: &str,
+        sequence: Option<u64>,
+        work: &mut Work,
+    ) -> Result<Block, End> {
+        work.tally.counts().denied_publishes += 1;
+        tracing::debug!(client_id = %self.origin.client_id, topic, "publication denied");
+        Self::denied(shared)?;
+        let outcome = match self.version() {
+            Version::V5 => Outcome::Failed(ReasonCode::NotAuthorized),
+            Version::V31 | Version::V311 => Outcome::Success,
+        };
+        let Some(session) = self.lease.session() else { return Err(End::Gone) };
+        if let Some(sequence) = sequence {
+            session.tracker.done_at_once(sequence, outcome);
+            session.tracker.dispatched(sequence, true);
         }
         Ok(Block::No)
     }
@@ -231,7 +265,10 @@ impl Client {
         while let Some(release) = session.tracker.release() {
             let reason = release.reason;
             if reason.is_error() {
-                work.tally.counts().failed_in_sink += 1;
+                // What was denied is counted already.
+                if reason != ReasonCode::NotAuthorized {
+                    work.tally.counts().failed_in_sink += 1;
+                }
                 if version != Version::V5 {
                     shared.warn_failed(&self.origin.client_id, reason, work.wall);
                 } else if release.kind == AckKind::PubRec {

@@ -30,10 +30,11 @@ pub(super) fn handle(
     match packet {
         Packet::PingReq => put(client, buffer, &Packet::PingResp),
         Packet::Subscribe(subscribe) => {
-            let reasons = subscribe.filters.iter();
             let identifier = subscribe.subscription_identifier;
-            let reasons =
-                reasons.map(|filter| client.subscribe(shared, filter, identifier, work.wall)).collect();
+            let mut reasons = smallvec::SmallVec::new();
+            for filter in &subscribe.filters {
+                reasons.push(client.subscribe(shared, filter, identifier, work)?);
+            }
             put(client, buffer, &Packet::SubAck(answer(subscribe.packet_identifier, reasons)))
         }
         Packet::Unsubscribe(unsubscribe) => {
@@ -65,7 +66,7 @@ pub(super) fn handle(
             buffer.ack(version, AckKind::PubComp, ack.packet_identifier, reason);
             Ok(())
         }
-        // No method was agreed on in CONNECT (MQTT-4.12.0-6), and the rest is for servers to send.
+        // AUTH was dealt with before, and the rest is for servers to send.
         Packet::Auth(_)
         | Packet::Connect(_)
         | Packet::ConnAck(_)
@@ -96,6 +97,20 @@ fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(
 impl Client {
     /// One filter of a SUBSCRIBE: the reason for the SUBACK. Retained messages follow behind it.
     fn subscribe(
+        &mut self,
+        shared: &Shared,
+        wanted: &SubscribeFilter<'_>,
+        identifier: Option<u32>,
+        work: &mut Work,
+    ) -> Result<ReasonCode, End> {
+        let SubscribeFilter { filter, options } = *wanted;
+        if !self.may_subscribe(shared, filter, options.qos, work)? {
+            return Ok(ReasonCode::NotAuthorized);
+        }
+        Ok(self.subscribe_allowed(shared, wanted, identifier, work.wall))
+    }
+
+    fn subscribe_allowed(
         &mut self,
         shared: &Shared,
         wanted: &SubscribeFilter<'_>,

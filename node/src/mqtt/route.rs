@@ -10,7 +10,7 @@ use super::{
     memory::{Held, Pressure},
     router::Router,
 };
-use crate::flow::MessageSink;
+use crate::{access::Allowed, flow::MessageSink};
 
 /// All who take messages of one topic. Immutable: a change of subscriptions makes a new one.
 pub struct Route {
@@ -53,13 +53,20 @@ pub(crate) struct RouteSink {
     pub(crate) holds_acknowledgement: bool,
 }
 
-/// Routes that one publisher used lately. Valid for one generation of the router's subscriptions.
+/// Routes that one publisher used lately, each with what the publisher may publish there. Valid for one generation
+/// of the router's subscriptions; a change of access rules makes a new generation, too.
 pub struct RouteCache {
     generation: u64,
     capacity: usize,
-    routes: HashTable<Arc<Route>>,
-    last: Option<Arc<Route>>,
+    routes: HashTable<Cached>,
+    last: Option<Cached>,
     hasher: DefaultHashBuilder,
+}
+
+#[derive(Clone)]
+struct Cached {
+    route: Arc<Route>,
+    allowed: Allowed,
 }
 
 /// Longer topics are looked up each time, so that the cache is bounded in bytes as well.
@@ -80,8 +87,19 @@ impl RouteCache {
         }
     }
 
-    /// The route of `topic`, which must be a valid topic name.
+    /// The route of `topic`, which must be a valid topic name, for a publisher who may do everything.
     pub fn route(&mut self, router: &Router, topic: &str) -> Arc<Route> {
+        self.checked_route(router, topic, || Allowed::ALL).0
+    }
+
+    /// The route of `topic`, which must be a valid topic name, and what may be published there: `allowed` is asked
+    /// where that is not known.
+    pub fn checked_route(
+        &mut self,
+        router: &Router,
+        topic: &str,
+        allowed: impl FnOnce() -> Allowed,
+    ) -> (Arc<Route>, Allowed) {
         let generation = router.generation();
         if generation != self.generation {
             self.routes.clear();
@@ -89,33 +107,36 @@ impl RouteCache {
             self.generation = generation;
         }
         if let Some(last) = &self.last
-            && *last.topic == *topic
+            && *last.route.topic == *topic
         {
-            return last.clone();
+            return (last.route.clone(), last.allowed);
         }
         let hash = self.hasher.hash_one(topic);
-        let route = if let Some(route) = self.routes.find(hash, |route| *route.topic == *topic) {
-            route.clone()
+        let cached = if let Some(cached) = self.routes.find(hash, |cached| *cached.route.topic == *topic) {
+            cached.clone()
         } else {
-            let route = router.find_route(topic);
+            let (route, allowed) = (router.find_route(topic), allowed());
             if topic.len() > LONGEST {
-                return route;
+                return (route, allowed);
             }
             if router.memory().pressure() != Pressure::None {
                 // What can be worked out again is the first to go.
                 self.routes = HashTable::new();
                 self.last = None;
-                return route;
+                return (route, allowed);
             }
+            let cached = Cached { route, allowed };
             if self.routes.len() >= self.capacity {
                 self.routes.clear();
             }
             let hasher = &self.hasher;
-            self.routes.insert_unique(hash, route.clone(), |route| hasher.hash_one(&*route.topic));
-            route
+            self.routes.insert_unique(hash, cached.clone(), |cached| hasher.hash_one(&*cached.route.topic));
+            cached
         };
-        self.last = Some(route.clone());
-        route
+        let Cached { route, allowed } = &cached;
+        let found = (route.clone(), *allowed);
+        self.last = Some(cached);
+        found
     }
 }
 

@@ -315,7 +315,8 @@ impl Router {
         removed
     }
 
-    fn changed(&self) {
+    /// Makes every publisher look up its routes again.
+    pub(crate) fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 

@@ -12,6 +12,7 @@ use causeway_protocol::mqtt::{ReasonCode, Version};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    authentication::ClientAccess,
     inbox::Inbox,
     keeper::{Keeper, Lease},
     options::Options,
@@ -67,6 +68,8 @@ pub(crate) struct Client {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) limits: ClientLimits,
     pub(crate) origin: Arc<Origin>,
+    /// What it may do; none where that is everything.
+    pub(crate) access: Option<Box<ClientAccess>>,
     /// Offered to sinks, with the sequence of the publication.
     pub(crate) ticket: Ticket,
     /// Publishers have it.

@@ -45,6 +45,16 @@ counters! {
     connections_refused,
     /// Connections that ended without an accepted CONNECT.
     handshakes_failed,
+    /// Clients refused because they could not prove who they are.
+    authentication_failed,
+    /// Clients refused because too many passwords were being checked.
+    authentication_busy,
+    /// Connections closed because their address is banned.
+    connections_banned,
+    /// Publications and wills that the rules do not allow.
+    denied_publishes,
+    /// Subscriptions that the rules do not allow.
+    denied_subscribes,
     /// Connections closed because the client was silent for 1.5 times its keep-alive.
     keep_alive_timeouts,
     /// Connections closed for a malformed packet or a protocol error.

@@ -1,0 +1,260 @@
+//! Who may connect, and what they may do then.
+//!
+//! ```text
+//! CONNECT -> Access::authenticate -> password, token, certificate, SCRAM -> Permissions -> PUBLISH, SUBSCRIBE
+//!                  |                        |
+//!                bans                    checks (bounded, remembered)
+//! ```
+//!
+//! The MQTT front asks [`Access`] once a CONNECT and gets [`Permissions`]: one pointer, nothing compiled for the
+//! client. Verdicts on topics are kept by the publisher beside its routes.
+//!
+//! Invariants:
+//! * What is not known fails: an error in a backend refuses, it never lets in.
+//! * A failure tells nobody which part was wrong, and an unknown user costs what a wrong password costs.
+//! * No secret reaches a log, an error text or an answer.
+
+mod bans;
+mod exchange;
+mod filters;
+mod permissions;
+pub mod rules;
+
+use std::{
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+pub use bans::Ban;
+use bans::{Bans, Consequence, Limits};
+use causeway_protocol::mqtt::ReasonCode;
+pub use exchange::{Exchange, Step};
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+pub use permissions::Permissions;
+use permissions::{Rules, Standing};
+use rules::RuleSet;
+pub use rules::{Allowed, Permission, Rule};
+use tokio::time::Instant;
+
+/// What a CONNECT says about its client, and what is known about its connection.
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    /// Client id, or the one that was assigned.
+    pub client_id: &'a str,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Password.
+    pub password: Option<&'a [u8]>,
+    /// Address of the client.
+    pub peer: SocketAddr,
+    /// Name of the listener.
+    pub listener: &'a str,
+    /// The client's certificate, where it was verified.
+    pub certificate: Option<CertificateNames<'a>>,
+}
+
+impl fmt::Debug for Credentials<'_> {
+    /// Without the password, and without the user name, which may be a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_id, peer, .. } = self;
+        f.debug_struct("Credentials")
+            .field("client_id", client_id)
+            .field("peer", peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names in a verified client certificate.
+#[derive(Debug, Clone, Copy)]
+pub struct CertificateNames<'a> {
+    /// Common name of the subject.
+    pub common_name: Option<&'a str>,
+    /// The whole subject.
+    pub subject: &'a str,
+}
+
+/// A client that may come in.
+#[derive(Default)]
+pub struct Admitted {
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Its user name where it is not the one of the CONNECT: `Some(None)` for none.
+    pub username: Option<Option<Box<str>>>,
+    /// When it has to go.
+    pub expires: Option<Instant>,
+}
+
+/// A client that may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it is told.
+    pub reason: ReasonCode,
+    /// How long the answer waits.
+    pub delay: Duration,
+}
+
+impl Refusal {
+    fn at_once(reason: ReasonCode) -> Self {
+        Self { reason, delay: Duration::ZERO }
+    }
+}
+
+/// The end of an authentication.
+pub type Verdict = Result<Admitted, Refusal>;
+
+/// An authentication under way. Dropping it gives its place to others.
+pub type Pending = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// The answer to a CONNECT.
+pub enum Answer {
+    /// It is clear already.
+    Now(Verdict),
+    /// It takes a while.
+    Later(Pending),
+}
+
+/// What happens to a publication or subscription that is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DenyAction {
+    /// It is not done, and an MQTT 5 client is told so; an MQTT 3 client is acknowledged.
+    #[default]
+    Ignore,
+    /// The connection is closed.
+    Disconnect,
+}
+
+type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// What clients may do.
+#[derive(Debug, Clone, Default)]
+pub struct Authorization {
+    /// The rules; `None`: everything is allowed to everybody, and nothing is asked.
+    pub rules: Option<Vec<Rule>>,
+    /// What holds where no rule fits.
+    pub no_match: Permission,
+    /// What happens to what is not allowed.
+    pub deny_action: DenyAction,
+}
+
+/// See the module.
+pub struct Access {
+    bans: Bans,
+    rules: Option<Arc<Rules>>,
+    /// One a listener.
+    standings: RwLock<HashMap<Box<str>, Permissions>>,
+    deny_action: DenyAction,
+    on_reload: RwLock<Vec<Hook>>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Access")
+    }
+}
+
+impl Access {
+    /// Everybody may connect and do everything.
+    pub fn open() -> Arc<Self> {
+        Self::with_rules(Authorization::default())
+    }
+
+    /// Everybody may connect and do what the rules say.
+    pub fn with_rules(authorization: Authorization) -> Arc<Self> {
+        let Authorization { rules, no_match, deny_action } = authorization;
+        let rules = rules
+            .map(|rules| Arc::new(Rules { current: ArcSwap::from_pointee(RuleSet::new(rules)), no_match }));
+        let limits =
+            Limits { max_failures: 0, window: Duration::ZERO, ban: Duration::ZERO, delay: Duration::ZERO };
+        Arc::new(Self {
+            bans: Bans::new(limits),
+            rules,
+            standings: RwLock::default(),
+            deny_action,
+            on_reload: RwLock::default(),
+        })
+    }
+
+    /// Decides about a CONNECT without an authentication method.
+    pub fn authenticate(&self, credentials: &Credentials<'_>) -> Answer {
+        if self.is_banned(credentials.peer.ip()) {
+            return Answer::Now(Err(Refusal::at_once(ReasonCode::Banned)));
+        }
+        let permissions = self.permissions(credentials.listener);
+        Answer::Now(Ok(Admitted { permissions, ..Admitted::default() }))
+    }
+
+    /// What clients of a listener may do.
+    fn permissions(&self, listener: &str) -> Permissions {
+        let Some(rules) = &self.rules else { return Permissions::default() };
+        if let Some(known) = self.standings.read().get(listener) {
+            return known.clone();
+        }
+        let standing = Standing { rules: rules.clone(), listener: listener.into(), token: None };
+        let permissions = Permissions(Some(Arc::new(standing)));
+        self.standings.write().entry(listener.into()).or_insert(permissions).clone()
+    }
+
+    /// Puts other rules in force, for publications from now on and new subscriptions.
+    pub fn replace_rules(&self, rules: Vec<Rule>) {
+        if let Some(known) = &self.rules {
+            known.current.store(Arc::new(RuleSet::new(rules)));
+            for hook in &*self.on_reload.read() {
+                hook();
+            }
+        }
+    }
+
+    /// Begins the conversation of a CONNECT with an authentication method, or of an AUTH that asks to
+    /// authenticate again (MQTT-5.0 4.12).
+    pub fn begin(
+        &self,
+        method: &str,
+        data: Option<&[u8]>,
+        credentials: &Credentials<'_>,
+    ) -> Result<Step, Refusal> {
+        let _ = (method, data);
+        if self.is_banned(credentials.peer.ip()) {
+            return Err(Refusal::at_once(ReasonCode::Banned));
+        }
+        Err(self.failed(credentials.peer.ip(), ReasonCode::BadAuthenticationMethod))
+    }
+
+    /// Whether connections from `address` are to be closed before anything is read.
+    pub fn is_banned(&self, address: IpAddr) -> bool {
+        self.bans.is_banned(address, Instant::now())
+    }
+
+    /// The refusal of a client from `address` that could not prove who it is.
+    fn failed(&self, address: IpAddr, reason: ReasonCode) -> Refusal {
+        match self.bans.failed(address, Instant::now()) {
+            Consequence::Delay(delay) => Refusal { reason, delay },
+            Consequence::Banned => Refusal::at_once(ReasonCode::Banned),
+        }
+    }
+
+    /// What happens to what is not allowed.
+    pub fn deny_action(&self) -> DenyAction {
+        self.deny_action
+    }
+
+    /// Calls `hook` whenever rules have changed, so that verdicts that were kept are forgotten.
+    pub fn on_reload(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.on_reload.write().push(Box::new(hook));
+    }
+
+    /// The bans of now.
+    pub fn bans(&self) -> Vec<Ban> {
+        self.bans.list(Instant::now())
+    }
+
+    /// Ends the bans of one address or all, and forgets the failures; how many bans ended.
+    pub fn clear_bans(&self, address: Option<IpAddr>) -> usize {
+        self.bans.clear(address, Instant::now())
+    }
+}
