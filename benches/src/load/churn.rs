@@ -1,20 +1,19 @@
 //! Connections that come and go as fast as the server takes them: TCP connect, CONNECT, CONNACK, close,
 //! and the next one.
 //!
+//! Each of them is a thread with blocking sockets: that is the fewest system calls a client can do with, so
+//! that on a small machine the server is what is measured.
+//!
 //! The client closes first, so its port rests in TIME_WAIT. A server on the loopback network is therefore
 //! spoken to at several addresses, each with as many ports; it must listen on all of them (0.0.0.0).
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::BytesMut;
 use mqttbytes::v4;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::Meter;
 
@@ -29,7 +28,7 @@ const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 pub struct Churning {
     /// The server; 127.0.0.1 stands for several addresses of the loopback network.
     pub server: SocketAddr,
-    /// Connections open at the same time.
+    /// Connections open at the same time, each with a thread.
     pub concurrency: u32,
     /// For how long.
     pub duration: Duration,
@@ -40,51 +39,49 @@ pub struct Churning {
 }
 
 /// Opens and closes connections for the settings' time; latencies, from the first step of TCP to the CONNACK,
-/// go to `meter`.
-pub async fn churn(settings: &Arc<Churning>, meter: &Arc<Meter>) -> Result<()> {
+/// go to `meter`. Blocks.
+pub fn churn(settings: &Churning, meter: &Meter) -> Result<()> {
     let end = Instant::now() + settings.duration;
-    let mut tasks = JoinSet::new();
-    for number in 0..settings.concurrency {
-        let (settings, meter) = (Arc::clone(settings), Arc::clone(meter));
-        tasks.spawn(async move {
-            let mut round = 0;
-            let mut packet = BytesMut::new();
-            while Instant::now() < end {
-                packet.clear();
-                let mut connect = v4::Connect::new(format!("{}{number}-{round}", settings.prefix));
-                connect.keep_alive = 60;
-                connect.clean_session = true;
-                if let Some((username, password)) = &settings.credentials {
-                    connect.set_login(username, password);
-                }
-                connect.write(&mut packet).map_err(|error| anyhow::anyhow!("mqttbytes: {error:?}"))?;
-                let opened = once(spread(settings.server, number), &packet, &meter);
-                tokio::time::timeout(Duration::from_secs(20), opened)
-                    .await
-                    .context("no CONNACK within 20 s")??;
-                round += 1;
-            }
-            anyhow::Ok(())
-        });
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..settings.concurrency)
+            .map(|number| scope.spawn(move || come_and_go(settings, number, end, meter)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a client panicked"))?)
+    })
+}
+
+fn come_and_go(settings: &Churning, number: u32, end: Instant, meter: &Meter) -> Result<()> {
+    let server = spread(settings.server, number);
+    let mut packet = BytesMut::new();
+    let mut latencies = Vec::new();
+    let mut round = 0;
+    while Instant::now() < end {
+        packet.clear();
+        let mut connect = v4::Connect::new(format!("{}{number}-{round}", settings.prefix));
+        connect.keep_alive = 60;
+        connect.clean_session = true;
+        if let Some((username, password)) = &settings.credentials {
+            connect.set_login(username, password);
+        }
+        connect.write(&mut packet).map_err(|error| anyhow!("mqttbytes: {error:?}"))?;
+        latencies.push(once(server, &packet)?);
+        round += 1;
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
+    meter.record(latencies);
     Ok(())
 }
 
-async fn once(server: SocketAddr, packet: &[u8], meter: &Meter) -> Result<()> {
+/// Nanoseconds to the CONNACK.
+fn once(server: SocketAddr, packet: &[u8]) -> Result<u64> {
     let start = Instant::now();
-    let mut stream =
-        TcpStream::connect(server).await.with_context(|| format!("cannot connect to {server}"))?;
-    stream.write_all(packet).await?;
+    let mut stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
+    stream.write_all(packet)?;
     let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.context("the server closed the connection instead of CONNACK")?;
+    stream.read_exact(&mut answer).context("the server closed the connection instead of CONNACK")?;
     if answer != ACCEPTED {
         bail!("the server answers CONNECT with {answer:02x?}");
     }
-    meter.record([start.elapsed().as_nanos() as u64]);
-    Ok(())
+    Ok(start.elapsed().as_nanos() as u64)
 }
 
 /// The server at one of [`ADDRESSES`] addresses, where it is on the loopback network.

@@ -36,6 +36,17 @@ fn refused(error: &impl std::fmt::Debug) -> anyhow::Error {
 impl Link {
     /// Connects and waits for the CONNACK. No keep-alive.
     pub async fn connect(broker: &str, client_id: &str, clean: bool, patience: Duration) -> Result<Self> {
+        Self::connect_with(broker, client_id, clean, 0, patience).await
+    }
+
+    /// Connects with a keep-alive in seconds, which the caller must see to, and waits for the CONNACK.
+    pub async fn connect_with(
+        broker: &str,
+        client_id: &str,
+        clean: bool,
+        keep_alive: u16,
+        patience: Duration,
+    ) -> Result<Self> {
         let open = async {
             let stream =
                 TcpStream::connect(broker).await.with_context(|| format!("cannot connect to {broker}"))?;
@@ -43,7 +54,7 @@ impl Link {
             let mut link =
                 Self { stream, inbox: BytesMut::new(), out: BytesMut::new(), session_present: false };
             let mut connect = v4::Connect::new(client_id);
-            connect.keep_alive = 0;
+            connect.keep_alive = keep_alive;
             connect.clean_session = clean;
             connect.write(&mut link.out).map_err(|error| refused(&error))?;
             match link.next().await? {

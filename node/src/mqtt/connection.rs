@@ -23,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use causeway_protocol::mqtt::{
     Decoded, Decoder, Disconnect, Packet, ReasonCode, Role, UserProperties, Version,
 };
@@ -40,7 +39,7 @@ use super::{
     inbox::{Mail, Outbox},
     listener::Place,
     memory::{self, Held, Pressure},
-    out_buffer::OutBuffer,
+    out_buffer::{OutBuffer, Queue},
     publisher::Block,
     requests,
     session::Output,
@@ -66,7 +65,7 @@ const OUT_LIMIT: usize = 1 << 20;
 /// Buffers of a thread, used by whichever connection has its turn.
 struct Scratch {
     read: Box<[u8]>,
-    write: BytesMut,
+    write: Option<Box<Queue>>,
     mails: VecDeque<Mail>,
     work: Work,
 }
@@ -84,7 +83,7 @@ pub(crate) struct Work {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         read: vec![0; READ].into_boxed_slice(),
-        write: BytesMut::with_capacity(READ),
+        write: None,
         mails: VecDeque::new(),
         work: Work::default(),
     });

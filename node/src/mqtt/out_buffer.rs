@@ -10,7 +10,7 @@
 use std::{collections::VecDeque, io, io::IoSlice, pin::Pin, sync::Arc, task::Context, task::Poll};
 
 use bytes::BytesMut;
-use causeway_protocol::mqtt::{AckKind, EncodeError, Packet, Publish, ReasonCode, Version};
+use causeway_protocol::mqtt::{AckKind, EncodeError, Packet, Publish, QoS, ReasonCode, Version};
 use tokio::io::AsyncWrite;
 
 use super::publication::{Delivery, Publication};
@@ -39,16 +39,23 @@ impl Segment {
     }
 }
 
-/// See the module.
+/// See the module. An idle connection's is a null pointer: what it needs while it has bytes it borrows from its
+/// thread ([`OutBuffer::lend`]).
 #[derive(Default)]
 pub(crate) struct OutBuffer {
+    queue: Option<Box<Queue>>,
+}
+
+/// The bytes of an [`OutBuffer`], and what a thread lends to connections for a turn.
+#[derive(Default)]
+pub(crate) struct Queue {
     /// Complete segments, before `tail`.
     segments: VecDeque<Segment>,
     tail: BytesMut,
     /// Bytes of the first segment that are written.
     written: usize,
     len: usize,
-    /// Bytes that were ever put in.
+    /// Bytes that were put in since it was last empty at the begin of a turn.
     position: u64,
     hand_overs: VecDeque<(u64, Arc<HandOver>)>,
 }
@@ -64,44 +71,39 @@ pub(crate) enum Unsendable {
 impl OutBuffer {
     /// Bytes not written yet.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.queue.as_ref().map_or(0, |queue| queue.len)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes of memory that are its own: those of shared payloads are counted with their publications.
     pub(crate) fn footprint(&self) -> usize {
-        let own = |segment: &Segment| match segment {
-            Segment::Bytes(bytes) => bytes.len(),
-            Segment::Payload(_) => 0,
-        };
-        self.tail.capacity() + self.segments.iter().map(own).sum::<usize>()
+        self.queue.as_ref().map_or(0, |queue| queue.footprint())
     }
 
-    /// Uses `buffer` while it has none of its own.
-    pub(crate) fn lend(&mut self, buffer: &mut BytesMut) {
-        if self.len == 0 {
-            std::mem::swap(&mut self.tail, buffer);
+    /// Uses `queue` while it has none of its own.
+    pub(crate) fn lend(&mut self, queue: &mut Option<Box<Queue>>) {
+        if self.queue.is_none() {
+            self.queue = queue.take();
         }
     }
 
-    /// Gives the lent buffer back, if it is not needed any more.
-    pub(crate) fn give_back(&mut self, buffer: &mut BytesMut) {
-        if self.len == 0 {
-            let mut tail = std::mem::take(&mut self.tail);
-            tail.clear();
-            if tail.capacity() <= KEPT {
-                *buffer = tail;
+    /// Gives the lent queue back, if it is not needed any more.
+    pub(crate) fn give_back(&mut self, queue: &mut Option<Box<Queue>>) {
+        if self.is_empty()
+            && let Some(mut own) = self.queue.take()
+        {
+            own.reset();
+            if own.tail.capacity() <= KEPT {
+                *queue = Some(own);
             }
         }
     }
 
-    fn grown(&mut self, before: usize) {
-        let by = self.tail.len() - before;
-        self.len += by;
-        self.position += by as u64;
+    fn queue(&mut self) -> &mut Queue {
+        self.queue.get_or_insert_default()
     }
 
     /// Puts in a packet, without its optional parts where the client does not take it otherwise.
@@ -111,17 +113,19 @@ impl OutBuffer {
         maximum_packet_size: u32,
         packet: &Packet<'_>,
     ) -> Result<(), EncodeError> {
-        let before = self.tail.len();
-        let result = packet.encode_within(version, maximum_packet_size, &mut self.tail);
-        self.grown(before);
+        let queue = self.queue();
+        let before = queue.tail.len();
+        let result = packet.encode_within(version, maximum_packet_size, &mut queue.tail);
+        queue.grown(before);
         result
     }
 
     /// Puts in an acknowledgement.
     pub(crate) fn ack(&mut self, version: Version, kind: AckKind, identifier: u16, reason: ReasonCode) {
-        let before = self.tail.len();
-        causeway_protocol::mqtt::encode_ack(&mut self.tail, version, kind, identifier, reason);
-        self.grown(before);
+        let queue = self.queue();
+        let before = queue.tail.len();
+        causeway_protocol::mqtt::encode_ack(&mut queue.tail, version, kind, identifier, reason);
+        queue.grown(before);
     }
 
     /// Puts in a PUBLISH. `identifier` is 0 with QoS 0.
@@ -134,7 +138,79 @@ impl OutBuffer {
         dup: bool,
         now: i64,
     ) -> Result<(), Unsendable> {
+        self.queue().publish(version, maximum_packet_size, delivery, identifier, dup, now)
+    }
+
+    /// Lets go of a hand-over when everything put in so far is written.
+    pub(crate) fn hold(&mut self, hand_over: Arc<HandOver>) {
+        let queue = self.queue();
+        queue.hand_overs.push_back((queue.position, hand_over));
+    }
+
+    /// Writes what it can; ready when nothing is left.
+    pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        socket: &mut W,
+        cx: &mut Context<'_>,
+        written: &mut u64,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.queue {
+            Some(queue) => queue.poll_write(socket, cx, written),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Everything not written yet, for tests.
+    #[cfg(test)]
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        let queue = self.queue();
+        let all = queue.segments.iter().map(Segment::bytes).chain(std::iter::once(&*queue.tail));
+        let bytes = all.flatten().skip(queue.written).copied().collect();
+        queue.consume(queue.len);
+        bytes
+    }
+}
+
+impl Queue {
+    fn footprint(&self) -> usize {
+        let own = |segment: &Segment| match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Payload(_) => 0,
+        };
+        self.tail.capacity() + self.segments.iter().map(own).sum::<usize>()
+    }
+
+    /// Makes an empty one as good as new, but for its memory.
+    fn reset(&mut self) {
+        self.tail.clear();
+        self.written = 0;
+        self.position = 0;
+        // Everything is written: what was held for it is due.
+        self.hand_overs = VecDeque::new();
+    }
+
+    fn grown(&mut self, before: usize) {
+        let by = self.tail.len() - before;
+        self.len += by;
+        self.position += by as u64;
+    }
+
+    fn publish(
+        &mut self,
+        version: Version,
+        maximum_packet_size: u32,
+        delivery: &Delivery,
+        identifier: u16,
+        dup: bool,
+        now: i64,
+    ) -> Result<(), Unsendable> {
         let publication = &delivery.publication;
+        if publication.properties().is_empty()
+            && (version != Version::V5 || delivery.identifiers.is_none())
+            && let Some(topic) = publication.wire_topic()
+        {
+            return self.publish_plain(version, maximum_packet_size, delivery, topic, identifier, dup);
+        }
         let mut publish = Publish {
             dup,
             qos: delivery.qos,
@@ -165,26 +241,76 @@ impl OutBuffer {
             self.tail.truncate(before);
             return Err(Unsendable::TooLarge);
         }
+        self.payload(before, publication);
+        Ok(())
+    }
+
+    /// The PUBLISH of a message without properties, as most are: what was checked when it came in is copied.
+    fn publish_plain(
+        &mut self,
+        version: Version,
+        maximum_packet_size: u32,
+        delivery: &Delivery,
+        topic: &[u8],
+        identifier: u16,
+        dup: bool,
+    ) -> Result<(), Unsendable> {
+        let Delivery { publication, qos, retain, .. } = delivery;
+        let payload = publication.payload().len();
+        let identifier = (*qos != QoS::AtMostOnce).then_some(identifier);
+        let properties = usize::from(version == Version::V5);
+        let remaining = topic.len() + identifier.map_or(0, |_| 2) + properties + payload;
+        // 268,435,455 is the most that MQTT can say (MQTT-5.0 1.5.5).
+        if remaining >= 1 << 28 {
+            return Err(Unsendable::TooLarge);
+        }
+        let mut head = [0; 5];
+        let flags = u8::from(dup && identifier.is_some()) << 3 | (*qos as u8) << 1 | u8::from(*retain);
+        head[0] = 0x30 | flags;
+        let (mut left, mut used) = (remaining, 1);
+        for byte in &mut head[1..] {
+            *byte = (left & 0x7F) as u8;
+            left >>= 7;
+            used += 1;
+            if left == 0 {
+                break;
+            }
+            *byte |= 0x80;
+        }
+        if used + remaining > maximum_packet_size as usize {
+            return Err(Unsendable::TooLarge);
+        }
+        let before = self.tail.len();
+        let copied = if payload < SHARED_PAYLOAD { payload } else { 0 };
+        self.tail.reserve(used + remaining - payload + copied);
+        self.tail.extend_from_slice(head.get(..used).unwrap_or_default());
+        self.tail.extend_from_slice(topic);
+        if let Some(identifier) = identifier {
+            self.tail.extend_from_slice(&identifier.to_be_bytes());
+        }
+        if properties > 0 {
+            self.tail.extend_from_slice(&[0]);
+        }
+        self.payload(before, publication);
+        Ok(())
+    }
+
+    /// Puts in a payload behind its head, which begins at `before`.
+    fn payload(&mut self, before: usize, publication: &Arc<Publication>) {
+        let payload = publication.payload();
         if payload.len() < SHARED_PAYLOAD {
             self.tail.extend_from_slice(payload);
             self.grown(before);
-            return Ok(());
+            return;
         }
         self.grown(before);
         self.segments.push_back(Segment::Bytes(self.tail.split()));
         self.segments.push_back(Segment::Payload(publication.clone()));
         self.len += payload.len();
         self.position += payload.len() as u64;
-        Ok(())
     }
 
-    /// Lets go of a hand-over when everything put in so far is written.
-    pub(crate) fn hold(&mut self, hand_over: Arc<HandOver>) {
-        self.hand_overs.push_back((self.position, hand_over));
-    }
-
-    /// Writes what it can; ready when nothing is left.
-    pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
+    fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
         socket: &mut W,
         cx: &mut Context<'_>,
@@ -241,14 +367,5 @@ impl OutBuffer {
         if self.hand_overs.is_empty() {
             self.hand_overs = VecDeque::new();
         }
-    }
-
-    /// Everything not written yet, for tests.
-    #[cfg(test)]
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(&*self.tail));
-        let bytes = all.flatten().skip(self.written).copied().collect();
-        self.consume(self.len);
-        bytes
     }
 }

@@ -10,11 +10,15 @@ use crate::flow::{HandOver, Message};
 /// What one copy costs beside its bytes: the structures around it.
 const OVERHEAD: usize = 128;
 
+/// Bytes of the length before a topic.
+const LENGTH: usize = 2;
+
 /// One message, shared by everyone it goes to.
 pub(crate) struct Publication {
-    /// Topic and payload in one piece.
+    /// The topic as it stands in a PUBLISH, two bytes of length before it, and the payload, in one piece.
     body: Box<[u8]>,
-    topic_length: usize,
+    /// Where the payload begins.
+    topic_end: usize,
     properties: PublishPropertiesBuf,
     /// QoS it was published with.
     pub(crate) qos: QoS,
@@ -34,12 +38,15 @@ impl Drop for Publication {
 impl Publication {
     /// Copies a message out of wherever it was borrowed from. Counted in `memory` as long as it is there.
     pub(crate) fn new(message: &Message<'_>, memory: Memory) -> Self {
-        let mut body = Vec::with_capacity(message.topic.len() + message.payload.len());
+        let mut body = Vec::with_capacity(LENGTH + message.topic.len() + message.payload.len());
+        // A longer one is no topic; nobody asks for its length, see `wire_topic`.
+        let length = u16::try_from(message.topic.len()).unwrap_or(u16::MAX);
+        body.extend_from_slice(&length.to_be_bytes());
         body.extend_from_slice(message.topic.as_bytes());
         body.extend_from_slice(message.payload);
         let publication = Self {
             body: body.into_boxed_slice(),
-            topic_length: message.topic.len(),
+            topic_end: LENGTH + message.topic.len(),
             properties: PublishPropertiesBuf::from(message.properties),
             qos: message.qos,
             retain: message.retain,
@@ -53,19 +60,24 @@ impl Publication {
     /// Topic name.
     pub(crate) fn topic(&self) -> &str {
         self.body
-            .get(..self.topic_length)
+            .get(LENGTH..self.topic_end)
             .and_then(|topic| std::str::from_utf8(topic).ok())
             .unwrap_or_default()
     }
 
+    /// The topic as it stands in a PUBLISH, with its length.
+    pub(crate) fn wire_topic(&self) -> Option<&[u8]> {
+        self.body.get(..self.topic_end).filter(|topic| topic.len() <= LENGTH + usize::from(u16::MAX))
+    }
+
     /// Payload.
     pub(crate) fn payload(&self) -> &[u8] {
-        self.body.get(self.topic_length..).unwrap_or_default()
+        self.body.get(self.topic_end..).unwrap_or_default()
     }
 
     /// Bytes it is charged with in a queue.
     pub(crate) fn weight(&self) -> usize {
-        OVERHEAD + self.body.len() + self.properties.heap_size()
+        OVERHEAD + self.body.len() - LENGTH + self.properties.heap_size()
     }
 
     /// Properties as they were published; none for most messages.

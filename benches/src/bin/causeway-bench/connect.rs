@@ -30,6 +30,9 @@ pub(crate) struct Connect {
     /// Seconds to hold them idle before memory is read.
     #[arg(long, default_value_t = 3)]
     hold: u64,
+    /// Keep-alive in seconds; 0 is none. Nobody sends a ping, so it must outlast --hold.
+    #[arg(long, default_value_t = 600)]
+    keep_alive: u16,
     /// Client ids are this and a number.
     #[arg(long, default_value = "bench-")]
     prefix: String,
@@ -46,11 +49,12 @@ pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Resu
         {
             links.push(link??);
         }
+        let keep_alive = scenario.keep_alive;
         let (broker, id, meter) =
             (scenario.broker.clone(), format!("{}{number}", scenario.prefix), Arc::clone(&meter));
         tasks.spawn(async move {
             let start = Instant::now();
-            let link = Link::connect(&broker, &id, true, Duration::from_secs(30)).await?;
+            let link = Link::connect_with(&broker, &id, true, keep_alive, Duration::from_secs(30)).await?;
             meter.record([start.elapsed().as_nanos() as u64]);
             Ok(link)
         });
@@ -94,20 +98,18 @@ pub(crate) struct Churn {
     password: Option<String>,
 }
 
-pub(crate) async fn churn_connections(scenario: &Churn, server_pid: Option<u32>) -> Result<Report> {
-    let settings = |seconds| {
-        Arc::new(Churning {
-            server: scenario.broker,
-            concurrency: scenario.concurrency,
-            duration: Duration::from_secs_f64(seconds),
-            prefix: scenario.prefix.clone(),
-            credentials: scenario.username.clone().zip(scenario.password.clone()),
-        })
+pub(crate) fn churn_connections(scenario: &Churn, server_pid: Option<u32>) -> Result<Report> {
+    let settings = |seconds| Churning {
+        server: scenario.broker,
+        concurrency: scenario.concurrency,
+        duration: Duration::from_secs_f64(seconds),
+        prefix: scenario.prefix.clone(),
+        credentials: scenario.username.clone().zip(scenario.password.clone()),
     };
-    churn(&settings(0.3), &Arc::default()).await.context("warm-up")?;
-    let meter = Arc::new(Meter::default());
+    churn(&settings(0.3), &Meter::default()).context("warm-up")?;
+    let meter = Meter::default();
     let watch = Watch::start(server_pid)?;
-    churn(&settings(scenario.seconds), &meter).await?;
+    churn(&settings(scenario.seconds), &meter)?;
     let seconds = watch.start.elapsed().as_secs_f64();
     let mut report = watch.report("churn", meter.count(), seconds)?;
     report.settings.insert("concurrency".into(), scenario.concurrency.into());

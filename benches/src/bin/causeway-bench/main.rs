@@ -7,6 +7,7 @@ mod compare;
 mod connect;
 mod load;
 mod report;
+mod soak;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ enum Scenario {
     Connect(connect::Connect),
     /// Open and close connections as fast as the server takes them.
     Churn(connect::Churn),
+    /// Load a broker with a mixture for minutes and watch its memory, which must stay flat.
+    Soak(soak::Soak),
     /// Put the same loads on several brokers, each started for it, and print a table.
     Brokers(compare::Brokers),
 }
@@ -58,7 +61,8 @@ fn main() -> Result<()> {
             Scenario::MqttToKafka(scenario) => load::mqtt_to_kafka(scenario, cli.server_pid).await.map(Some),
             Scenario::MqttToMqtt(scenario) => load::mqtt_to_mqtt(scenario, cli.server_pid).await.map(Some),
             Scenario::Connect(scenario) => connect::connect(scenario, cli.server_pid).await.map(Some),
-            Scenario::Churn(scenario) => connect::churn_connections(scenario, cli.server_pid).await.map(Some),
+            Scenario::Churn(scenario) => connect::churn_connections(scenario, cli.server_pid).map(Some),
+            Scenario::Soak(scenario) => soak::soak(scenario, cli.server_pid).await.map(|()| None),
             Scenario::Brokers(scenario) => compare::compare(scenario, cli.json).await.map(|()| None),
         }
     })?;
