@@ -42,7 +42,13 @@ fn the_guides_producer_sample_loads_verbatim() {
     assert_eq!(bridge.kafka.max_inflight, 10);
     assert_eq!(
         bridge.kafka.message,
-        MessageConfig { key: "${.clientid}".into(), timestamp: "${.timestamp}".into(), value: "${.}".into() }
+        MessageConfig {
+            key: "${.clientid}".into(),
+            timestamp: "${.timestamp}".into(),
+            value: "${.}".into(),
+            empty_key_is_null: false,
+            empty_value_is_null: false,
+        }
     );
     assert_eq!(bridge.kafka.partition_count_refresh_interval, Duration::from_mins(1));
     assert_eq!(bridge.kafka.partition_strategy, PartitionStrategy::Random);

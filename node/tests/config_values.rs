@@ -36,7 +36,7 @@ local_topic = "t/#"
 ack_wait = false
 kafka {
   topic = "t-${topic}"
-  message { key = "${username}", value = "${payload}", timestamp = "${publish_received_at}" }
+  message { key = "${username}", value = "${payload}", timestamp = "${publish_received_at}", empty_key_is_null = true, empty_value_is_null = true }
   max_batch_bytes = 1MB
   max_linger_time = 5ms
   max_linger_bytes = 1KB
@@ -202,6 +202,22 @@ fn a_name_that_messages_never_have_is_pointed_out() {
         producer("bootstrap_hosts = k, kafka.topic = t, kafka.message.key = \"${.clientId}/${topic}\"");
     let [warning] = loaded.warnings.as_slice() else { panic!("{:?}", loaded.warnings) };
     assert!(warning.message.contains("never have `clientId`"), "{warning}");
+}
+
+#[test]
+fn a_header_that_its_encoding_will_always_leave_out_is_pointed_out() {
+    let text = |value: &str, mode: &str| {
+        format!(
+            "{MINIMAL}, kafka {{ kafka_header_value_encode_mode = {mode}, kafka_ext_headers = \
+             [{{ kafka_ext_header_key = k, kafka_ext_header_value = \"{value}\" }}] }}"
+        )
+    };
+    let loaded = producer(&text("${.qos}", "none"));
+    let [warning] = loaded.warnings.as_slice() else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.message.contains("`qos` is not text"), "{warning}");
+    for fine in [text("${.qos}", "json"), text("${topic}", "none"), text("qos", "none")] {
+        assert_eq!(producer(&fine).warnings, [], "{fine}");
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 pub mod admin;
 mod consumer;
+mod headers;
 pub mod json;
 pub mod ledger;
 mod producer;
+mod program;
 pub mod publish_scope;
 pub mod record_scope;
 pub mod service;

@@ -1,107 +1,66 @@
 //! A producer bridge: what matches its source topic becomes a Kafka record.
 //!
-//! The configuration is compiled once into a [`Program`]; a message then costs the rendering of three
-//! templates (a template that is one text of the message is borrowed, not copied) and one append into
-//! the open batch of a partition. Runs in the publisher's task; nothing here waits.
+//! The configuration is compiled once into a [`Program`]; a message then costs what the program does and one append
+//! into the open batch of a partition. Runs in the publisher's task; nothing here waits.
 
-use std::cell::RefCell;
 use std::sync::Arc;
-
 use std::time::Duration;
 
-use causeway_protocol::kafka::batch::{Compression, Record};
+use causeway_protocol::kafka::batch::Compression;
+use parking_lot::Mutex;
 
 use super::ledger::Ledger;
-use super::publish_scope::{PublishScope, PublishSlot};
+use super::program::{Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use super::template::Template;
-use crate::config::{self, MessageConfig, PartitionStrategy, ProducerBridgeConfig};
-use crate::flow::{Accepted, Message, MessageSink, Ticket, WakeList};
+use crate::config::{self, PartitionStrategy, ProducerBridgeConfig};
+use crate::flow::{Accepted, Message, MessageSink, Outcome, Ticket, WakeList};
 use crate::kafka::producer::{
     self, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
 use crate::mqtt::SinkId;
 
-/// Scratch buffers that grew beyond this many bytes are given back after the message: one large message
-/// must not pin its size on every thread.
-const SCRATCH_KEPT: usize = 64 * 1024;
-
-/// A bridge's templates, compiled.
-#[derive(Debug)]
-pub(super) struct Program {
-    /// Record key.
-    pub(super) key: Template<PublishSlot>,
-    /// Record value.
-    pub(super) value: Template<PublishSlot>,
-    /// Record timestamp: where it does not render to an integer, the time of arrival is taken.
-    pub(super) timestamp: Template<PublishSlot>,
-}
-
-#[derive(Default)]
-struct Scratch {
-    key: Vec<u8>,
-    value: Vec<u8>,
-    timestamp: Vec<u8>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-impl Program {
-    /// Compiles the templates of a bridge; warns of names that no message has.
-    fn compile(bridge: &str, message: &MessageConfig) -> Self {
-        let compile = |field: &str, text: &str| {
-            for name in Template::<PublishSlot>::unknown_names(text) {
-                tracing::warn!(bridge, field, name, "no message has this name, it renders as nothing");
-            }
-            Template::compile(text)
-        };
-        Self {
-            key: compile("key", &message.key),
-            value: compile("value", &message.value),
-            timestamp: compile("timestamp", &message.timestamp),
-        }
-    }
-
-    /// Renders one message and hands the record to `take`.
-    pub(super) fn with_record<T>(
-        &self,
-        message: &Message<'_>,
-        node: &str,
-        take: impl FnOnce(&Record<'_>) -> T,
-    ) -> T {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let scope = PublishScope::new(message, node);
-            let timestamp = self
-                .timestamp
-                .integer(&scope, &mut scratch.timestamp)
-                .filter(|timestamp| *timestamp >= 0)
-                .unwrap_or(message.received_at);
-            let key = self.key.render_or_borrow(&scope, &mut scratch.key);
-            let value = self.value.render_or_borrow(&scope, &mut scratch.value);
-            let taken = take(&Record { timestamp, key: Some(key), value: Some(value), headers: &[] });
-            for buffer in [&mut scratch.key, &mut scratch.value, &mut scratch.timestamp] {
-                if buffer.capacity() > SCRATCH_KEPT {
-                    *buffer = Vec::new();
-                }
-            }
-            taken
-        })
-    }
-}
-
 /// The sink of one producer bridge.
 struct ProducerBridge {
+    name: Box<str>,
     program: Program,
     node: Arc<str>,
     topic: Arc<TopicProducerHandle>,
+    refused: Arc<Refused>,
     holds_acknowledgement: bool,
+}
+
+/// Books of the messages that no partition saw.
+#[derive(Default)]
+struct Refused(Mutex<Ledger>);
+
+impl Refused {
+    /// A message that cannot become a record.
+    fn unfit(&self, bridge: &str, message: &Message<'_>, unfit: Unfit) -> Accepted {
+        let mut ledger = self.0.lock();
+        ledger.matched += 1;
+        ledger.failed += 1;
+        let failed = ledger.failed;
+        drop(ledger);
+        // Not each of a flood: the first, then with every doubling.
+        if failed.is_power_of_two() {
+            tracing::warn!(
+                bridge,
+                failed,
+                topic = message.topic,
+                client_id = &*message.origin.client_id,
+                "a message cannot become a record: {unfit}"
+            );
+        }
+        Accepted::Done(Outcome::Failed(unfit.reason()))
+    }
 }
 
 impl MessageSink for ProducerBridge {
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
-        self.program.with_record(message, &self.node, |record| self.topic.append(record, ticket, wakes))
+        self.program.with_record(message, &self.node, |record, unfit| match unfit {
+            None => self.topic.append(record, ticket, wakes),
+            Some(unfit) => self.refused.unfit(&self.name, message, unfit),
+        })
     }
 
     fn holds_acknowledgement(&self) -> bool {
@@ -114,6 +73,7 @@ pub(super) struct RunningProducer {
     sink: Option<SinkId>,
     topic_name: String,
     topic: Arc<TopicProducerHandle>,
+    refused: Arc<Refused>,
 }
 
 impl RunningProducer {
@@ -129,14 +89,17 @@ impl RunningProducer {
             .connection
             .client_options(&client_id, Some(config.kafka.reconnect_delay))
             .map_err(|error| error.to_string())?;
-        let program = Program::compile(name, &config.kafka.message);
+        let program = Program::compile(name, &config.kafka);
         let dispatchers = surroundings.clients.dispatchers(&client);
         let topic = Arc::new(TopicProducer::start_shared(dispatchers, producer_options(config)));
+        let refused = Arc::<Refused>::default();
         let sink = config.local_topic.as_ref().map(|filter| {
             let bridge = ProducerBridge {
+                name: name.into(),
                 program,
                 node: surroundings.node.clone(),
                 topic: topic.clone(),
+                refused: refused.clone(),
                 holds_acknowledgement: config.ack_wait,
             };
             surroundings.router.add_sink(filter, Arc::new(bridge))
@@ -144,7 +107,7 @@ impl RunningProducer {
         if sink.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
         }
-        Ok(Self { sink, topic_name: config.kafka.topic.clone(), topic })
+        Ok(Self { sink, topic_name: config.kafka.topic.clone(), topic, refused })
     }
 
     /// How it is doing.
@@ -158,7 +121,9 @@ impl RunningProducer {
 
     /// Its books.
     pub(super) fn ledger(&self) -> Ledger {
-        self.topic.ledger()
+        let mut ledger = self.topic.ledger();
+        ledger += *self.refused.0.lock();
+        ledger
     }
 
     /// Its books by partition.

@@ -49,6 +49,17 @@ pub enum PublishSlot {
     ClientAttrs,
 }
 
+/// The members of `${pub_props}`, in the order of its JSON.
+const PROPERTIES: [&str; 7] = [
+    "User-Property-Pairs",
+    "User-Property",
+    "Response-Topic",
+    "Payload-Format-Indicator",
+    "Message-Expiry-Interval",
+    "Correlation-Data",
+    "Content-Type",
+];
+
 const EVENT: &str = "message.publish";
 
 impl<'a> PublishScope<'a> {
@@ -121,6 +132,35 @@ impl<'a> PublishScope<'a> {
             object.insert(key.to_owned(), Json::from(value));
         }
         Json::Object(object)
+    }
+
+    /// User properties in order, duplicates kept, as an array of objects.
+    fn user_property_pairs(&self) -> Json {
+        let pair = |(key, value): (&str, &str)| {
+            let mut pair = Map::new();
+            pair.insert("value".into(), value.into());
+            pair.insert("key".into(), key.into());
+            Json::Object(pair)
+        };
+        Json::Array(self.message.properties.user_properties.iter().map(pair).collect())
+    }
+
+    /// One property by the name it has in `${pub_props}`.
+    fn property(&self, name: &str) -> Value<'_> {
+        let properties = self.message.properties;
+        let text = |text: Option<&'a str>| text.map_or(Value::Missing, |text| Value::Bytes(text.as_bytes()));
+        let number = |number: Option<i64>| number.map_or(Value::Missing, Value::Int);
+        match name {
+            "User-Property-Pairs" if properties.user_properties.is_empty() => Value::Missing,
+            "User-Property-Pairs" => Value::Json(self.user_property_pairs()),
+            "User-Property" => Value::Json(self.user_properties()),
+            "Response-Topic" => text(properties.response_topic),
+            "Payload-Format-Indicator" => number(properties.payload_format_indicator.map(i64::from)),
+            "Message-Expiry-Interval" => number(properties.message_expiry_interval.map(i64::from)),
+            "Correlation-Data" => properties.correlation_data.map_or(Value::Missing, Value::Bytes),
+            "Content-Type" => text(properties.content_type),
+            _ => Value::Missing,
+        }
     }
 
     fn tree(write: impl FnOnce(&mut Vec<u8>)) -> Value<'static> {
@@ -200,6 +240,41 @@ impl Scope for PublishScope<'_> {
             PublishSlot::Node => Value::Bytes(self.node.as_bytes()),
             PublishSlot::Event => Value::Bytes(EVENT.as_bytes()),
             PublishSlot::ClientAttrs => Value::Json(Json::Object(Map::new())),
+        }
+    }
+
+    fn member(&self, slot: PublishSlot, key: &str) -> Option<Value<'_>> {
+        match (slot, key) {
+            (PublishSlot::PubProps, name) => Some(self.property(name)),
+            (PublishSlot::Flags, "retain") => Some(Value::Bool(self.message.retain)),
+            (PublishSlot::Flags, "dup") => Some(Value::Bool(self.message.dup)),
+            _ => None,
+        }
+    }
+
+    fn members<'s>(
+        &'s self,
+        slot: PublishSlot,
+        path: &[Box<str>],
+        visit: &mut dyn FnMut(&'s str, Value<'s>),
+    ) -> bool {
+        match (slot, path) {
+            (PublishSlot::PubProps, []) => {
+                for name in PROPERTIES {
+                    match self.property(name) {
+                        Value::Missing => {}
+                        value => visit(name, value),
+                    }
+                }
+                true
+            }
+            (PublishSlot::PubProps, [name]) if &**name == "User-Property-Pairs" => {
+                for (key, value) in &self.message.properties.user_properties {
+                    visit(key, Value::Bytes(value.as_bytes()));
+                }
+                true
+            }
+            _ => false,
         }
     }
 

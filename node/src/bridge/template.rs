@@ -8,7 +8,7 @@
 //! * A step into a text decodes it as JSON first; a text that is not JSON has no members.
 //! * Everything outside placeholders is literal, an unterminated `${` included.
 //!
-//! There is nothing a template can fail at while rendering.
+//! Nothing fails while rendering; [`Template::render_whole`] tells where something was missing.
 
 use serde_json::Value as Json;
 
@@ -47,6 +47,18 @@ pub trait Scope {
     fn member(&self, slot: Self::Slot, key: &str) -> Option<Value<'_>> {
         let _ = (slot, key);
         None
+    }
+
+    /// Visits the members of an object slot (or of a member of it) in order, lent; false where this scope knows no better
+    /// way than to build the object. Duplicate names are visited where the value that is named has them.
+    fn members<'s>(
+        &'s self,
+        slot: Self::Slot,
+        path: &[Box<str>],
+        visit: &mut dyn FnMut(&'s str, Value<'s>),
+    ) -> bool {
+        let _ = (slot, path, visit);
+        false
     }
 
     /// Appends the whole environment as one JSON object.
@@ -160,6 +172,56 @@ impl<N: Slot> Template<N> {
                 Segment::Name { slot, path } => write_value(&resolve(scope, *slot, path), out),
                 Segment::Absent => {}
             }
+        }
+    }
+
+    /// As [`Self::render`]; false, with what was written so far, where a placeholder has no value (or `null`).
+    pub fn render_whole<S: Scope<Slot = N>>(&self, scope: &S, out: &mut Vec<u8>) -> bool {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(text) => out.extend_from_slice(text),
+                Segment::Whole => scope.write_whole(out),
+                Segment::Name { slot, path } => match resolve(scope, *slot, path) {
+                    Value::Missing | Value::Json(Json::Null) => return false,
+                    value => write_value(&value, out),
+                },
+                Segment::Absent => return false,
+            }
+        }
+        true
+    }
+
+    /// The text, where there is no placeholder in it.
+    pub fn constant(&self) -> Option<&[u8]> {
+        match self.segments.as_slice() {
+            [] => Some(b""),
+            [Segment::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The value of the first placeholder; for templates that are one placeholder and nothing else.
+    pub fn value<'a, S: Scope<Slot = N>>(&'a self, scope: &'a S) -> Value<'a> {
+        match self.segments.first() {
+            Some(Segment::Name { slot, path }) => resolve(scope, *slot, path),
+            Some(Segment::Whole) => {
+                let mut text = Vec::new();
+                scope.write_whole(&mut text);
+                serde_json::from_slice(&text).map_or(Value::Missing, Value::Json)
+            }
+            Some(Segment::Literal(_) | Segment::Absent) | None => Value::Missing,
+        }
+    }
+
+    /// Visits the members of the first placeholder's value, lent: see [`Scope::members`].
+    pub fn members<'a, S: Scope<Slot = N>>(
+        &self,
+        scope: &'a S,
+        visit: &mut dyn FnMut(&'a str, Value<'a>),
+    ) -> bool {
+        match self.segments.first() {
+            Some(Segment::Name { slot, path }) => scope.members(*slot, path, visit),
+            _ => false,
         }
     }
 

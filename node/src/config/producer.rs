@@ -126,14 +126,13 @@ section! {
         partition_strategy: PartitionStrategy => choice().or(PartitionStrategy::KeyDispatch);
         /// Which replicas confirm a batch before it counts as written.
         required_acks: RequiredAcks => choice().or(RequiredAcks::AllIsr);
-        /// Template that gives record headers: exactly one placeholder, such as `${pub_props}`.
-        kafka_headers: Option<String> => template::<PublishSlot>().check(|text| check_headers(text)).optional()
-            .later("no headers are written");
-        /// Further headers.
-        kafka_ext_headers: Vec<ExtHeaderConfig> => list(nested()).or(Vec::new()).later("no headers are written");
+        /// Template that gives record headers: exactly one placeholder, whose value is an object, a list of
+        /// `{key, value}`, or the JSON text of one. `${pub_props.User-Property-Pairs}` is every MQTT 5 user property.
+        kafka_headers: Option<String> => template::<PublishSlot>().check(|text| check_headers(text)).optional();
+        /// Further headers, behind those.
+        kafka_ext_headers: Vec<ExtHeaderConfig> => list(nested()).or(Vec::new());
         /// How header values are written.
-        kafka_header_value_encode_mode: HeaderEncoding => choice().or(HeaderEncoding::None)
-            .later("no headers are written");
+        kafka_header_value_encode_mode: HeaderEncoding => choice().or(HeaderEncoding::None);
         /// How often Kafka is asked for new partitions; 0 turns it off.
         partition_count_refresh_interval: Duration => seconds().or(Duration::from_mins(1));
         /// Use only this many partitions, the first ones.
@@ -173,6 +172,12 @@ section! {
         value: String => template::<PublishSlot>().or("${.}".into());
         /// Timestamp of the record in milliseconds since 1970; what is not a number becomes the current time.
         timestamp: String => template::<PublishSlot>().or("${.timestamp}".into());
+        /// Whether a key that renders to nothing is written as null, and not as an empty text. A record without key goes to any
+        /// partition.
+        empty_key_is_null: bool => boolean().or(false);
+        /// Whether a value that renders to nothing is written as null: a tombstone, which deletes the key from a compacted
+        /// topic.
+        empty_value_is_null: bool => boolean().or(false);
     }
 }
 
@@ -181,7 +186,7 @@ section! {
     pub struct ExtHeaderConfig {
         /// Key of the header.
         kafka_ext_header_key: String => template::<PublishSlot>().check(|text| not_empty(text));
-        /// Value of the header: one placeholder, or a text without any.
+        /// Value of the header: one placeholder, or a text without any. A header without its value is left out.
         kafka_ext_header_value: String => template::<PublishSlot>().check(|text| check_ext_value(text));
     }
 }
@@ -216,7 +221,28 @@ fn check_ext_value(value: &str) -> Result<(), String> {
     Err("one placeholder or a text without any is expected, not a mix of both".into())
 }
 
+/// Values that are never text.
+const NOT_TEXT: [&str; 6] = ["qos", "timestamp", "publish_received_at", "flags", "pub_props", "client_attrs"];
+
+fn warn_of_lost_headers(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk) {
+    if kafka.kafka_header_value_encode_mode != HeaderEncoding::None {
+        return;
+    }
+    for header in &kafka.kafka_ext_headers {
+        let name = header.kafka_ext_header_value.trim_matches(['$', '{', '}', '.', ' ']);
+        let lost = is_lone_placeholder(&header.kafka_ext_header_value) && NOT_TEXT.contains(&name);
+        if let Some(node) = object.get("kafka_ext_headers").filter(|_| lost) {
+            let message = format!(
+                "`{name}` is not text, and the header {:?} will be left out; kafka_header_value_encode_mode = json writes it",
+                header.kafka_ext_header_key
+            );
+            walk.warn_at(&node.path, node.place, message);
+        }
+    }
+}
+
 fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk) {
+    warn_of_lost_headers(kafka, object, walk);
     if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {
         walk.wrong_under(
             object,

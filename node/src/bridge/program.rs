@@ -1,0 +1,231 @@
+//! What a producer bridge makes of a message: its templates, compiled once.
+//!
+//! A message costs the rendering of three templates (a template that is one text of the message is lent, not copied) and,
+//! where the bridge has any, its headers. What has to be made is made in buffers that each thread keeps.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use causeway_protocol::kafka::batch::Record;
+use causeway_protocol::mqtt::ReasonCode;
+
+use super::headers::{HeaderSpace, Headers, NoHeaders};
+use super::publish_scope::{PublishScope, PublishSlot};
+use super::template::Template;
+use crate::config::ProducerKafkaConfig;
+use crate::flow::Message;
+
+/// Scratch buffers that grew beyond this many bytes are given back after the message: one large message
+/// must not pin its size on every thread.
+const SCRATCH_KEPT: usize = 64 * 1024;
+
+/// A bridge's templates, compiled.
+#[derive(Debug)]
+pub(super) struct Program {
+    key: Template<PublishSlot>,
+    value: Template<PublishSlot>,
+    timestamp: Template<PublishSlot>,
+    headers: Option<Headers<PublishSlot>>,
+    empty_key_is_null: bool,
+    empty_value_is_null: bool,
+}
+
+/// Why a message cannot become the record that the bridge wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// The value of `kafka_headers` is neither an object nor pairs.
+    Headers,
+}
+
+impl Unfit {
+    /// What the publisher is told.
+    pub(super) fn reason(self) -> ReasonCode {
+        match self {
+            Self::Headers => ReasonCode::PayloadFormatInvalid,
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Headers => "the value of kafka_headers is neither an object nor a list of key and value",
+        })
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    timestamp: Vec<u8>,
+    headers: HeaderSpace,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Program {
+    /// Compiles the templates of a bridge; warns of names that no message has.
+    pub(super) fn compile(bridge: &str, config: &ProducerKafkaConfig) -> Self {
+        let compile = |field: &str, text: &str| {
+            for name in Template::<PublishSlot>::unknown_names(text) {
+                tracing::warn!(bridge, field, name, "no message has this name, it renders as nothing");
+            }
+            Template::compile(text)
+        };
+        let message = &config.message;
+        Self {
+            key: compile("key", &message.key),
+            value: compile("value", &message.value),
+            timestamp: compile("timestamp", &message.timestamp),
+            headers: Headers::compile(
+                config.kafka_headers.as_deref(),
+                &config.kafka_ext_headers,
+                config.kafka_header_value_encode_mode,
+            ),
+            empty_key_is_null: message.empty_key_is_null,
+            empty_value_is_null: message.empty_value_is_null,
+        }
+    }
+
+    /// Renders one message and hands the record to `take`; where it is unfit, the record is as much of it as could be made.
+    pub(super) fn with_record<T>(
+        &self,
+        message: &Message<'_>,
+        node: &str,
+        take: impl FnOnce(&Record<'_>, Option<Unfit>) -> T,
+    ) -> T {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let scope = PublishScope::new(message, node);
+            let timestamp = self
+                .timestamp
+                .integer(&scope, &mut scratch.timestamp)
+                .filter(|timestamp| *timestamp >= 0)
+                .unwrap_or(message.received_at);
+            let key = self.key.render_or_borrow(&scope, &mut scratch.key);
+            let value = self.value.render_or_borrow(&scope, &mut scratch.value);
+            let mut record = Record {
+                timestamp,
+                key: Some(key).filter(|key| !(self.empty_key_is_null && key.is_empty())),
+                value: Some(value).filter(|value| !(self.empty_value_is_null && value.is_empty())),
+                headers: &[],
+            };
+            let taken = match &self.headers {
+                None => take(&record, None),
+                Some(headers) => match headers.assemble(&scope, &mut scratch.headers) {
+                    Ok(assembled) => {
+                        let headers = assembled.with(&scratch.headers);
+                        record.headers = &headers;
+                        take(&record, None)
+                    }
+                    Err(NoHeaders) => take(&record, Some(Unfit::Headers)),
+                },
+            };
+            for buffer in [&mut scratch.key, &mut scratch.value, &mut scratch.timestamp] {
+                if buffer.capacity() > SCRATCH_KEPT {
+                    *buffer = Vec::new();
+                }
+            }
+            scratch.headers.shrink(SCRATCH_KEPT);
+            taken
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use causeway_protocol::mqtt::{PublishProperties, QoS};
+
+    use super::*;
+    use crate::config::parse_producer_bridge;
+    use crate::flow::Origin;
+
+    const RECEIVED_AT: i64 = 1_700_000_000_000;
+
+    /// What becomes of a payload: timestamp, key, value, headers.
+    type Made = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
+
+    fn make(kafka: &str, payload: &[u8]) -> Result<Made, Unfit> {
+        let text = format!("bootstrap_hosts = k, kafka {{ topic = t, {kafka} }}");
+        let config = parse_producer_bridge("b", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
+        let origin = Arc::new(Origin { client_id: "c1".into(), username: None, peer: None });
+        let message = Message {
+            origin: &origin,
+            topic: "t/1",
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            dup: false,
+            properties: &PublishProperties::default(),
+            received_at: RECEIVED_AT,
+        };
+        Program::compile("b", &config.kafka).with_record(&message, "n1", |record, unfit| {
+            if let Some(unfit) = unfit {
+                return Err(unfit);
+            }
+            let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+            let header = |header: &causeway_protocol::kafka::batch::Header<'_>| {
+                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+            };
+            let headers = record.headers.iter().map(header).collect();
+            Ok((record.timestamp, owned(record.key), owned(record.value), headers))
+        })
+    }
+
+    /// P4, P5
+    #[test]
+    fn a_timestamp_that_is_no_count_of_milliseconds_becomes_the_time_of_arrival() {
+        let at = |template: &str, payload: &str| {
+            make(&format!("message.timestamp = \"{template}\""), payload.as_bytes()).unwrap().0
+        };
+        assert_eq!(at("123", ""), 123);
+        assert_eq!(at("${payload.at}", r#"{"at": 1700000000123}"#), 1_700_000_000_123);
+        assert_eq!(at("${payload.at}", r#"{"at": " 5 "}"#), 5);
+        assert_eq!(at("${payload.at}000", r#"{"at": 17}"#), 17_000);
+        assert_eq!(at("${timestamp}", ""), RECEIVED_AT);
+        for payload in [
+            "",
+            "{}",
+            r#"{"at": "yesterday"}"#,
+            r#"{"at": -1}"#,
+            r#"{"at": 1.5}"#,
+            r#"{"at": 99999999999999999999}"#,
+            r#"{"at": null}"#,
+        ] {
+            assert_eq!(at("${payload.at}", payload), RECEIVED_AT, "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_empty_and_null_only_where_that_is_wanted() {
+        let templates = "message { key = \"${username}\", value = \"${payload}\"";
+        let (_, key, value, _) = make(&format!("{templates} }}"), b"").unwrap();
+        assert_eq!((key.as_deref(), value.as_deref()), (Some(&b""[..]), Some(&b""[..])));
+        let wanted = format!("{templates}, empty_key_is_null = true, empty_value_is_null = true }}");
+        let (_, key, value, _) = make(&wanted, b"").unwrap();
+        assert_eq!((key, value), (None, None), "a tombstone without key");
+        let (_, key, value, _) = make(&wanted, b"x").unwrap();
+        assert_eq!((key, value.as_deref()), (None, Some(&b"x"[..])));
+    }
+
+    #[test]
+    fn a_payload_of_any_bytes_is_carried_as_it_is() {
+        let all: Vec<u8> = (0..=255).collect();
+        let (_, key, value, _) =
+            make("message { key = \"${payload}\", value = \"${payload}\" }", &all).unwrap();
+        assert_eq!((key.as_ref(), value.as_ref()), (Some(&all), Some(&all)));
+    }
+
+    #[test]
+    fn headers_stand_in_the_record_and_their_absence_keeps_it_from_being_sent() {
+        let kafka = r#"kafka_headers = "${payload.h}", kafka_ext_headers =
+            [{ kafka_ext_header_key = who, kafka_ext_header_value = "${clientid}" }]"#;
+        let (_, _, _, headers) = make(kafka, br#"{"h": {"a": "1"}}"#).unwrap();
+        assert_eq!(headers, [("a".to_owned(), b"1".to_vec()), ("who".to_owned(), b"c1".to_vec())]);
+        assert_eq!(make(kafka, br#"{"h": "wrong_header"}"#), Err(Unfit::Headers));
+    }
+}
