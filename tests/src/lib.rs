@@ -5,6 +5,7 @@
 //! * [`broker`]: one face for the development Kafka and the real ones, and [`on_every_kafka!`], which
 //!   makes one test for each.
 //! * [`broker_suite`]: what a broker has to do, in raw requests.
+//! * [`fuzz`]: damaged packets and sessions against a running node.
 //! * [`mqtt`]: MQTT as bytes, for what must not share code with the node.
 //! * [`node`]: the real binary, started, killed and asked for its books.
 //! * [`clients`]: MQTT and Kafka clients that other people wrote.
@@ -23,6 +24,7 @@ use tokio::runtime::Runtime;
 pub mod broker;
 pub mod broker_suite;
 pub mod clients;
+pub mod fuzz;
 pub mod kafka;
 pub mod mqtt;
 pub mod node;

@@ -178,6 +178,11 @@ impl Node {
         self.process.as_ref().map(|process| process.tail(60)).unwrap_or_default()
     }
 
+    /// The lines of its output and log that contain a text.
+    pub fn log_lines_with(&self, text: &str) -> Vec<String> {
+        self.process.as_ref().map(|process| process.lines_with(text)).unwrap_or_default()
+    }
+
     /// Waits for a line of its output or log.
     pub fn wait_for_line(&self, patience: Duration, text: &str) -> Result<()> {
         let process = self.process.as_ref().context("this node does not run")?;
@@ -187,6 +192,12 @@ impl Node {
     /// `causeway ctl stats --json`.
     pub fn stats(&self) -> Result<Value> {
         let answer = causeway(&["ctl", "stats", "--admin", &self.admin, "--json"])?.successful()?;
+        Ok(serde_json::from_str(&answer.stdout)?)
+    }
+
+    /// The counters of the MQTT front: `causeway ctl mqtt --json`.
+    pub fn mqtt_counters(&self) -> Result<BTreeMap<String, u64>> {
+        let answer = causeway(&["ctl", "mqtt", "--admin", &self.admin, "--json"])?.successful()?;
         Ok(serde_json::from_str(&answer.stdout)?)
     }
 

@@ -133,6 +133,12 @@ impl Process {
         all.kept.iter().skip(skip).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
+    /// The kept lines of output that contain a text.
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
+        let all = lock(&self.output.lines);
+        all.kept.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -264,6 +270,15 @@ pub fn run(command: &mut Command, input: &[u8], timeout: Duration) -> Result<Fin
         Some(status) => Ok(Finished { status, stdout, stderr }),
         None => bail!("still running after {timeout:?}: {what}\n--- stdout\n{stdout}\n--- stderr\n{stderr}"),
     }
+}
+
+/// Resident memory of a process in MB, rounded up.
+pub fn resident_mb(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("there is no {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS")?;
+    Ok(kilobytes.div_ceil(1024))
 }
 
 /// Removes `directory` with everything in it should this process end without doing so itself.

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::link::{Link, LinkError, Patience};
-use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, NodeInfo, Request};
+use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo, Request};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(5);
@@ -163,6 +163,17 @@ impl AdminClient {
     ) -> Result<ClientsPage, ClientError> {
         match self.call(&Request::Clients { client_id, after, limit }).await? {
             Answer::Clients(page) => Ok(page),
+            other => Err(self.unexpected(&format_args!("{other:?}"))),
+        }
+    }
+
+    /// All counters of the MQTT front.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn mqtt(&mut self) -> Result<Vec<Counter>, ClientError> {
+        match self.call(&Request::Mqtt).await? {
+            Answer::Mqtt(counters) => Ok(counters),
             other => Err(self.unexpected(&format_args!("{other:?}"))),
         }
     }

@@ -70,6 +70,8 @@ pub enum Command {
         #[arg(long, value_name = "CLIENT_ID")]
         after: Option<String>,
     },
+    /// Show all counters of the MQTT front
+    Mqtt,
 }
 
 impl Ctl {
@@ -119,6 +121,14 @@ impl Ctl {
             Command::Clients { client_id, limit, after } => {
                 let page = clients(&mut client, client_id, limit, after).await?;
                 if json { pretty(&page) } else { Ok(table::clients(&page)) }
+            }
+            Command::Mqtt => {
+                let counters = client.mqtt().await?;
+                if !json {
+                    return Ok(table::mqtt(&counters));
+                }
+                let fields = counters.into_iter().map(|counter| (counter.name, json!(counter.value)));
+                pretty(&fields.collect::<serde_json::Map<_, _>>())
             }
         }
     }

@@ -28,7 +28,7 @@ pub use server::{AdminHandle, AdminOptions, AdminServer, StartError};
 pub use service::{AdminService, Pending};
 pub use v1::{
     AdminError, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo, ClientsPage,
-    ListenerInfo, NodeInfo, PartitionStats,
+    Counter, ListenerInfo, NodeInfo, PartitionStats,
 };
 
 /// Where a node's admin link is unless it is told otherwise.

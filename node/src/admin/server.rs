@@ -271,6 +271,7 @@ impl Desk {
                 Request::Clients { client_id, after, limit } => {
                     service.clients(client_id, after, limit).await.map(Answer::Clients)
                 }
+                Request::Mqtt => service.mqtt().await.map(Answer::Mqtt),
             }
         });
         match timeout(self.options.operation, operation).await {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
+use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo};
 
 /// An operation under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
@@ -34,4 +34,7 @@ pub trait AdminService: Send + Sync + 'static {
         after: Option<String>,
         limit: u32,
     ) -> Pending<'_, ClientsPage>;
+
+    /// All counters of the MQTT front.
+    fn mqtt(&self) -> Pending<'_, Vec<Counter>>;
 }

@@ -220,6 +220,13 @@ pub(super) fn clients(page: &ClientsPage) -> String {
     out
 }
 
+/// Counters of the MQTT front.
+pub(super) fn mqtt(counters: &[super::v1::Counter]) -> String {
+    let columns = vec![("COUNTER", Align::Left), ("VALUE", Align::Right)];
+    let row = |counter: &super::v1::Counter| vec![plain(&counter.name), counter.value.to_string()];
+    Table { columns, rows: counters.iter().map(row).collect() }.render()
+}
+
 fn uptime(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

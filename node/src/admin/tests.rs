@@ -90,6 +90,11 @@ impl AdminService for Fake {
         Box::pin(async move { Ok(ClientsPage { clients, more }) })
     }
 
+    fn mqtt(&self) -> Pending<'_, Vec<Counter>> {
+        let counter = |name: &str, value| Counter { name: name.into(), value };
+        Box::pin(async move { Ok(vec![counter("connections", 12_345), counter("sessions", 6)]) })
+    }
+
     fn restart_bridge(&self, id: String) -> Pending<'_, BridgeInfo> {
         Box::pin(async move {
             let info = self.info(&id)?;
@@ -182,7 +187,7 @@ async fn a_refusal_names_the_known_bridges_and_leaves_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn clients_come_in_as_many_pages_as_it_takes() {
+async fn clients_come_in_as_many_pages_as_it_takes_and_counters_by_name() {
     let stage = stage().await;
     let ask = async |arguments: &[&str]| {
         #[derive(Parser)]
@@ -201,6 +206,10 @@ async fn clients_come_in_as_many_pages_as_it_takes() {
     assert_eq!(count(&some), 1500);
     assert!(some.contains("\nc0010 ") && some.ends_with("there are more: --after c1509\n"), "{some}");
     assert_eq!(count(&ask(&["clients", "c0007"]).await), 1);
+    let counters = ask(&["mqtt"]).await;
+    assert_eq!(counters, "COUNTER      VALUE\nconnections  12345\nsessions         6\n");
+    let counters = ask(&["mqtt", "--json"]).await;
+    assert_eq!(counters, "{\n  \"connections\": 12345,\n  \"sessions\": 6\n}\n");
 }
 
 #[tokio::test]

@@ -74,6 +74,8 @@ pub enum Request {
         /// At most so many, [`CLIENTS_PAGE`] in any case.
         limit: u32,
     },
+    /// All counters of the MQTT front.
+    Mqtt,
 }
 
 /// Most clients in one answer.
@@ -92,6 +94,17 @@ pub enum Answer {
     Bridge(BridgeInfo),
     /// To [`Request::Clients`].
     Clients(ClientsPage),
+    /// To [`Request::Mqtt`].
+    Mqtt(Vec<Counter>),
+}
+
+/// A counter by its name, so that more of them do not change the layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// Its value now.
+    pub value: u64,
 }
 
 /// Some of the clients that have a session, by client identifier.
@@ -433,6 +446,7 @@ mod tests {
                 }],
                 more: false,
             }),
+            Answer::Mqtt(vec![Counter { name: "n".into(), value: 1 }]),
         ];
         assert_eq!(encoded(&answers), LAYOUT_OF_ANSWERS);
         let errors = [
@@ -452,13 +466,15 @@ mod tests {
 0201016101
 030162
 04016301
-050001016409";
+050001016409
+06";
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607
 0101076b61666b613a610161010102010172
 0201076b61666b613a6101610101020101720102030405060708090a0b0c0d010174020102030405060708090a0b0c0d
 03076b61666b613a610161010102010172
-04010163010102030400";
+04010163010102030400
+0501016e01";
     const LAYOUT_OF_ERRORS: &str = "\
 000161010162
 010172

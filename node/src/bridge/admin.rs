@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::admin::{
     AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
-    ClientsPage, ListenerInfo, NodeInfo, PartitionStats, Pending,
+    ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, Pending,
 };
 use crate::mqtt::{ClientRow, Clients, FrontHandle, Listener, Stats};
 
@@ -107,6 +107,12 @@ impl AdminService for NodeAdmin {
             self.bridges.enable(id.clone(), on).await.map_err(|error| self.error(error))?;
             self.info_of(&id)
         })
+    }
+
+    fn mqtt(&self) -> Pending<'_, Vec<Counter>> {
+        let counter = |(name, value): (&str, u64)| Counter { name: name.to_owned(), value };
+        let counters = self.stats.snapshot().by_name().into_iter().map(counter).collect();
+        Box::pin(async move { Ok(counters) })
     }
 
     fn clients(

@@ -22,6 +22,13 @@ macro_rules! counters {
             }
         }
 
+        impl StatsSnapshot {
+            /// Every counter with its name.
+            pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
+
         impl Tally {
             /// Adds everything to the shared counters and starts again at nothing.
             pub(crate) fn flush(&mut self, stats: &Stats) {

@@ -171,8 +171,8 @@ impl Instances {
     pub(crate) fn stop(self) -> Result<()> {
         for node in self.nodes.into_iter().filter_map(OnceLock::into_inner).flatten() {
             let mut node = node;
-            let panicked = node.log_tail().contains("panicked");
-            ensure!(!panicked, "a connection panicked:\n{}", node.log_tail());
+            let panics = node.log_lines_with("panicked");
+            ensure!(panics.is_empty(), "a connection panicked:\n{}", panics.join("\n"));
             node.stop()?;
         }
         Ok(())
