@@ -32,6 +32,8 @@ struct TakerState {
     full: usize,
     /// Tickets are completed at once.
     finishing: bool,
+    /// So many offers panic first.
+    panics: usize,
     taken: Vec<(String, String)>,
     held: Vec<Ticket>,
 }
@@ -39,6 +41,12 @@ struct TakerState {
 impl MessageSink for Taker {
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, _: &mut WakeList) -> Accepted {
         let mut state = self.state.lock();
+        if state.panics > 0 {
+            state.panics -= 1;
+            drop(state);
+            // Without the hook, which would print a backtrace.
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
         if state.full > 0 && ticket.is_some() {
             state.full -= 1;
             self.room.notify_one();
@@ -201,6 +209,41 @@ async fn a_record_that_reached_some_and_not_all_comes_again_after_a_restart() {
     assert_eq!(open.taken(), 2, "the first one gets it again");
     bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
     assert_eq!(committed(&kafka), Some(1));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_panics_is_started_again_and_loses_no_record() {
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let (sound, faulty) = (Arc::new(Taker::default()), Arc::new(Taker::default()));
+    sound.state.lock().finishing = true;
+    faulty.state.lock().finishing = true;
+    faulty.state.lock().panics = 2;
+    router.add_sink("back/#", sound.clone());
+    router.add_sink("back/#", faulty.clone());
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "back/x")).await.unwrap();
+    produce(&kafka, &["a", "b"]).await;
+    until(
+        "its status says that it failed",
+        || matches!(back(&bridges).status, Status::Disconnected(reason) if reason.contains("panicked")),
+    )
+    .await;
+    until("all are taken", || faulty.taken() == 2).await;
+    let payloads: Vec<_> = faulty.state.lock().taken.iter().map(|(_, payload)| payload.clone()).collect();
+    assert_eq!(payloads, ["a", "b"]);
+    assert_eq!(sound.taken(), 4, "the first record once for each panic");
+    until("it is well again", || back(&bridges).status == Status::Connected).await;
+    bridges.stop_all(Kind::Consumer).await.unwrap();
+    assert_eq!(committed(&kafka), Some(2));
+    // One that failed and was stopped meanwhile stays down.
+    faulty.state.lock().panics = 1;
+    bridges.restart(id(Kind::Consumer, "back")).await.unwrap();
+    produce(&kafka, &["c"]).await;
+    until("it failed", || matches!(back(&bridges).status, Status::Disconnected(_))).await;
+    bridges.stop_all(Kind::Consumer).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(back(&bridges).status, Status::Stopped);
     kafka.stop().await;
 }
 

@@ -85,6 +85,7 @@ impl RunningConsumer {
         name: &str,
         config: &ConsumerBridgeConfig,
         surroundings: &Surroundings,
+        supervisor: ractor::ActorCell,
     ) -> Result<Self, String> {
         let node = &surroundings.node;
         let client = config
@@ -123,10 +124,16 @@ impl RunningConsumer {
             ..ConsumerOptions::new(config.group_id(name), topics)
         };
         let sink = Arc::new(ConsumerBridge(Arc::new(program)));
-        let handle = GroupConsumer::start(surroundings.clients.client(&client), options, sink, None)
-            .await
-            .map_err(|error| error.to_string())?;
+        let handle =
+            GroupConsumer::start(surroundings.clients.client(&client), options, sink, Some(supervisor))
+                .await
+                .map_err(|error| error.to_string())?;
         Ok(Self { handle, places })
+    }
+
+    /// The actor behind it.
+    pub(super) fn actor_id(&self) -> ractor::ActorId {
+        self.handle.actor_id()
     }
 
     /// How it is doing.
@@ -228,6 +235,17 @@ impl AckSink for Booked {
     }
 }
 
+/// A record whose publication panics has not been handed over, whatever those who have it say.
+struct AbandonedInPanic(Arc<HandOver>);
+
+impl Drop for AbandonedInPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
 impl PartitionTaker {
     /// The ticket with the books in front of it.
     fn booked(&mut self, ticket: &Ticket) -> Ticket {
@@ -302,6 +320,7 @@ impl PartitionSink for PartitionTaker {
             return Offer::Full(self.audience.clone());
         }
         begun.under_way = true;
+        let _unfinished = AbandonedInPanic(begun.hand_over.clone());
         let message = Message {
             origin: &program.origin,
             topic: &self.topic,

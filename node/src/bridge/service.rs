@@ -2,7 +2,8 @@
 //!
 //! A bridge is described by data ([`Definition`]) and nothing else. One actor carries out what changes
 //! bridges, one thing after the other, so that a restart and a removal never meet half-way; what only
-//! reads (the books, the status) goes past it, so that a slow drain blocks nobody who looks.
+//! reads (the books, the status) goes past it, so that a slow drain blocks nobody who looks. It supervises the
+//! consumers: one that panics is started again after [`REVIVAL`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 use super::consumer::RunningConsumer;
 use super::ledger::Ledger;
@@ -20,6 +21,9 @@ use super::shared_clients::SharedClients;
 use crate::config::{ConsumerBridgeConfig, ProducerBridgeConfig};
 use crate::kafka::consumer::Leave;
 use crate::mqtt::Router;
+
+/// How long a bridge that failed stays down: what made it fail often comes back at once.
+const REVIVAL: Duration = Duration::from_secs(1);
 
 /// Which way a bridge carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,6 +208,8 @@ enum Order {
     Enable(BridgeId, bool, RpcReplyPort<Result<(), Error>>),
     Restart(BridgeId, RpcReplyPort<Result<(), Error>>),
     StopAll(Kind, RpcReplyPort<Result<(), Error>>),
+    /// A bridge that failed is to run again.
+    Revive(BridgeId),
 }
 
 /// Handle to the bridges of this node.
@@ -293,7 +299,10 @@ struct Manager {
 
 impl Manager {
     async fn stop(&self, id: &BridgeId, leave: Leave) {
-        let running = self.entries.write().get_mut(id).and_then(|entry| entry.running.take());
+        let running = self.entries.write().get_mut(id).and_then(|entry| {
+            entry.failure = None;
+            entry.running.take()
+        });
         match running {
             Some(Running::Producer(producer)) => producer.stop(&self.surroundings).await,
             Some(Running::Consumer(consumer)) => consumer.stop(leave).await,
@@ -303,7 +312,7 @@ impl Manager {
     }
 
     /// Starts a bridge that is enabled and does not run.
-    async fn start(&self, id: &BridgeId) -> Result<(), Error> {
+    async fn start(&self, id: &BridgeId, myself: ActorCell) -> Result<(), Error> {
         let definition = match self.entries.read().get(id) {
             Some(entry) if entry.definition.enabled() && entry.running.is_none() => entry.definition.clone(),
             _ => return Ok(()),
@@ -313,7 +322,9 @@ impl Manager {
                 RunningProducer::start(&id.name, &config, &self.surroundings).map(Running::Producer)
             }
             Definition::Consumer(config) => {
-                RunningConsumer::start(&id.name, &config, &self.surroundings).await.map(Running::Consumer)
+                RunningConsumer::start(&id.name, &config, &self.surroundings, myself)
+                    .await
+                    .map(Running::Consumer)
             }
         };
         let mut entries = self.entries.write();
@@ -337,10 +348,10 @@ impl Manager {
         if self.entries.read().contains_key(id) { Ok(()) } else { Err(Error::NotFound { id: id.clone() }) }
     }
 
-    async fn put(&self, id: BridgeId, definition: Definition) -> Result<(), Error> {
+    async fn put(&self, id: BridgeId, definition: Definition, myself: ActorCell) -> Result<(), Error> {
         self.stop(&id, Leave::Restart).await;
         self.entries.write().insert(id.clone(), Entry { definition, running: None, failure: None });
-        self.start(&id).await
+        self.start(&id, myself).await
     }
 
     async fn remove(&self, id: &BridgeId) -> Result<(), Error> {
@@ -350,27 +361,39 @@ impl Manager {
         Ok(())
     }
 
-    async fn enable(&self, id: &BridgeId, on: bool) -> Result<(), Error> {
+    async fn enable(&self, id: &BridgeId, on: bool, myself: ActorCell) -> Result<(), Error> {
         self.known(id)?;
         if let Some(entry) = self.entries.write().get_mut(id) {
             entry.definition.set_enabled(on);
             entry.failure = None;
         }
         if on {
-            self.start(id).await
+            self.start(id, myself).await
         } else {
             self.stop(id, Leave::Final).await;
             Ok(())
         }
     }
 
-    async fn restart(&self, id: &BridgeId) -> Result<(), Error> {
+    async fn restart(&self, id: &BridgeId, myself: ActorCell) -> Result<(), Error> {
         self.known(id)?;
         if !self.entries.read().get(id).is_some_and(|entry| entry.definition.enabled()) {
             return Err(Error::Disabled(id.clone()));
         }
         self.stop(id, Leave::Restart).await;
-        self.start(id).await
+        self.start(id, myself).await
+    }
+
+    /// A consumer's actor is gone although nobody stopped it: its bridge does not run any more.
+    fn failed(&self, actor: &ActorCell, reason: &str) -> Option<BridgeId> {
+        let mut entries = self.entries.write();
+        let (id, entry) = entries.iter_mut().find(|(_, entry)| {
+            matches!(&entry.running, Some(Running::Consumer(consumer)) if consumer.actor_id() == actor.get_id())
+        })?;
+        tracing::error!(bridge = %id, reason, "bridge failed, it is started again");
+        entry.running = None;
+        entry.failure = Some(format!("failed and is started again: {reason}"));
+        Some(id.clone())
     }
 
     async fn stop_all(&self, kind: Kind) {
@@ -388,19 +411,47 @@ impl Actor for Manager {
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Order>, order: Order, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Order>,
+        order: Order,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        let cell = myself.get_cell();
         let (result, reply) = match order {
-            Order::Put(id, definition, reply) => (self.put(id, definition).await, reply),
+            Order::Put(id, definition, reply) => (self.put(id, definition, cell).await, reply),
             Order::Remove(id, reply) => (self.remove(&id).await, reply),
-            Order::Enable(id, on, reply) => (self.enable(&id, on).await, reply),
-            Order::Restart(id, reply) => (self.restart(&id).await, reply),
+            Order::Enable(id, on, reply) => (self.enable(&id, on, cell).await, reply),
+            Order::Restart(id, reply) => (self.restart(&id, cell).await, reply),
             Order::StopAll(kind, reply) => {
                 self.stop_all(kind).await;
                 (Ok(()), reply)
             }
+            Order::Revive(id) => {
+                // Unless it was stopped meanwhile. One that cannot be started says why in its status.
+                if self.entries.read().get(&id).is_some_and(|entry| entry.failure.is_some()) {
+                    let _ = self.start(&id, cell).await;
+                }
+                return Ok(());
+            }
         };
         // Whoever asked may have stopped waiting.
         let _ = reply.send(result);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Order>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        // One that was stopped is gone from the entries already, or about to be.
+        if let SupervisionEvent::ActorFailed(actor, reason) = event
+            && let Some(id) = self.failed(&actor, &reason.to_string())
+        {
+            myself.send_after(REVIVAL, move || Order::Revive(id));
+        }
         Ok(())
     }
 }

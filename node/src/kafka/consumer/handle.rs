@@ -60,6 +60,11 @@ pub struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
+    /// The actor, as its supervisor hears of it.
+    pub fn actor_id(&self) -> ractor::ActorId {
+        self.actor.get_id()
+    }
+
     /// How it is doing now.
     pub fn status(&self) -> ConsumerStatus {
         self.shared.status.subscribe().borrow().clone()

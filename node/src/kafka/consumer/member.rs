@@ -85,6 +85,30 @@ pub(super) enum Message {
     },
     /// How many partitions our topics have now (`None`: not known to Kafka).
     Topics(BTreeMap<Arc<str>, Option<usize>>),
+    /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
+    /// whole, and whoever supervises it starts another.
+    TaskPanicked,
+}
+
+/// Tells the member when the task that holds it panics.
+struct PanicAlarm(ActorRef<Message>);
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Fails only when the member is gone already.
+            let _ = self.0.cast(Message::TaskPanicked);
+        }
+    }
+}
+
+/// Runs a task of an assignment.
+fn watched(task: impl Future<Output = ()> + Send + 'static, member: &ActorRef<Message>) -> Owned<()> {
+    let alarm = PanicAlarm(member.clone());
+    Owned(tokio::spawn(async move {
+        let _alarm = alarm;
+        task.await;
+    }))
 }
 
 /// A task that ends with its owner.
@@ -119,8 +143,9 @@ struct State {
     _timers: [Owned<()>; 2],
 }
 
-impl Drop for State {
-    fn drop(&mut self) {
+impl State {
+    /// Lets go of everything; a second time does nothing more.
+    fn end(&mut self) {
         if let Some((_, alarm)) = self.alarm.take() {
             alarm.abort();
         }
@@ -130,6 +155,12 @@ impl Drop for State {
         self.shared.status.forget_faults();
         self.shared.status.standing(Standing::Out("the consumer has stopped".to_owned()));
         self.shared.stopped.send_replace(true);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -174,6 +205,13 @@ impl Actor for GroupMember {
         })
     }
 
+    /// The state goes to the supervisor with the news that the actor ended, and the supervisor may be waiting
+    /// for just that end.
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.end();
+        Ok(())
+    }
+
     async fn handle(
         &self,
         myself: ActorRef<Message>,
@@ -181,6 +219,7 @@ impl Actor for GroupMember {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            Message::TaskPanicked => return Err("a task of the consumer panicked".into()),
             Message::Event(event) => state.take_in(event, &myself),
             Message::Commit => state.commit(&myself),
             Message::Committed { attempt, taken, result } => {
@@ -275,7 +314,7 @@ impl State {
             Action::Heartbeat { attempt, coordinator, identity } => ask(myself, async move {
                 Event::Beat { attempt, result: requests.heartbeat(coordinator, identity).await }
             }),
-            Action::Assign { generation, partitions } => self.assign(generation, partitions),
+            Action::Assign { generation, partitions } => self.assign(generation, partitions, myself),
             Action::Revoke { attempt } => self.revoke(attempt, myself),
             Action::Lose => {
                 tracing::warn!(
@@ -299,7 +338,12 @@ impl State {
         }
     }
 
-    fn assign(&mut self, generation: i32, partitions: Vec<(TopicPartition, Option<i64>)>) {
+    fn assign(
+        &mut self,
+        generation: i32,
+        partitions: Vec<(TopicPartition, Option<i64>)>,
+        myself: &ActorRef<Message>,
+    ) {
         let names: Vec<String> = partitions.iter().map(|(name, _)| name.to_string()).collect();
         tracing::info!(
             group = &*self.options.group_id,
@@ -329,13 +373,13 @@ impl State {
         for (name, committed) in partitions {
             let sink = self.sink.clone().open(&name.topic, name.partition);
             let partition = Partition::new(name, committed, limits, fetch_bytes);
-            deliveries.push(Owned(tokio::spawn(deliver(partition.clone(), sink))));
+            deliveries.push(watched(deliver(partition.clone(), sink), myself));
             context.status.assigned(&partition.name.to_string());
             context.placement.seek(partition.clone(), false);
             assigned.push(partition);
         }
         self.shared.partitions.lock().clone_from(&assigned);
-        let placement = Owned(tokio::spawn(place(context.clone())));
+        let placement = watched(place(context.clone()), myself);
         self.assigned = Some(Assigned { context, partitions: assigned, deliveries, placement });
     }
 

@@ -154,7 +154,8 @@ pub struct StartError {
 
 impl GroupConsumer {
     /// Joins the group and reads, until [`ConsumerHandle::stop`]. Kafka need not be there yet: the
-    /// consumer tries until it is, and says so in its status. With a `supervisor` the actor is linked to it.
+    /// consumer tries until it is, and says so in its status. With a `supervisor` the actor is linked to it:
+    /// a consumer that panics, in whichever of its tasks, fails as a whole, and the supervisor hears of it.
     pub async fn start(
         client: Client,
         options: ConsumerOptions,
