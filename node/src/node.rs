@@ -17,7 +17,7 @@ use crate::admin::{AdminHandle, AdminServer};
 use crate::bridge::admin::NodeAdmin;
 use crate::bridge::service::{Bridges, Definition, Kind, Surroundings};
 use crate::config::Config;
-use crate::mqtt::{Front, FrontHandle, Router};
+use crate::mqtt::{Front, FrontHandle, Listener, Router};
 
 /// How long bridges may take to finish what they hold when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -93,6 +93,16 @@ impl Node {
         listeners.map(|listener| (listener.name.clone(), listener.address)).collect()
     }
 
+    /// The MQTT listeners.
+    pub fn listeners(&self) -> &[Listener] {
+        self.front.listeners()
+    }
+
+    /// Reads the certificate files of all listeners again, on each call.
+    pub fn certificate_reload(&self) -> impl Fn() + Send + Sync + use<> {
+        self.front.certificate_reload()
+    }
+
     /// Address of the admin link.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(AdminHandle::local_addr)
@@ -128,15 +138,29 @@ fn lock_data_dir(path: &Path) -> Result<File, Error> {
 /// Runs a node until the process is told to end (SIGTERM, SIGINT), then stops it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let node = Node::start(config).await?;
-    for (name, address) in node.mqtt_addresses() {
-        println!("listening mqtt {address} ({name})");
+    for listener in node.listeners() {
+        println!("listening {} {} ({})", listener.kind().scheme(), listener.address, listener.name);
     }
     if let Some(address) = node.admin_address() {
         println!("listening admin {address}");
     }
-    wait_for_end().await?;
+    let reload = node.certificate_reload();
+    tokio::select! {
+        end = wait_for_end() => end?,
+        failed = on_hangup(reload) => failed?,
+    }
     println!("stopping");
     node.stop().await;
+    Ok(())
+}
+
+/// Does something on each SIGHUP; returns only if it cannot.
+async fn on_hangup(act: impl Fn()) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    while hangup.recv().await.is_some() {
+        act();
+    }
     Ok(())
 }
 

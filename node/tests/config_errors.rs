@@ -40,7 +40,7 @@ const GENERAL: &[(&str, &str)] = &[
         "listeners.tcp.x { bind = 1883, max_connections = 0 }",
         "1: listeners.tcp.x.max_connections = 0: out of range; allowed: 1 to 10000000",
     ),
-    ("listeners.ssl.x { bind = 8883 }", "1: listeners.ssl: unknown key; allowed here: tcp"),
+    ("listeners.quic.x { bind = 14567 }", "1: listeners.quic: unknown key; allowed here: tcp, ssl, ws, wss"),
     (
         "mqtt.max_packet_size = 1TB",
         r#"1: mqtt.max_packet_size = "1TB": not a byte size; write a whole number with B, KB, MB or GB, such as 896KB; allowed: 1KB to 256MB"#,

@@ -245,7 +245,7 @@ fn a_disabled_bridge_may_ask_for_what_this_version_cannot_do() {
 #[test]
 fn an_empty_file_is_a_node_with_one_listener() {
     let config = load_text("empty", "").unwrap().value;
-    assert_eq!(config.listeners.tcp["default"].bind.to_string(), "0.0.0.0:1883");
+    assert_eq!(config.listeners.tcp["default"].common.bind.to_string(), "0.0.0.0:1883");
     assert_eq!(config.admin.bind.to_string(), "127.0.0.1:8081");
     assert_eq!(config.mqtt.max_packet_size, ByteSize::mb(1));
     assert!(config.bridges.kafka.is_empty() && config.bridges.kafka_consumer.is_empty());

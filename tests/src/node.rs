@@ -125,8 +125,8 @@ impl Node {
         )?;
         let address = |kind: &'static str| {
             move |line: &str| {
-                let rest = line.strip_prefix("listening ")?.strip_prefix(kind)?;
-                rest.split_whitespace().next().map(str::to_owned)
+                let (said, rest) = line.strip_prefix("listening ")?.split_once(' ')?;
+                rest.split_whitespace().next().filter(|_| said == kind).map(str::to_owned)
             }
         };
         self.mqtt = process.wait_for(START_TIMEOUT, address("mqtt"))?;

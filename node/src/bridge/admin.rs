@@ -57,7 +57,7 @@ impl AdminService for NodeAdmin {
     fn node(&self) -> Pending<'_, NodeInfo> {
         let stats = self.stats.snapshot();
         let listener = |listener: &Listener| ListenerInfo {
-            name: format!("tcp:{}", listener.name),
+            name: listener.id().to_owned(),
             bind: listener.address.to_string(),
             connections: listener.connections() as u64,
             max_connections: listener.max_connections as u64,

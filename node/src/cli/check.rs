@@ -5,11 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, Errors, Loaded, MAX_CONNECTIONS, load_file, open_files_limit};
+use crate::mqtt;
 
 /// Prints what is wrong with the file (code 1), or what it contains (code 0).
 pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
     match load_file(path) {
         Ok(loaded) => {
+            if let Err(failure) = certificates(&loaded.value) {
+                eprint!("{}{failure}", remarks(&loaded));
+                return Ok(ExitCode::FAILURE);
+            }
             super::print(&format!("{}configuration is valid\n{}", remarks(&loaded), summary(&loaded.value)))
         }
         Err(errors) => {
@@ -17,6 +22,24 @@ pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Looks at the certificate files of the listeners: warnings are printed, errors returned, one a line.
+pub(super) fn certificates(config: &Config) -> Result<(), String> {
+    let (errors, warnings) = mqtt::check_tls(&config.mqtt_options());
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    for error in &errors {
+        let _ = writeln!(text, "{error}");
+    }
+    let plural = if errors.len() == 1 { "" } else { "s" };
+    let _ = writeln!(text, "\n{} error{plural}: the certificates cannot be used", errors.len());
+    Err(text)
 }
 
 /// The errors, one a line, and how many they are.
@@ -41,9 +64,16 @@ pub(super) fn remarks(loaded: &Loaded<Config>) -> String {
 fn summary(config: &Config) -> String {
     let mut text = format!("node {}, data in {}\n", config.node.name, config.node.data_dir.display());
     let limit = open_files_limit();
-    for (name, listener) in &config.listeners.tcp {
+    for any in config.listeners.all() {
+        let listener = any.common;
         let state = if listener.enable { "" } else { " (disabled)" };
-        let _ = writeln!(text, "listener {name}: MQTT over TCP on {}{state}", listener.bind);
+        let below = match any.kind {
+            "ssl" => "TLS",
+            "ws" => "WebSocket",
+            "wss" => "WebSocket and TLS",
+            _ => "TCP",
+        };
+        let _ = writeln!(text, "listener {}: MQTT over {below} on {}{state}", any.name, listener.bind);
         if let Some(limit) = limit.filter(|limit| {
             listener.max_connections != MAX_CONNECTIONS && u64::from(listener.max_connections) > *limit
         }) {

@@ -284,7 +284,7 @@ section! {
     validate check_ssl;
 }
 
-fn old_tls(version: TlsVersion) -> Option<String> {
+pub(super) fn old_tls(version: TlsVersion) -> Option<String> {
     matches!(version, TlsVersion::V1_1 | TlsVersion::V1_0)
         .then(|| "TLS below 1.2 is not supported, this version is left out".into())
 }

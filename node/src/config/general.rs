@@ -1,18 +1,12 @@
-//! The sections beside bridges and MQTT: the node itself, listeners, logging, the admin link.
+//! The sections beside listeners, bridges and MQTT: the node itself, logging, the admin link.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::address::read_bind;
 use super::kind::Kind;
-use super::kind_numbers::integer;
 use super::kind_values::{Parsed, boolean, choice, parsed};
-use super::section::{Named, SectionKind, choices, named, nested, section};
-
-/// Connections that a listener allows where nothing is written: more than any machine holds, so that the
-/// limit of open files is what counts.
-pub const MAX_CONNECTIONS: u32 = 1_024_000;
+use super::section::{choices, section};
 
 section! {
     /// Who this node is and where it keeps its data.
@@ -24,27 +18,6 @@ section! {
             .or_else(host_name, "name of the host");
         /// Folder for everything that this node keeps. Relative paths count from where the node is started.
         data_dir: PathBuf => path().or(PathBuf::from("data"));
-    }
-}
-
-section! {
-    /// Where MQTT clients connect.
-    pub struct ListenersConfig {
-        /// A listener for MQTT over TCP.
-        tcp: BTreeMap<String, TcpListenerConfig> => listeners().or_else(default_listeners, "`default` on port 1883");
-    }
-}
-
-section! {
-    /// One listener for MQTT over TCP.
-    pub struct TcpListenerConfig {
-        /// Whether the listener is opened.
-        enable: bool => boolean().or(true);
-        /// Port, or address and port. A port alone listens on every IPv4 address, `[::]:1883` on every
-        /// IPv6 address; port 0 takes any free one.
-        bind: SocketAddr => bind();
-        /// Connections open at once; further ones are closed. The system's limit of open files bounds it, too.
-        max_connections: u32 => integer(1..=10_000_000).or(MAX_CONNECTIONS);
     }
 }
 
@@ -94,19 +67,7 @@ section! {
     }
 }
 
-fn listeners() -> Named<SectionKind<TcpListenerConfig>> {
-    named(nested(), |name| super::check_name(name).map_err(|message| message.replace("bridge", "listener")))
-}
-
-fn default_listeners() -> BTreeMap<String, TcpListenerConfig> {
-    let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 1883);
-    BTreeMap::from([(
-        "default".to_owned(),
-        TcpListenerConfig { enable: true, bind, max_connections: MAX_CONNECTIONS },
-    )])
-}
-
-fn bind() -> Parsed<SocketAddr> {
+pub(super) fn bind() -> Parsed<SocketAddr> {
     parsed("address", read_bind, |address| address.to_string().into())
 }
 

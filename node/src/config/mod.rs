@@ -19,6 +19,7 @@ mod kind;
 mod kind_numbers;
 mod kind_values;
 mod lines;
+mod listeners;
 mod mqtt;
 mod producer;
 mod reference;
@@ -46,13 +47,15 @@ pub use connection::{
 pub use consumer::{
     ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping, WhenNoSubscriber,
 };
-pub use general::{
-    AdminConfig, ListenersConfig, LogConfig, LogFormat, LogLevel, MAX_CONNECTIONS, NodeConfig,
-    TcpListenerConfig, open_files_limit,
-};
+pub use general::{AdminConfig, LogConfig, LogFormat, LogLevel, NodeConfig, open_files_limit};
 pub use kafka_names::check_name;
 pub use kind::{DefaultDoc, FieldDoc, Secrets};
 pub use kind_values::Choice;
+pub use listeners::{
+    AnyListener, CertificateConfig, ListenerConfig, ListenersConfig, MAX_CONNECTIONS, PeerCertAsUsername,
+    SslListenerConfig, SslOptionsConfig, TcpListenerConfig, VerifyClient, WebSocketConfig, WsListenerConfig,
+    WssListenerConfig,
+};
 pub use mqtt::{MqttConfig, QueueFull, RetainConfig};
 pub use producer::{
     BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,

@@ -102,15 +102,8 @@ impl Config {
             // Reaches the router: `retained_limits`.
             retain: _,
         } = self.mqtt;
-        let listeners = self.listeners.tcp.iter().filter(|(_, listener)| listener.enable);
         mqtt::Options {
-            listeners: listeners
-                .map(|(name, listener)| mqtt::ListenerOptions {
-                    name: name.clone(),
-                    bind: listener.bind,
-                    max_connections: listener.max_connections as usize,
-                })
-                .collect(),
+            listeners: self.listeners.options(),
             node: self.node.name.clone(),
             // At most 256 MB by its range.
             max_packet_size: max_packet_size.bytes() as u32,
@@ -164,6 +157,7 @@ mod tests {
         let text = "listeners.tcp { a { bind = 1, enable = false }, b { bind = 2, max_connections = 3 } }";
         let listeners = load_text("text", text).unwrap().value.mqtt_options().listeners;
         let bind = "0.0.0.0:2".parse().unwrap();
-        assert_eq!(listeners, [mqtt::ListenerOptions { name: "b".into(), bind, max_connections: 3 }]);
+        let listener = mqtt::ListenerOptions { max_connections: 3, ..mqtt::ListenerOptions::new("b", bind) };
+        assert_eq!(listeners, [listener]);
     }
 }

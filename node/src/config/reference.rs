@@ -12,7 +12,22 @@ const PARTS: &[(&str, &str, &str)] = &[
     (
         "listeners.tcp.NAME",
         "listeners.tcp.NAME",
-        "Where MQTT clients connect; as many as wanted, each with a name. Without any, the listener `default` takes port 1883 on every IPv4 address.",
+        "Where MQTT clients connect; as many as wanted, each with a name. Without any, the listener `default` takes port 1883 on every IPv4 address; `listeners.tcp = {}` opens none.",
+    ),
+    (
+        "listeners.ssl.NAME",
+        "listeners.ssl.NAME",
+        "Where MQTT clients connect over TLS, usually on port 8883. None is opened unless it is configured.",
+    ),
+    (
+        "listeners.ws.NAME",
+        "listeners.ws.NAME",
+        "Where MQTT clients connect over WebSocket, usually on port 8083.",
+    ),
+    (
+        "listeners.wss.NAME",
+        "listeners.wss.NAME",
+        "Where MQTT clients connect over WebSocket and TLS, usually on port 8084.",
     ),
     ("mqtt", "mqtt", "Limits and timers of the device side."),
     ("log", "log", "Logging, to standard error."),
@@ -80,6 +95,16 @@ pub fn reference() -> String {
 const EXAMPLE_VALUES: &[(&str, &str)] = &[
     ("node.name", "causeway-1"),
     ("listeners.tcp.default.bind", "\"0.0.0.0:1883\""),
+    ("listeners.ssl.default.enable", "false"),
+    ("listeners.ssl.default.bind", "\"0.0.0.0:8883\""),
+    ("listeners.ssl.default.ssl_options.certfile", "\"certs/server.pem\""),
+    ("listeners.ssl.default.ssl_options.keyfile", "\"certs/server.key\""),
+    ("listeners.ws.default.enable", "false"),
+    ("listeners.ws.default.bind", "\"0.0.0.0:8083\""),
+    ("listeners.wss.default.enable", "false"),
+    ("listeners.wss.default.bind", "\"0.0.0.0:8084\""),
+    ("listeners.wss.default.ssl_options.certfile", "\"certs/server.pem\""),
+    ("listeners.wss.default.ssl_options.keyfile", "\"certs/server.key\""),
     ("bridges.kafka.to_kafka.enable", "true"),
     ("bridges.kafka.to_kafka.bootstrap_hosts", "\"127.0.0.1:9092\""),
     ("bridges.kafka.to_kafka.local_topic", "\"t/#\""),
@@ -107,6 +132,9 @@ pub fn example() -> String {
         let key = doc
             .key
             .replace("tcp.NAME", "tcp.default")
+            .replace("ssl.NAME", "ssl.default")
+            .replace("ws.NAME", "ws.default")
+            .replace("wss.NAME", "wss.default")
             .replace("kafka.NAME", "kafka.to_kafka")
             .replace("kafka_consumer.NAME", "kafka_consumer.from_kafka");
         if let Some(parent) = &explained

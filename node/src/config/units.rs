@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::mqtt::Rate;
+
 /// A number of bytes. Written `512B`, `896KB`, `1MB`, `2GB` (powers of 1024) or as a bare number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
@@ -155,6 +157,28 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{millis}ms")
 }
 
+/// Reads so many in so much time: `COUNT`, `COUNT/s`, `COUNT/10s`; `count` reads the first part. None: not a rate.
+pub(super) fn read_rate(text: &str, count: impl Fn(&str) -> Result<u64, String>) -> Option<Rate> {
+    let (amount, time) = text.trim().split_once('/').unwrap_or((text, "1s"));
+    let time = time.trim();
+    // `/s` is `/1s`.
+    let unit_alone = time.starts_with(|c: char| c.is_ascii_alphabetic());
+    let per = if unit_alone {
+        read_duration(&format!("1{time}"), BaseUnit::Seconds)
+    } else {
+        read_duration(time, BaseUnit::Seconds)
+    };
+    let rate = Rate { count: count(amount.trim()).ok()?, per: per.ok()? };
+    (rate.count > 0 && !rate.per.is_zero()).then_some(rate)
+}
+
+/// Writes a rate whose count is shown as `count`.
+pub(super) fn show_rate(rate: Rate, count: &impl fmt::Display) -> String {
+    let time = show_duration(rate.per);
+    // `1s` is `s`; `1ms` and the like keep their number.
+    format!("{count}/{}", if time == "1s" { "s" } else { &time })
+}
+
 fn split_number(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -201,6 +225,29 @@ mod tests {
         {
             assert!(ByteSize::read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_so_many_in_so_much_time() {
+        let count = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
+        for (text, amount, millis) in [
+            ("1000", 1000, 1000),
+            ("1000/s", 1000, 1000),
+            (" 500 / 10s ", 500, 10_000),
+            ("7/m", 7, 60_000),
+            ("7/100ms", 7, 100),
+            ("7/5", 7, 5000),
+        ] {
+            let rate = Rate { count: amount, per: Duration::from_millis(millis) };
+            assert_eq!(read_rate(text, count), Some(rate), "{text}");
+            assert_eq!(read_rate(&show_rate(rate, &amount), count), Some(rate), "{text}");
+        }
+        for text in ["", "/s", "0", "0/s", "1/0s", "1/", "1//s", "1/parsec", "-1/s", "1.5/s"] {
+            assert_eq!(read_rate(text, count), None, "{text}");
+        }
+        let bytes = |text: &str| ByteSize::read(text).map(ByteSize::bytes);
+        assert_eq!(read_rate("100KB/s", bytes), Some(Rate::per_second(100 << 10)));
+        assert_eq!(show_rate(Rate::per_second(100 << 10), &ByteSize::kb(100)), "100KB/s");
     }
 
     #[test]

@@ -39,8 +39,10 @@ use super::{
     inbox::{Mail, Outbox},
     listener::Place,
     memory::{self, Held, Pressure},
+    options::CertificateUsername,
     out_buffer::{OutBuffer, Queue},
     publisher::Block,
+    rate::{ClientRates, Limited},
     requests,
     session::Output,
     shared::{Client, Shared},
@@ -133,6 +135,8 @@ pub(crate) struct Connection {
     timer: Option<Pin<Box<Sleep>>>,
     last_activity: Instant,
     held: Held,
+    /// What its listener lets it send, where that is limited.
+    rates: Option<Box<ClientRates>>,
 }
 
 impl Connection {
@@ -143,6 +147,8 @@ impl Connection {
         let deadline = now + shared.options.connect_timeout;
         let stop = Box::pin(shared.stop.clone().notified_owned());
         let held = Held::new(shared.router.memory(), memory::CONNECTION);
+        let listener = place.listener();
+        let rates = ClientRates::new(listener.messages_rate, listener.bytes_rate, now);
         Self {
             held,
             shared,
@@ -157,12 +163,18 @@ impl Connection {
             out: OutBuffer::default(),
             timer: None,
             last_activity: now,
+            rates,
         }
     }
 
-    /// Name of the listener it came through.
+    /// The listener it came through, such as `ssl:default`.
     pub(super) fn listener(&self) -> &str {
-        &self.place.listener().name
+        self.place.listener().id()
+    }
+
+    /// What of the client's certificate takes the place of its user name.
+    pub(super) fn certificate_username(&self) -> CertificateUsername {
+        self.place.listener().certificate_username
     }
 
     /// One round: true when there may be more to do at once.
@@ -200,6 +212,11 @@ impl Connection {
         let result = self.out.poll_write(&mut self.socket, cx, &mut written);
         scratch.work.tally.counts().bytes_sent += written;
         if let Poll::Ready(Err(_)) = result {
+            return Err(End::Gone);
+        }
+        if self.socket.wants_flush()
+            && let Poll::Ready(Err(_)) = Pin::new(&mut self.socket).poll_flush(cx)
+        {
             return Err(End::Gone);
         }
         if written > 0 && self.out.len() > OUT_LIMIT {
@@ -350,8 +367,15 @@ impl Connection {
             match self.decoder.decode(rest) {
                 Ok(Decoded::Incomplete { .. }) => break,
                 Ok(Decoded::Packet { packet, consumed }) => {
+                    let publish = matches!(packet, Packet::Publish(_));
+                    if self.rates.is_some() && self.is_over_rates(work) {
+                        break;
+                    }
                     if self.handle(packet, work)? {
                         at += consumed;
+                        if let Some(rates) = &mut self.rates {
+                            rates.count(publish, consumed, Instant::now());
+                        }
                     }
                 }
                 Err(error) => {
@@ -366,6 +390,23 @@ impl Connection {
             }
         }
         Ok(at)
+    }
+
+    /// True when the client's next packet has to wait in front: [`Self::block`] says how long.
+    fn is_over_rates(&mut self, work: &mut Work) -> bool {
+        // One that was interrupted goes on.
+        if self.client.as_ref().is_some_and(|client| client.parked.is_some()) {
+            return false;
+        }
+        let Some((until, limited)) = self.rates.as_ref().and_then(|rates| rates.wait(Instant::now())) else {
+            return false;
+        };
+        match limited {
+            Limited::Messages => work.tally.counts().paused_messages_rate += 1,
+            Limited::Bytes => work.tally.counts().paused_bytes_rate += 1,
+        }
+        self.block = Block::Rate { until };
+        true
     }
 
     /// Acts on one packet. False: not now, it stays in front and [`Self::block`] says why.
@@ -424,13 +465,23 @@ impl Connection {
     /// Begins to close: the reason goes to the client, the session back to the keeper.
     fn close(&mut self, end: End, now: Instant, work: &mut Work) -> bool {
         let version = self.decoder.version;
+        let closing = matches!(self.phase, Phase::Closing { .. });
         match end {
-            End::Gone => return true,
+            End::Gone => {
+                if closing || !self.socket.has_farewell() {
+                    return true;
+                }
+                // Nothing more for the client but its transport's goodbye.
+                self.out = OutBuffer::default();
+            }
             End::Disconnected => {
                 if let Some(client) = &mut self.client {
                     client.lease.ending().will = None;
                 }
-                return true;
+                if !self.socket.has_farewell() {
+                    return true;
+                }
+                self.out = OutBuffer::default();
             }
             End::Refused(reason) => {
                 if reason == ReasonCode::KeepAliveTimeout {
@@ -490,7 +541,7 @@ impl Connection {
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         let mut buffer = ReadBuf::new(&mut scratch.read);
-        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+        match self.socket.poll_drain(cx, &mut buffer) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Ok(true),
             Poll::Ready(_) => Err(End::Gone),
@@ -512,10 +563,14 @@ impl Connection {
                     // One who is not read from cannot be blamed for silence.
                     _ => None,
                 };
-                let retry = if let Block::Room { retry, .. } = &self.block { Some(*retry) } else { None };
+                let again = match &self.block {
+                    Block::Room { retry } => Some(*retry),
+                    Block::Rate { until } => Some(*until),
+                    Block::No | Block::Limit => None,
+                };
                 let leaving = client.leaving.map(|(_, deadline)| deadline);
                 let access = client.access.as_ref().and_then(|access| access.deadline());
-                [silence, retry, leaving, client.draining, access].into_iter().flatten().min()
+                [silence, again, leaving, client.draining, access].into_iter().flatten().min()
             }
         }
     }

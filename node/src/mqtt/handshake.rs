@@ -10,7 +10,7 @@ use super::{
     authentication::ClientAccess,
     connection::{Connection, End, Phase, Work},
     keeper::{Claim, Granted},
-    options::Options,
+    options::{CertificateUsername, Options},
     session::{ClientLimits, Output},
     shared::Client,
     will::{OwnedMessage, Will},
@@ -80,7 +80,9 @@ impl Connection {
         let prepared = self.prepare(connect);
         self.decoder.version = Some(version);
         let method = connect.authentication_method.map(|method| (method, connect.authentication_data));
-        self.authenticate(prepared, connect.username, connect.password, method, work)
+        let named = self.username_by_certificate().map(Box::<str>::from);
+        let username = named.as_deref().or(connect.username);
+        self.authenticate(prepared, username, connect.password, method, work)
     }
 
     /// The client may come in: asks for its session.
@@ -105,7 +107,7 @@ impl Connection {
         } else {
             connect.client_id.into()
         };
-        let username = connect.username.map(Box::from);
+        let username = self.username_by_certificate().or(connect.username).map(Box::from);
         let origin = Arc::new(Origin { client_id, username, peer: Some(self.peer.address) });
         let (expiry, shortened) = session_expiry(connect, options);
         Prepared {
@@ -128,6 +130,16 @@ impl Connection {
             method: None,
             last_word: None,
             access: None,
+        }
+    }
+
+    /// The user name that the client's certificate gives it, where its listener says so.
+    pub(super) fn username_by_certificate(&self) -> Option<&str> {
+        let certificate = self.peer.certificate.as_deref()?;
+        match self.certificate_username() {
+            CertificateUsername::Disabled => None,
+            CertificateUsername::CommonName => certificate.common_name.as_deref(),
+            CertificateUsername::Subject => Some(&certificate.subject),
         }
     }
 

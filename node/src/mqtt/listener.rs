@@ -1,4 +1,4 @@
-//! TCP listeners: opening them, and the accept loops.
+//! Listeners: opening them, and the accept loops.
 //!
 //! A listener is a set of sockets on one address with `SO_REUSEPORT`, one for each acceptor, so that the
 //! kernel spreads new connections. A second process with that option would join the set in silence, so the
@@ -14,16 +14,21 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use ractor::ActorRef;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use super::{
-    options::ListenerOptions,
+    options::{CertificateUsername, ListenerKind, ListenerOptions},
+    rate::{Rate, TokenBucket},
     shared::Shared,
     stats::Stats,
     supervisor::{Notice, Supervised},
-    transport::{Peer, Transport},
+    transport::{
+        Certificates, Peer, Stream, Transport,
+        opening::{self, Entrance},
+    },
 };
 
 /// Connections the kernel keeps for us while we accept others: a fleet that comes back after an outage.
@@ -37,7 +42,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 pub enum ListenError {
     /// Somebody else listens there.
     #[error(
-        "listener `{name}`: address {address} is taken, something else listens there; choose another port or stop it"
+        "listener {name}: address {address} is taken, something else listens there; choose another port or stop it"
     )]
     Taken {
         /// The listener.
@@ -46,7 +51,7 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// Anything else.
-    #[error("listener `{name}`: cannot listen on {address}: {source}")]
+    #[error("listener {name}: cannot listen on {address}: {source}")]
     Io {
         /// The listener.
         name: String,
@@ -58,21 +63,38 @@ pub enum ListenError {
 }
 
 /// What all sockets and connections of a listener share.
-#[derive(Debug)]
 pub(crate) struct ListenerState {
-    pub(crate) name: Box<str>,
+    /// Kind and name, such as `tcp:default`.
+    id: Box<str>,
+    kind: ListenerKind,
     max_connections: usize,
     /// Connections of the whole listener.
     open: AtomicUsize,
+    /// What comes before MQTT.
+    pub(crate) entrance: Entrance,
+    accepts: Option<Mutex<TokenBucket>>,
+    pub(crate) messages_rate: Option<Rate>,
+    pub(crate) bytes_rate: Option<Rate>,
+    pub(crate) certificate_username: CertificateUsername,
+    stats: Arc<Stats>,
 }
 
-/// A connection's place among those of its listener.
+impl ListenerState {
+    /// Kind and name, such as `tcp:default`.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A connection's place among those of its listener, from accept on; the connection is counted as long.
 pub(crate) struct Place(Arc<ListenerState>);
 
 impl Place {
     /// Takes one more place.
     fn take(listener: &Arc<ListenerState>) -> Self {
         listener.open.fetch_add(1, Ordering::AcqRel);
+        Stats::add(&listener.stats.connections, 1);
+        Stats::add(&listener.stats.connections_accepted, 1);
         Self(listener.clone())
     }
 
@@ -85,6 +107,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
+        Stats::subtract(&self.0.stats.connections, 1);
     }
 }
 
@@ -95,7 +118,7 @@ pub(crate) struct Acceptor {
 }
 
 /// An open listener, to look at.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Listener {
     /// Its name.
     pub name: String,
@@ -107,6 +130,16 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// What comes below MQTT.
+    pub fn kind(&self) -> ListenerKind {
+        self.state.kind
+    }
+
+    /// Kind and name, such as `tcp:default`.
+    pub fn id(&self) -> &str {
+        self.state.id()
+    }
+
     /// Connections open now.
     pub fn connections(&self) -> usize {
         self.state.open.load(Ordering::Acquire)
@@ -117,9 +150,11 @@ impl Listener {
 pub(crate) fn open(
     listener: &ListenerOptions,
     count: usize,
+    certificates: Option<Arc<Certificates>>,
+    stats: &Arc<Stats>,
 ) -> Result<(Listener, Vec<Arc<Acceptor>>), ListenError> {
     let failed = |address: SocketAddr| {
-        let name = listener.name.clone();
+        let name = listener.id();
         move |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => ListenError::Taken { name, address },
             _ => ListenError::Io { name, address, source },
@@ -134,9 +169,16 @@ pub(crate) fn open(
     let address = address.map_err(failed(listener.bind))?;
     drop(probe);
     let state = Arc::new(ListenerState {
-        name: listener.name.as_str().into(),
+        id: listener.id().into(),
+        kind: listener.kind(),
         max_connections: listener.max_connections,
         open: AtomicUsize::new(0),
+        entrance: Entrance::new(listener, certificates),
+        accepts: listener.max_conn_rate.map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
+        messages_rate: listener.messages_rate,
+        bytes_rate: listener.bytes_rate,
+        certificate_username: listener.certificate_username,
+        stats: stats.clone(),
     });
     let acceptors = (0..count.max(1)).map(|_| {
         let socket = bind(address, true)?;
@@ -164,21 +206,32 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
     let listener = &acceptor.listener;
     let mut backoff = BACKOFF.0;
     loop {
+        if let Some(accepts) = &listener.accepts {
+            wait_for_turn(accepts, &shared.stats).await;
+        }
         match acceptor.socket.accept().await {
             Ok((socket, peer)) => {
                 backoff = BACKOFF.0;
+                if let Some(accepts) = &listener.accepts {
+                    accepts.lock().spend(1, Instant::now());
+                }
                 if shared.options.access.is_banned(peer.ip()) {
                     Stats::add(&shared.stats.connections_banned, 1);
                     continue;
                 }
                 if listener.open.load(Ordering::Acquire) >= listener.max_connections {
                     Stats::add(&shared.stats.connections_refused, 1);
-                    tracing::debug!(listener = &*listener.name, %peer, "refused: max_connections reached");
+                    tracing::debug!(listener = listener.id(), %peer, "refused: max_connections reached");
                     continue;
                 }
-                let peer = Peer { address: peer, certificate: None };
-                let transport = Transport::Tcp(socket);
-                super::spawn(Supervised::new(shared, supervisor, Place::take(listener), transport, peer));
+                let place = Place::take(listener);
+                if listener.entrance.is_open() {
+                    let peer = Peer { address: peer, certificate: None };
+                    let transport = Transport::Plain(Stream::Tcp(socket));
+                    super::spawn(Supervised::new(shared, supervisor, place, transport, peer));
+                } else {
+                    opening::begin(shared, supervisor, place, socket, peer);
+                }
             }
             Err(error) => {
                 Stats::add(&shared.stats.accept_errors, 1);
@@ -187,12 +240,28 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
                 }
                 // Out of file descriptors or memory: asking again at once would only burn the processor.
                 if backoff == BACKOFF.0 {
-                    tracing::warn!(listener = &*listener.name, %error, "cannot accept connections");
+                    tracing::warn!(listener = listener.id(), %error, "cannot accept connections");
                 }
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
         }
+    }
+}
+
+/// Waits until the listener's rate lets one more connection in. Meanwhile the system keeps them in the backlog.
+async fn wait_for_turn(accepts: &Mutex<TokenBucket>, stats: &Stats) {
+    let mut delayed = false;
+    loop {
+        let now = Instant::now();
+        let ready = accepts.lock().ready_at(now);
+        if ready <= now {
+            return;
+        }
+        if !std::mem::replace(&mut delayed, true) {
+            Stats::add(&stats.accepts_delayed, 1);
+        }
+        tokio::time::sleep_until(ready).await;
     }
 }
 

@@ -1,14 +1,14 @@
 //! The MQTT front: listeners, connections, sessions, router.
 //!
 //! ```text
-//! listener -> supervisor -> connection -> publisher -> route -> sinks (bridges), inboxes (sessions)
+//! listener -> supervisor -> (opening) -> connection -> publisher -> route -> sinks (bridges), inboxes (sessions)
 //!                              |  ^            |
 //!                              |  |            +-> ack tracker <- completions, through the inbox
 //!                              v  |
 //!                            session <-> keeper (while the client is away)
 //! ```
 //!
-//! MQTT 3.1, 3.1.1 and 5.0 over TCP. [`Front::start`] opens it, the [`Router`] is how the rest of the node
+//! MQTT 3.1, 3.1.1 and 5.0 over TCP, TLS and WebSocket. [`Front::start`] opens it, the [`Router`] is how the rest of the node
 //! takes part: message sinks by topic filter, and publications from inside.
 
 mod ack_tracker;
@@ -26,6 +26,7 @@ mod options;
 mod out_buffer;
 mod publication;
 mod publisher;
+mod rate;
 mod requests;
 mod retained;
 mod route;
@@ -48,16 +49,24 @@ use causeway_protocol::mqtt::ReasonCode;
 pub use clients::{ClientRow, Clients, ClientsPage};
 pub use listener::{ListenError, Listener};
 pub use memory::half_of_memory;
-pub use options::{ListenerOptions, Options, QueueFull};
+pub use options::{
+    CertificateFiles, CertificateUsername, ClientCertificates, ListenerKind, ListenerOptions, Options,
+    QueueFull, TlsOptions, WebSocketOptions,
+};
 use ractor::{Actor, ActorRef};
+pub use rate::Rate;
 pub use retained::RetainedLimits;
 pub use route::{Route, RouteCache};
 pub use router::{PublishProgress, Published, Router, SinkId};
 use shared::Shared;
 pub use stats::{Stats, StatsSnapshot};
 use supervisor::{ConnectionSupervisor, Notice};
-use tokio::task::{AbortHandle, JoinHandle};
-pub use transport::{ClientCertificate, Peer};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
+use transport::Certificates;
+pub use transport::{ClientCertificate, Peer, TlsError, check as check_tls};
 
 /// Why the front did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +74,9 @@ pub enum Error {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The certificates of a listener cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A supervisor could not be started.
     #[error("cannot start a connection supervisor: {0}")]
     Supervisor(#[from] ractor::SpawnErr),
@@ -85,11 +97,17 @@ impl Front {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let mut listeners = Vec::new();
+        let (mut listeners, mut certificates_of_all) = (Vec::new(), Vec::new());
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listener in &options.listeners {
-            let (listener, acceptors) = listener::open(listener, count)?;
-            tracing::info!(node = options.node, listener = listener.name, address = %listener.address, "MQTT listener open");
+            let certificates = listener
+                .tls
+                .as_ref()
+                .map(|tls| Certificates::load(&listener.id(), tls).map(Arc::new))
+                .transpose()?;
+            certificates_of_all.extend(certificates.clone());
+            let (listener, acceptors) = listener::open(listener, count, certificates, router.stats())?;
+            tracing::info!(node = options.node, listener = listener.id(), address = %listener.address, "MQTT listener open");
             listeners.push(listener);
             for (share, acceptor) in shares.iter_mut().zip(acceptors) {
                 share.push(acceptor);
@@ -104,7 +122,15 @@ impl Front {
         });
         let shared = Shared::new(options, router);
         let keeper = spawn(shared.keeper.clone().run()).abort_handle();
-        let mut handle = FrontHandle { listeners, shared, keeper, supervisors: Vec::new() };
+        let reload = Arc::new(Notify::new());
+        let watch = transport::keep_up_to_date(
+            certificates_of_all,
+            shared.options.certificate_poll,
+            reload.clone(),
+            shared.stats.clone(),
+        );
+        let watch = spawn(watch).abort_handle();
+        let mut handle = FrontHandle { listeners, shared, keeper, watch, reload, supervisors: Vec::new() };
         for acceptors in shares {
             let arguments = (handle.shared.clone(), acceptors);
             let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
@@ -119,6 +145,9 @@ pub struct FrontHandle {
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
     keeper: AbortHandle,
+    /// Looks at certificate files.
+    watch: AbortHandle,
+    reload: Arc<Notify>,
     supervisors: Vec<ActorRef<Notice>>,
 }
 
@@ -141,6 +170,17 @@ impl FrontHandle {
     /// The sessions, to look at.
     pub fn clients(&self) -> Clients {
         Clients::new(self.shared.keeper.clone())
+    }
+
+    /// Reads all certificate files again, now; new handshakes are served with them. Returns before that is done.
+    pub fn reload_certificates(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Does the same as [`Self::reload_certificates`], for as long as the front lives, on each call.
+    pub fn certificate_reload(&self) -> impl Fn() + Send + Sync + use<> {
+        let reload = self.reload.clone();
+        move || reload.notify_one()
     }
 
     /// Stops accepting, waits for the acknowledgements that sinks owe (at most `shutdown_drain`), tells MQTT
@@ -179,5 +219,6 @@ impl Drop for FrontHandle {
         self.shared.stop.notify_waiters();
         self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);
         self.keeper.abort();
+        self.watch.abort();
     }
 }

@@ -1,13 +1,13 @@
 //! What the MQTT front can be told.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_protocol::mqtt::topic;
 
-use super::{memory, route::RouteCache};
+use super::{memory, rate::Rate, route::RouteCache};
 use crate::{access::Access, mailbox::Capacity};
 
-/// One TCP listener.
+/// One listener: for MQTT over TCP, and over TLS or WebSocket or both where their options are given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerOptions {
     /// Name, for people.
@@ -16,12 +16,194 @@ pub struct ListenerOptions {
     pub bind: SocketAddr,
     /// Connections open at once through this listener; more are closed right after they were accepted.
     pub max_connections: usize,
+    /// Connections that are accepted in a time; more wait in the system's backlog.
+    pub max_conn_rate: Option<Rate>,
+    /// PUBLISH packets that are read from one client in a time; more wait unread.
+    pub messages_rate: Option<Rate>,
+    /// Bytes of packets that are read from one client in a time; more wait unread.
+    pub bytes_rate: Option<Rate>,
+    /// A header of the PROXY protocol has to come first, within this time.
+    pub proxy_protocol: Option<Duration>,
+    /// How long a TLS handshake may take, and after it the request that opens a WebSocket.
+    pub handshake_timeout: Duration,
+    /// Openings (PROXY header, TLS, WebSocket) under way at once; beyond it the oldest is closed.
+    pub max_handshakes: usize,
+    /// TLS.
+    pub tls: Option<TlsOptions>,
+    /// WebSocket.
+    pub websocket: Option<WebSocketOptions>,
+    /// What of a client's certificate takes the place of its user name.
+    pub certificate_username: CertificateUsername,
+}
+
+/// What comes below MQTT on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// TCP.
+    Tcp,
+    /// TLS.
+    Tls,
+    /// WebSocket.
+    WebSocket,
+    /// WebSocket over TLS.
+    SecureWebSocket,
+}
+
+impl ListenerKind {
+    /// The key under `listeners` in the configuration.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "ssl",
+            Self::WebSocket => "ws",
+            Self::SecureWebSocket => "wss",
+        }
+    }
+
+    /// The scheme of its address: `mqtt`, `mqtts`, `ws`, `wss`.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Tcp => "mqtt",
+            Self::Tls => "mqtts",
+            Self::WebSocket => "ws",
+            Self::SecureWebSocket => "wss",
+        }
+    }
+}
+
+/// What of a client's certificate takes the place of the user name in its CONNECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertificateUsername {
+    /// Nothing.
+    #[default]
+    Disabled,
+    /// The common name.
+    CommonName,
+    /// The whole subject.
+    Subject,
+}
+
+/// A certificate chain and its key, in PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The server's certificate, then those of the authorities between it and the root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Which clients have to show a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// None is asked for one.
+    NotAsked,
+    /// Who has one may show it; it has to be signed by an authority in this file.
+    Optional(PathBuf),
+    /// Every one, signed by an authority in this file.
+    Required(PathBuf),
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// For clients that name no host, or one that no certificate covers.
+    pub certificate: CertificateFiles,
+    /// For clients that name a host which they cover.
+    pub further: Vec<CertificateFiles>,
+    /// Clients' certificates.
+    pub clients: ClientCertificates,
+    /// TLS 1.2 is spoken.
+    pub tls12: bool,
+    /// TLS 1.3 is spoken.
+    pub tls13: bool,
+    /// Cipher suites by their names in OpenSSL or the standards; empty: all that are safe.
+    pub ciphers: Vec<String>,
+    /// How long a TLS handshake may take, where it is not the listener's `handshake_timeout`.
+    pub handshake_timeout: Option<Duration>,
+}
+
+impl TlsOptions {
+    /// TLS 1.2 and 1.3 with one certificate, whoever the clients are.
+    pub fn new(certificate: CertificateFiles) -> Self {
+        Self {
+            certificate,
+            further: Vec::new(),
+            clients: ClientCertificates::NotAsked,
+            tls12: true,
+            tls13: true,
+            ciphers: Vec::new(),
+            handshake_timeout: None,
+        }
+    }
+
+    /// Every file it is made of.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let certificates = std::iter::once(&self.certificate).chain(&self.further);
+        let authorities = match &self.clients {
+            ClientCertificates::NotAsked => None,
+            ClientCertificates::Optional(file) | ClientCertificates::Required(file) => Some(file),
+        };
+        certificates.flat_map(|files| [&files.certificate, &files.key]).chain(authorities)
+    }
+}
+
+/// WebSocket of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocketOptions {
+    /// Path of the request, such as `/mqtt`.
+    pub path: String,
+    /// The request has to offer a subprotocol that means MQTT.
+    pub needs_subprotocol: bool,
+    /// Origins of pages that may connect; empty: any, and clients that are no browsers.
+    pub origins: Vec<String>,
+    /// Header in which a trusted proxy tells the client's address.
+    pub address_header: Option<String>,
+}
+
+impl Default for WebSocketOptions {
+    fn default() -> Self {
+        Self { path: "/mqtt".to_owned(), needs_subprotocol: true, origins: Vec::new(), address_header: None }
+    }
 }
 
 impl ListenerOptions {
-    /// A listener on `bind` for up to a million connections.
+    /// How long a TLS handshake, and a WebSocket's request after it, may take if nothing is said.
+    pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// Openings under way at once if nothing is said. A TLS handshake holds some 10 KB.
+    pub const MAX_HANDSHAKES: usize = 10_000;
+
+    /// A listener for MQTT over TCP on `bind` for up to a million connections.
     pub fn new(name: &str, bind: SocketAddr) -> Self {
-        Self { name: name.to_owned(), bind, max_connections: 1_000_000 }
+        Self {
+            name: name.to_owned(),
+            bind,
+            max_connections: 1_000_000,
+            max_conn_rate: None,
+            messages_rate: None,
+            bytes_rate: None,
+            proxy_protocol: None,
+            handshake_timeout: Self::HANDSHAKE_TIMEOUT,
+            max_handshakes: Self::MAX_HANDSHAKES,
+            tls: None,
+            websocket: None,
+            certificate_username: CertificateUsername::Disabled,
+        }
+    }
+
+    /// What comes below MQTT.
+    pub fn kind(&self) -> ListenerKind {
+        match (&self.tls, &self.websocket) {
+            (None, None) => ListenerKind::Tcp,
+            (Some(_), None) => ListenerKind::Tls,
+            (None, Some(_)) => ListenerKind::WebSocket,
+            (Some(_), Some(_)) => ListenerKind::SecureWebSocket,
+        }
+    }
+
+    /// Kind and name, such as `ssl:default`: unique in a node.
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.kind().key(), self.name)
     }
 }
 
@@ -82,6 +264,8 @@ pub struct Options {
     pub route_cache: usize,
     /// Who may connect and do what.
     pub access: Arc<Access>,
+    /// How often certificate files are looked at. A change is served when they were at rest for as long.
+    pub certificate_poll: Duration,
 }
 
 impl Default for Options {
@@ -107,6 +291,7 @@ impl Default for Options {
             shutdown_drain: Duration::from_secs(5),
             route_cache: RouteCache::DEFAULT_CAPACITY,
             access: Access::open(),
+            certificate_poll: Duration::from_secs(5),
         }
     }
 }

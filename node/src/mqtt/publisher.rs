@@ -34,6 +34,11 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum Block {
     /// It is.
     No,
+    /// The client is over its rates.
+    Rate {
+        /// When it is not any more.
+        until: Instant,
+    },
     /// As many publications as our receive maximum wait for their acknowledgement.
     Limit,
     /// A sink has no room for the publication that is parked.
@@ -80,6 +85,7 @@ impl Connection {
         let go_on = match &self.block {
             Block::No => false,
             Block::Limit => client.lease.session().is_none_or(|session| session.tracker.held() < limit),
+            Block::Rate { until } => now >= *until,
             Block::Room { retry } => {
                 let heard = client.parked.as_mut().is_none_or(|parked| parked.may_ask(cx));
                 heard || now >= *retry

@@ -21,6 +21,7 @@ use super::{
     router::Router,
     session::ClientLimits,
     stats::Stats,
+    transport::Arithmetic,
 };
 use crate::flow::{Origin, Ticket};
 
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Notified then: connections without a session hear of it here.
     pub(crate) stop: Arc<Notify>,
+    /// Bounds the TLS handshakes that compute at once.
+    pub(crate) arithmetic: Arithmetic,
     /// When a failure in a sink was last logged: milliseconds since the Unix epoch.
     warned: AtomicI64,
 }
@@ -45,7 +48,10 @@ impl Shared {
             Keeper::new(router.clone(), options.session_queue, options.queue_full, options.max_sessions);
         let stats = router.stats().clone();
         let (stopping, warned) = (AtomicBool::new(false), AtomicI64::new(0));
-        Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), warned })
+        // Half of the processor is always there for those who are connected.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let arithmetic = Arithmetic::new((cores / 2).max(1));
+        Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), arithmetic, warned })
     }
 
     /// Logs that a message was given up while its client cannot be told: at most once in ten seconds, all

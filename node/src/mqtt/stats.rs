@@ -70,6 +70,28 @@ counters! {
     connections_panicked,
     /// Errors of `accept`.
     accept_errors,
+    /// Times that accepting waited for `max_conn_rate`.
+    accepts_delayed,
+    /// Openings (PROXY header, TLS, WebSocket) under way now.
+    handshakes_open,
+    /// Openings closed because `max_handshakes` newer ones were under way.
+    handshakes_displaced,
+    /// Openings closed because they took too long.
+    handshakes_timed_out,
+    /// Connections refused because their PROXY protocol header was missing or wrong.
+    proxy_headers_refused,
+    /// TLS handshakes that failed.
+    tls_handshakes_failed,
+    /// WebSocket requests that were refused.
+    websocket_handshakes_failed,
+    /// Times that certificates were read again and put in use.
+    certificates_reloaded,
+    /// Times that certificates were read again and not used, because something was wrong with them.
+    certificates_refused,
+    /// Times that a client was not read from because of `messages_rate`.
+    paused_messages_rate,
+    /// Times that a client was not read from because of `bytes_rate`.
+    paused_bytes_rate,
     /// Sessions now, with or without a connection.
     sessions,
     /// Sessions taken over by a newer connection.

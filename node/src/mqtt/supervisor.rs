@@ -79,7 +79,7 @@ impl Actor for ConnectionSupervisor {
             }
             Notice::AcceptorEnded(acceptor) => {
                 tracing::error!(
-                    listener = &*acceptor.listener.name,
+                    listener = acceptor.listener.id(),
                     "an accept loop ended; it is started again"
                 );
                 running.loops.retain(|accept_loop| !accept_loop.is_finished());
@@ -116,10 +116,9 @@ impl Drop for AcceptorGuard {
     }
 }
 
-/// A connection with the guard that counts it and reports its panic.
+/// A connection with the guard that reports its panic.
 pub(crate) struct Supervised {
     connection: Connection,
-    shared: Arc<Shared>,
     supervisor: ActorRef<Notice>,
 }
 
@@ -131,11 +130,8 @@ impl Supervised {
         transport: Transport,
         peer: Peer,
     ) -> Self {
-        Stats::add(&shared.stats.connections, 1);
-        Stats::add(&shared.stats.connections_accepted, 1);
         Self {
             connection: Connection::new(shared.clone(), place, transport, peer),
-            shared: shared.clone(),
             supervisor: supervisor.clone(),
         }
     }
@@ -153,7 +149,6 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         // A connection counts until its session is back with the keeper.
         self.connection.let_go();
-        Stats::subtract(&self.shared.stats.connections, 1);
         if std::thread::panicking() {
             // Fails only while the front stops.
             let _ = self.supervisor.cast(Notice::ConnectionPanicked(self.connection.peer.address));

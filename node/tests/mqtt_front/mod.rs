@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+pub mod pki;
+
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -24,7 +26,7 @@ use causeway_protocol::mqtt::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -146,8 +148,13 @@ pub fn published(topic: &str, payload: &[u8]) -> Seen {
     }
 }
 
+/// What a client speaks over.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 pub struct Client {
-    pub socket: TcpStream,
+    pub socket: Box<dyn Stream>,
     pub version: Version,
     decoder: Decoder,
     input: Vec<u8>,
@@ -160,10 +167,15 @@ impl Client {
     pub async fn open(address: SocketAddr, version: Version) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
+        Self::over(socket, version)
+    }
+
+    /// A client over any stream that is open.
+    pub fn over(socket: impl Stream + 'static, version: Version) -> Self {
         let mut decoder = Decoder::new(Role::Client, u32::MAX);
         decoder.version = Some(version);
         Self {
-            socket,
+            socket: Box::new(socket),
             version,
             decoder,
             input: Vec::new(),
