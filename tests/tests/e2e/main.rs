@@ -5,6 +5,7 @@
 
 mod crash;
 mod dev;
+mod floods;
 mod ground;
 mod guide;
 mod login;
