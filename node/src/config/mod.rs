@@ -56,7 +56,7 @@ pub use listeners::{
     SslListenerConfig, SslOptionsConfig, TcpListenerConfig, VerifyClient, WebSocketConfig, WsListenerConfig,
     WssListenerConfig,
 };
-pub use mqtt::{MqttConfig, QueueFull, RetainConfig};
+pub use mqtt::{MqttConfig, QueueFull, RetainConfig, ShareStrategy};
 pub use producer::{
     BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,
     ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,

@@ -34,6 +34,9 @@ section! {
         session_expiry_interval: Duration => seconds().or(Duration::from_hours(2));
         /// The longest session expiry that an MQTT 5 client gets (MQTT-5.0 3.2.2.3.2).
         max_session_expiry_interval: Duration => seconds().or(Duration::from_hours(168));
+        /// Which member of a shared subscription (`$share/NAME/FILTER`) gets a message. Connected members come
+        /// first; without any the session that is there longest gets everything.
+        shared_subscription_strategy: ShareStrategy => choice().or(ShareStrategy::RoundRobin);
         /// Sessions in all, connected or not.
         max_sessions: u32 => integer(1..=100_000_000).or(2_000_000);
         /// QoS 1 and 2 messages sent to one client and not yet acknowledged by it; its own receive maximum
@@ -70,6 +73,22 @@ choices! {
     }
 }
 
+choices! {
+    /// Who of a shared subscription gets a message.
+    pub enum ShareStrategy {
+        /// One after the other.
+        RoundRobin = "round_robin";
+        /// Anyone.
+        Random = "random";
+        /// One, as long as it is connected.
+        Sticky = "sticky";
+        /// The same one for all messages of a publisher.
+        HashClientId = "hash_clientid";
+        /// The same one for all messages of a topic.
+        HashTopic = "hash_topic";
+    }
+}
+
 section! {
     /// Retained messages (MQTT-5.0 3.3.1.3).
     pub struct RetainConfig {
@@ -99,6 +118,7 @@ impl Config {
             max_mqueue_bytes,
             queue_full,
             max_memory,
+            shared_subscription_strategy,
             // Reaches the router: `retained_limits`.
             retain: _,
         } = self.mqtt;
@@ -117,6 +137,13 @@ impl Config {
                 QueueFull::Disconnect => mqtt::QueueFull::Disconnect,
             },
             max_memory: max_memory.bytes(),
+            shared_subscription_strategy: match shared_subscription_strategy {
+                ShareStrategy::RoundRobin => mqtt::ShareStrategy::RoundRobin,
+                ShareStrategy::Random => mqtt::ShareStrategy::Random,
+                ShareStrategy::Sticky => mqtt::ShareStrategy::Sticky,
+                ShareStrategy::HashClientId => mqtt::ShareStrategy::HashClientId,
+                ShareStrategy::HashTopic => mqtt::ShareStrategy::HashTopic,
+            },
             max_subscriptions: max_subscriptions as usize,
             max_sessions: max_sessions as usize,
             topic_alias_maximum: max_topic_alias,

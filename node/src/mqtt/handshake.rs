@@ -251,7 +251,6 @@ fn conn_ack<'a>(options: &Options, connect: &'a Prepared, present: bool) -> Pack
         maximum_packet_size: Some(options.max_packet_size),
         assigned_client_identifier: connect.assigned.then_some(&*connect.origin.client_id),
         topic_alias_maximum: Some(options.topic_alias_maximum),
-        shared_subscription_available: Some(false),
         authentication_method: connect.access.as_ref().and_then(|access| access.method()),
         authentication_data: connect.last_word.as_deref(),
         ..empty()

@@ -30,7 +30,7 @@ use causeway_protocol::mqtt::{QoS, ReasonCode};
 use super::{
     memory::{self, Held, Memory, Pressure},
     options::QueueFull,
-    publication::Delivery,
+    publication::{Delivery, Via},
     stats::{Stats, StatsSnapshot, Tally},
 };
 use crate::{
@@ -69,6 +69,8 @@ pub(crate) struct Inbox {
     inflight: AtomicU32,
     /// The connection was told to end because the queue is full.
     ending: AtomicBool,
+    /// A connection drains it; a hint for those who choose between several.
+    connected: AtomicBool,
     _held: Held,
 }
 
@@ -101,6 +103,7 @@ impl Inbox {
             dropped: AtomicU64::new(0),
             inflight: AtomicU32::new(0),
             ending: AtomicBool::new(false),
+            connected: AtomicBool::new(true),
             _held: Held::new(rules.memory, memory::SESSION + client_id.len()),
         })
     }
@@ -118,6 +121,11 @@ impl Inbox {
     /// Where its memory is counted.
     pub(crate) fn memory(&self) -> Memory {
         self.rules.memory
+    }
+
+    /// True while a connection drains it. Without the lock: it may just be over.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// What is in it and what was lost.
@@ -186,7 +194,7 @@ impl Inbox {
         let wake = batch.finish();
         // The lock is free here: completing a hand-over may call anybody, this inbox included.
         let mut tally = Tally::default();
-        offering.finish(&mut tally);
+        self.finish(offering, &mut tally);
         tally.flush(&self.rules.stats);
         if queued {
             return Offered::Queued(wake);
@@ -195,6 +203,63 @@ impl Inbox {
             self.mailbox.wake();
         }
         Offered::Dropped
+    }
+
+    /// Offers one delivery of a shared subscription that another member has not taken. `Some`: it was taken,
+    /// true: the caller owes a wake-up.
+    pub(crate) fn offer_if_room(&self, delivery: Delivery) -> Option<bool> {
+        let mut offering = Offering::new(self);
+        let mut batch = self.mailbox.lock();
+        let before = batch.charge().items;
+        let lost = delivery.qos == QoS::AtMostOnce && !batch.is_attached();
+        if lost || !batch.is_open() || !batch.has_room(delivery.weight()) || !offering.may_wait(&batch) {
+            return None;
+        }
+        offering.put(&mut batch, delivery);
+        offering.count_places(before, batch.charge().items);
+        let wake = batch.finish();
+        self.finish(offering, &mut Tally::default());
+        Some(wake)
+    }
+
+    /// Offers one delivery of a shared subscription that no other member has room for: what is too much is
+    /// dropped here.
+    fn offer_finally(&self, mut delivery: Delivery) {
+        let hand_over = delivery.hand_over.take();
+        delivery.via = Via::identified(delivery.identifiers().iter().copied());
+        if let Offered::Dropped = self.offer(delivery)
+            && let Some(hand_over) = hand_over
+        {
+            hand_over.fail(ReasonCode::QuotaExceeded);
+        }
+        self.mailbox.wake();
+    }
+
+    /// Gives a delivery of a shared subscription to another member of its group. This session is chosen last; it
+    /// may be over.
+    pub(crate) fn pass_on(&self, delivery: Delivery, wakes: &mut WakeList) {
+        let Some(group) = delivery.group() else { return };
+        match group.pass_on(delivery, self.id, wakes) {
+            Ok(()) => Stats::add(&self.rules.stats.shared_passed_on, 1),
+            Err(delivery) if self.mailbox.lock().is_open() => self.offer_finally(delivery),
+            // Everybody else is full; whose turn it would be drops it, or nobody is left.
+            Err(mut delivery) => {
+                if let Some(heir) = group.picture().first() {
+                    let hand_over = delivery.hand_over.take();
+                    heir.inbox.offer_finally(heir.delivery(&delivery.publication, hand_over));
+                }
+            }
+        }
+    }
+
+    /// The lock is free: counts what was dropped, lets go of it, and passes on what others may take.
+    fn finish(&self, mut offering: Offering<'_>, tally: &mut Tally) {
+        let passed_on = std::mem::take(&mut offering.passed_on);
+        offering.finish(tally);
+        let mut wakes = WakeList::default();
+        for delivery in passed_on {
+            self.pass_on(delivery, &mut wakes);
+        }
     }
 
     /// Offers what one read batch holds for this session; nothing in it is to be handed over. True: the
@@ -210,7 +275,7 @@ impl Inbox {
         }
         offering.count_places(before, batch.charge().items);
         let wake = batch.finish();
-        offering.finish(tally);
+        self.finish(offering, tally);
         wake
     }
 
@@ -228,6 +293,7 @@ impl Inbox {
     /// The connection has gone, the session stays: from now on it is offered to as one whose client is away.
     /// What was inside comes out; what of it stays is to be put back.
     pub(crate) fn detach(&self) -> VecDeque<Mail> {
+        self.connected.store(false, Ordering::Relaxed);
         self.mailbox.set_attached(false);
         self.mailbox.take()
     }
@@ -243,13 +309,15 @@ impl Inbox {
     pub(crate) fn attach(&self) {
         self.ending.store(false, Ordering::Relaxed);
         self.mailbox.set_attached(true);
+        self.connected.store(true, Ordering::Relaxed);
     }
 
-    /// The session is over.
-    pub(crate) fn end(&self) {
+    /// The session is over. What was inside comes out.
+    pub(crate) fn end(&self) -> VecDeque<Mail> {
+        self.connected.store(false, Ordering::Relaxed);
         let (mails, charge) = self.mailbox.close();
         self.rules.memory.give_back(charge.items * memory::PLACE);
-        drop(mails);
+        mails
     }
 
     /// Gives back what deliveries were charged.
@@ -268,6 +336,8 @@ struct Offering<'a> {
     counts: Dropped,
     /// Complete; its end may call others, so it is dropped when the lock is free.
     completed: Option<Arc<HandOver>>,
+    /// Not taken, and others of its group may.
+    passed_on: Vec<Delivery>,
 }
 
 #[derive(Default)]
@@ -283,7 +353,7 @@ struct Dropped {
 impl<'a> Offering<'a> {
     fn new(inbox: &'a Inbox) -> Self {
         let pressure = inbox.rules.memory.pressure();
-        Self { inbox, pressure, counts: Dropped::default(), completed: None }
+        Self { inbox, pressure, counts: Dropped::default(), completed: None, passed_on: Vec::new() }
     }
 
     /// True where memory allows one more delivery to wait.
@@ -294,13 +364,21 @@ impl<'a> Offering<'a> {
     /// Takes a delivery by the table at the top; false where it was dropped.
     fn put(&mut self, batch: &mut Batch<'_, Mail>, mut delivery: Delivery) -> bool {
         if !batch.is_open() {
-            self.completed = delivery.hand_over.take();
+            if delivery.group().is_some() {
+                self.passed_on.push(delivery);
+            } else {
+                self.completed = delivery.hand_over.take();
+            }
             return false;
         }
         let attached = batch.is_attached();
         let unreliable = delivery.qos == QoS::AtMostOnce;
         if !attached {
             self.completed = delivery.hand_over.take();
+            if unreliable && delivery.group().is_some_and(|group| group.has_connected()) {
+                self.passed_on.push(delivery);
+                return false;
+            }
             if unreliable {
                 self.counts.offline += 1;
                 return false;
@@ -322,12 +400,15 @@ impl<'a> Offering<'a> {
                 Err(mail) => refused = mail,
             }
         }
-        if let Mail::Delivery(delivery) = &mut refused
-            && let Some(hand_over) = delivery.hand_over.take()
-        {
-            self.completed = Some(hand_over);
+        if let Mail::Delivery(mut delivery) = refused {
+            if delivery.group().is_some() {
+                self.passed_on.push(delivery);
+                return false;
+            }
+            if let Some(hand_over) = delivery.hand_over.take() {
+                self.completed = Some(hand_over);
+            }
         }
-        drop(refused);
         match (may_wait, attached, unreliable) {
             (false, ..) => self.counts.memory += 1,
             (true, true, true) => self.counts.slow += 1,
@@ -519,7 +600,7 @@ pub(crate) mod tests {
 
     fn delivery(qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
         let publication = Arc::new(publication("t", b"x", qos, false));
-        Delivery { publication, identifiers: None, hand_over, qos, retain: false }
+        Delivery { publication, via: None, hand_over, qos, retain: false }
     }
 
     fn hand_over(completed: &Arc<Completed>, sequence: u64) -> Arc<HandOver> {
@@ -557,7 +638,7 @@ pub(crate) mod tests {
 
     fn numbered(number: u8, qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
         let publication = Arc::new(publication("t", &[number], qos, false));
-        Delivery { publication, identifiers: None, hand_over, qos, retain: false }
+        Delivery { publication, via: None, hand_over, qos, retain: false }
     }
 
     fn numbers(inbox: &Inbox) -> Vec<u8> {
@@ -708,13 +789,8 @@ pub(crate) mod tests {
         for round in 0..10u8 {
             for inbox in &inboxes {
                 let publication = Arc::new(publication("t", &[round], QoS::AtMostOnce, false));
-                let delivery = Delivery {
-                    publication,
-                    identifiers: None,
-                    hand_over: None,
-                    qos: QoS::AtMostOnce,
-                    retain: false,
-                };
+                let delivery =
+                    Delivery { publication, via: None, hand_over: None, qos: QoS::AtMostOnce, retain: false };
                 outbox.push(inbox, delivery);
             }
         }

@@ -305,12 +305,17 @@ impl Keeper {
     }
 
     /// A session is over: nobody can reach it any more.
-    fn end(&self, session: Box<Session>) {
-        session.inbox.end();
-        self.router.unsubscribe_all(session.inbox.id(), session.filters.iter().map(AsRef::as_ref));
+    fn end(&self, mut session: Box<Session>) {
+        let inbox = session.inbox.clone();
+        let mails = inbox.end();
+        self.router.unsubscribe_all(inbox.id(), session.filters.iter().map(AsRef::as_ref));
         Stats::subtract(&self.stats.sessions, 1);
-        // With it the hand-overs of what it still held.
-        drop(session);
+        // What it held for a group goes to the others (MQTT-5.0 4.8.2); with the rest go its hand-overs.
+        let mut wakes = WakeList::default();
+        let undelivered = session.undelivered(mails).filter(|delivery| delivery.group().is_some());
+        for delivery in undelivered {
+            inbox.pass_on(delivery, &mut wakes);
+        }
     }
 
     fn publish_will(&self, will: Option<Box<Will>>) {

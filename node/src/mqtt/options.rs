@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_protocol::mqtt::topic;
 
-use super::{memory, rate::Rate, route::RouteCache};
+use super::{memory, rate::Rate, route::RouteCache, share::ShareStrategy};
 use crate::{access::Access, mailbox::Capacity};
 
 /// One listener: for MQTT over TCP, and over TLS or WebSocket or both where their options are given.
@@ -246,6 +246,8 @@ pub struct Options {
     pub max_memory: u64,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
+    /// Who of a shared subscription gets a message.
+    pub shared_subscription_strategy: ShareStrategy,
     /// Sessions, connected or not. A new client beyond it is refused with 0x97.
     pub max_sessions: usize,
     /// Highest topic alias a client may use (MQTT-5.0 3.2.2.3.8).
@@ -282,6 +284,7 @@ impl Default for Options {
             queue_full: QueueFull::DropNewest,
             max_memory: memory::half_of_memory(),
             max_subscriptions: 10_000,
+            shared_subscription_strategy: ShareStrategy::RoundRobin,
             max_sessions: 2_000_000,
             topic_alias_maximum: 16,
             session_expiry: Duration::from_hours(2),

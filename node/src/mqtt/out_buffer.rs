@@ -206,7 +206,7 @@ impl Queue {
     ) -> Result<(), Unsendable> {
         let publication = &delivery.publication;
         if publication.properties().is_empty()
-            && (version != Version::V5 || delivery.identifiers.is_none())
+            && (version != Version::V5 || delivery.identifiers().is_empty())
             && let Some(topic) = publication.wire_topic()
         {
             return self.publish_plain(version, maximum_packet_size, delivery, topic, identifier, dup);
@@ -229,9 +229,9 @@ impl Queue {
             }
         }
         if version == Version::V5
-            && let Some(identifiers) = &delivery.identifiers
+            && let Some(via) = &delivery.via
         {
-            publish.properties.subscription_identifiers = identifiers.iter().copied().collect();
+            publish.properties.subscription_identifiers.clone_from(&via.identifiers);
         }
         let before = self.tail.len();
         let encoded = causeway_protocol::mqtt::encode_publish_head(&mut self.tail, version, &publish);

@@ -1,10 +1,11 @@
 //! A publication on its way to sessions: owned, immutable, shared by all its deliveries.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use causeway_protocol::mqtt::{PublishProperties, PublishPropertiesBuf, QoS};
+use smallvec::SmallVec;
 
-use super::memory::Memory;
+use super::{memory::Memory, share::Group};
 use crate::flow::{HandOver, Message};
 
 /// What one copy costs beside its bytes: the structures around it.
@@ -120,8 +121,8 @@ impl Publication {
 #[derive(Clone)]
 pub(crate) struct Delivery {
     pub(crate) publication: Arc<Publication>,
-    /// Identifiers of the subscriptions that matched.
-    pub(crate) identifiers: Option<Arc<[u32]>>,
+    /// The subscriptions it goes through, where there is more to know about them.
+    pub(crate) via: Option<Arc<Via>>,
     /// Kept until the message is handed over; see [`HandOver`].
     pub(crate) hand_over: Option<Arc<HandOver>>,
     /// The lower of the publication's QoS and the subscription's.
@@ -130,7 +131,34 @@ pub(crate) struct Delivery {
     pub(crate) retain: bool,
 }
 
+/// What a delivery knows of the subscriptions that it goes through.
+#[derive(Default)]
+pub(crate) struct Via {
+    /// Their identifiers.
+    pub(crate) identifiers: SmallVec<[u32; 2]>,
+    /// The group of a shared subscription.
+    pub(crate) group: Weak<Group>,
+}
+
+impl Via {
+    /// Through subscriptions with these identifiers; none needs no [`Via`].
+    pub(crate) fn identified(identifiers: impl IntoIterator<Item = u32>) -> Option<Arc<Self>> {
+        let identifiers: SmallVec<_> = identifiers.into_iter().collect();
+        (!identifiers.is_empty()).then(|| Arc::new(Self { identifiers, group: Weak::new() }))
+    }
+}
+
 impl Delivery {
+    /// Identifiers of the subscriptions that matched.
+    pub(crate) fn identifiers(&self) -> &[u32] {
+        self.via.as_ref().map_or(&[], |via| &via.identifiers)
+    }
+
+    /// The group that it went to this session for, if it goes through a shared subscription that still is.
+    pub(crate) fn group(&self) -> Option<Arc<Group>> {
+        self.via.as_ref()?.group.upgrade()
+    }
+
     pub(crate) fn weight(&self) -> usize {
         self.publication.weight()
     }

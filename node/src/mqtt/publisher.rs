@@ -19,6 +19,7 @@ use super::{
     publication::Publication,
     route::{Route, RouteCache},
     router::PublishProgress,
+    share::Choice,
     shared::{Client, Shared},
     will::{Errand, OwnedMessage},
 };
@@ -161,7 +162,7 @@ impl Client {
             }
         }
         let mut matched = !route.sinks.is_empty();
-        if publish.retain || !route.subscribers.is_empty() {
+        if publish.retain || !route.subscribers.is_empty() || !route.groups.is_empty() {
             let publication = Arc::new(Publication::new(&message, shared.router.memory()));
             if publish.retain {
                 shared.router.retain(&publication);
@@ -172,6 +173,13 @@ impl Client {
                 }
                 matched = true;
                 work.outbox.push(&subscriber.inbox, subscriber.delivery(&publication, None));
+            }
+            for group in &route.groups {
+                let strategy = shared.options.shared_subscription_strategy;
+                let choice = Choice { strategy, publisher: &self.origin.client_id, topic };
+                let Some(member) = group.choose(&choice) else { continue };
+                matched = true;
+                work.outbox.push(&member.inbox, member.delivery(&publication, None));
             }
         }
         if !matched {

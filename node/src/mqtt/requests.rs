@@ -1,7 +1,7 @@
 //! Everything a connected client asks for except to publish: subscriptions, acknowledgements of
 //! deliveries, ping, DISCONNECT.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use causeway_protocol::mqtt::{
     AckKind, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubAck, SubscribeFilter, UserProperties,
@@ -13,7 +13,7 @@ use super::{
     connection::{End, Work},
     memory::Pressure,
     out_buffer::OutBuffer,
-    publication::Delivery,
+    publication::{Delivery, Via},
     session::{OutOfPlace, Output},
     shared::{Client, Shared},
 };
@@ -118,9 +118,6 @@ impl Client {
         wall: i64,
     ) -> ReasonCode {
         let SubscribeFilter { filter, options } = *wanted;
-        if topic::is_shared(filter) {
-            return ReasonCode::SharedSubscriptionsNotSupported;
-        }
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;
@@ -138,13 +135,14 @@ impl Client {
             RetainHandling::SendIfNew => new,
             RetainHandling::DoNotSend => false,
         };
-        if send_retained {
-            let identifiers: Option<Arc<[u32]>> = identifier.map(|identifier| Arc::from([identifier]));
+        // None for a shared subscription (MQTT-5.0 4.8.2).
+        if send_retained && !topic::is_shared(filter) {
+            let via = Via::identified(identifier);
             let matching = shared.router.retained_matching(filter, wall).into_iter();
             session.deliver_retained(matching.map(|publication| Delivery {
                 qos: publication.qos.min(options.qos),
                 publication,
-                identifiers: identifiers.clone(),
+                via: via.clone(),
                 hand_over: None,
                 retain: true,
             }));

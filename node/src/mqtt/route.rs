@@ -8,7 +8,10 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::{
     inbox::Inbox,
     memory::{Held, Pressure},
+    publication::Via,
     router::Router,
+    share::{Choice, Group},
+    stamps::Places,
 };
 use crate::{access::Allowed, flow::MessageSink};
 
@@ -16,14 +19,18 @@ use crate::{access::Allowed, flow::MessageSink};
 pub struct Route {
     pub(crate) topic: Box<str>,
     pub(crate) subscribers: Box<[RouteSubscriber]>,
+    pub(crate) groups: Box<[RouteGroup]>,
     pub(crate) sinks: Box<[RouteSink]>,
+    /// Where changes that concern it show, and how that was when it was worked out.
+    pub(crate) places: Places,
+    pub(crate) stamp: u64,
     pub(crate) _held: Held,
 }
 
 impl Route {
-    /// Sessions that take the topic.
+    /// Sessions that take the topic, each shared subscription counted as one.
     pub fn subscribers(&self) -> usize {
-        self.subscribers.len()
+        self.subscribers.len() + self.groups.len()
     }
 
     /// Message sinks that take the topic.
@@ -33,19 +40,34 @@ impl Route {
 
     /// True where nobody takes the topic.
     pub fn is_empty(&self) -> bool {
-        self.subscribers.is_empty() && self.sinks.is_empty()
+        self.subscribers.is_empty() && self.groups.is_empty() && self.sinks.is_empty()
     }
 }
 
 /// One session, its overlapping subscriptions merged (MQTT-5.0 3.3.4): one delivery with the highest QoS
 /// and every subscription identifier.
+#[derive(Clone)]
 pub(crate) struct RouteSubscriber {
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) identifiers: Option<Arc<[u32]>>,
+    /// Identifiers of the subscriptions, and the group of a shared one.
+    pub(crate) via: Option<Arc<Via>>,
     pub(crate) qos: QoS,
     /// Set only where every matching subscription asks for it.
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
+}
+
+/// A shared subscription with its members: one of them gets each message.
+pub(crate) struct RouteGroup {
+    pub(crate) group: Arc<Group>,
+    pub(crate) members: Arc<[RouteSubscriber]>,
+}
+
+impl RouteGroup {
+    /// Who gets this message.
+    pub(crate) fn choose(&self, choice: &Choice<'_>) -> Option<&RouteSubscriber> {
+        self.group.choose(&self.members, choice).and_then(|at| self.members.get(at))
+    }
 }
 
 pub(crate) struct RouteSink {
@@ -53,10 +75,9 @@ pub(crate) struct RouteSink {
     pub(crate) holds_acknowledgement: bool,
 }
 
-/// Routes that one publisher used lately, each with what the publisher may publish there. Valid for one generation
-/// of the router's subscriptions; a change of access rules makes a new generation, too.
+/// Routes that one publisher used lately, each with what the publisher may publish there. Used as long as its
+/// stamp is that of the router; a change of access rules changes all stamps, too.
 pub struct RouteCache {
-    generation: u64,
     capacity: usize,
     routes: HashTable<Cached>,
     last: Option<Cached>,
@@ -78,13 +99,7 @@ impl RouteCache {
 
     /// An empty cache for up to `capacity` topics.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            generation: 0,
-            capacity,
-            routes: HashTable::new(),
-            last: None,
-            hasher: DefaultHashBuilder::default(),
-        }
+        Self { capacity, routes: HashTable::new(), last: None, hasher: DefaultHashBuilder::default() }
     }
 
     /// The route of `topic`, which must be a valid topic name, for a publisher who may do everything.
@@ -100,19 +115,18 @@ impl RouteCache {
         topic: &str,
         allowed: impl FnOnce() -> Allowed,
     ) -> (Arc<Route>, Allowed) {
-        let generation = router.generation();
-        if generation != self.generation {
-            self.routes.clear();
-            self.last = None;
-            self.generation = generation;
-        }
         if let Some(last) = &self.last
             && *last.route.topic == *topic
+            && router.is_current(&last.route)
         {
             return (last.route.clone(), last.allowed);
         }
         let hash = self.hasher.hash_one(topic);
-        let cached = if let Some(cached) = self.routes.find(hash, |cached| *cached.route.topic == *topic) {
+        let cached = if let Some(cached) = self.routes.find_mut(hash, |cached| *cached.route.topic == *topic)
+        {
+            if !router.is_current(&cached.route) {
+                *cached = Cached { route: router.find_route(topic), allowed: allowed() };
+            }
             cached.clone()
         } else {
             let (route, allowed) = (router.find_route(topic), allowed());

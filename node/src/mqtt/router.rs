@@ -1,19 +1,19 @@
 //! The router: who takes messages of which topic, and the way in for publishers inside the node.
 //!
 //! It owns the subscription tree (sessions and message sinks by topic filter) and the retained messages.
-//! Connections do not come here for every message: they keep a [`RouteCache`] and look again when the
-//! generation has changed.
+//! Connections do not come here for every message: they keep a [`RouteCache`] and look again when the stamp of
+//! a topic has changed ([`super::stamps`]).
 //!
 //! Invariants:
 //! * A subscription that was confirmed is seen by every publication that is read afterwards: the
-//!   generation rises before the call returns.
+//!   stamps of the topics it matches change before the call returns.
 //! * [`Router::publish`] gives a message to each sink and each session at most once, however often it is
 //!   called again with the same progress.
 //! * No lock is held while a sink or a hand-over is called.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use causeway_protocol::mqtt::{SubscriptionOptions, topic};
@@ -25,9 +25,11 @@ use super::{
     inbox::{Inbox, Offered},
     level_tree::{LevelTree, ROOT},
     memory::{Held, Ledger, Memory},
-    publication::{Delivery, Publication},
+    publication::{Delivery, Publication, Via},
     retained::{Retained, RetainedLimits},
-    route::{Route, RouteCache, RouteSink, RouteSubscriber},
+    route::{Route, RouteCache, RouteGroup, RouteSink, RouteSubscriber},
+    share::{Choice, Group, ShareStrategy},
+    stamps::Stamps,
     stats::Stats,
 };
 use crate::flow::{
@@ -62,6 +64,7 @@ struct Current {
     route: Arc<Route>,
     next_sink: usize,
     next_subscriber: usize,
+    next_group: usize,
     stored: bool,
     publication: Option<Arc<Publication>>,
     matched: usize,
@@ -74,6 +77,7 @@ impl PublishProgress {
             route,
             next_sink,
             next_subscriber: 0,
+            next_group: 0,
             stored: false,
             publication: None,
             matched: next_sink,
@@ -92,6 +96,18 @@ struct Subscription {
     inbox: Arc<Inbox>,
     options: SubscriptionOptions,
     identifier: Option<u32>,
+}
+
+impl Subscription {
+    fn as_route(&self) -> RouteSubscriber {
+        RouteSubscriber {
+            inbox: self.inbox.clone(),
+            via: Via::identified(self.identifier),
+            qos: self.options.qos,
+            no_local: self.options.no_local,
+            retain_as_published: self.options.retain_as_published,
+        }
+    }
 }
 
 /// Subscribers of one filter: most filters have one, some have a hundred thousand.
@@ -149,16 +165,40 @@ impl Subscribers {
 
 struct Leaf {
     subscribers: Subscribers,
+    groups: Vec<Arc<Group>>,
     sinks: Vec<(SinkId, Arc<dyn MessageSink>)>,
 }
 
 impl Leaf {
     fn new() -> Self {
-        Self { subscribers: Subscribers::Few(Vec::new()), sinks: Vec::new() }
+        Self { subscribers: Subscribers::Few(Vec::new()), groups: Vec::new(), sinks: Vec::new() }
     }
 
     fn is_empty(&self) -> bool {
-        self.subscribers.is_empty() && self.sinks.is_empty()
+        self.subscribers.is_empty() && self.groups.is_empty() && self.sinks.is_empty()
+    }
+
+    /// A session joins the group of this name; true where it is new there.
+    fn join(&mut self, name: &str, subscription: &Subscription) -> bool {
+        let known = self.groups.iter().find(|group| group.name() == name).cloned();
+        let group = known.unwrap_or_else(|| {
+            let group = Group::new(name);
+            self.groups.push(group.clone());
+            group
+        });
+        let via =
+            Via { identifiers: subscription.identifier.into_iter().collect(), group: Arc::downgrade(&group) };
+        group.join(RouteSubscriber { via: Some(Arc::new(via)), ..subscription.as_route() })
+    }
+
+    fn leave(&mut self, name: &str, session: u64) -> bool {
+        let Some(at) = self.groups.iter().position(|group| group.name() == name) else { return false };
+        let Some(group) = self.groups.get(at) else { return false };
+        let left = group.leave(session);
+        if group.is_empty() {
+            self.groups.swap_remove(at);
+        }
+        left
     }
 }
 
@@ -169,8 +209,12 @@ struct Filters {
 }
 
 impl Filters {
+    /// `filter` as the client wrote it, with or without a share name.
     fn remove_session(&mut self, id: u64, filter: &str) -> bool {
-        self.change(filter, |leaf| leaf.subscribers.remove(id))
+        match topic::parse_shared(filter) {
+            Some((name, filter)) => self.change(filter, |leaf| leaf.leave(name, id)),
+            None => self.change(filter, |leaf| leaf.subscribers.remove(id)),
+        }
     }
 
     /// Changes the leaf of a filter, and removes it when nothing is left in it.
@@ -217,7 +261,8 @@ impl Filters {
 /// Subscriptions, message sinks and retained messages of the node.
 pub struct Router {
     filters: RwLock<Filters>,
-    generation: AtomicU64,
+    stamps: Stamps,
+    share_strategy: AtomicU8,
     next_id: AtomicU64,
     retained: Mutex<Retained>,
     stats: Arc<Stats>,
@@ -229,7 +274,8 @@ impl Router {
     pub fn new(retained: RetainedLimits) -> Arc<Self> {
         Arc::new(Self {
             filters: RwLock::default(),
-            generation: AtomicU64::new(1),
+            stamps: Stamps::new(),
+            share_strategy: AtomicU8::new(ShareStrategy::RoundRobin as u8),
             next_id: AtomicU64::new(1),
             retained: Mutex::new(Retained::new(retained)),
             stats: Arc::default(),
@@ -261,7 +307,7 @@ impl Router {
             leaf.sinks.push((id, sink));
             filters.sinks.insert(id.0, filter.into());
         }
-        self.changed();
+        self.stamps.changed(filter);
         id
     }
 
@@ -275,11 +321,11 @@ impl Router {
             leaf.sinks.retain(|(known, _)| *known != id);
             leaf.sinks.len() < before
         });
-        self.changed();
+        self.stamps.changed(&filter);
         removed
     }
 
-    /// Subscribes a session; true where the subscription is new.
+    /// Subscribes a session to a filter, shared or not; true where the subscription is new.
     pub(crate) fn subscribe(
         &self,
         inbox: &Arc<Inbox>,
@@ -288,10 +334,17 @@ impl Router {
         identifier: Option<u32>,
     ) -> bool {
         let subscription = Subscription { inbox: inbox.clone(), options, identifier };
+        let (share, filter) = match topic::parse_shared(filter) {
+            Some((name, filter)) => (Some(name), filter),
+            None => (None, filter),
+        };
         let mut filters = self.filters.write();
         let leaf = filters.tree.entry(filter, Leaf::new);
-        let new = leaf.is_some_and(|leaf| leaf.subscribers.insert(subscription));
-        self.changed();
+        let new = leaf.is_some_and(|leaf| match share {
+            Some(name) => leaf.join(name, &subscription),
+            None => leaf.subscribers.insert(subscription),
+        });
+        self.stamps.changed(filter);
         drop(filters);
         if new {
             Stats::add(&self.stats.subscriptions, 1);
@@ -307,9 +360,15 @@ impl Router {
     /// Ends several subscriptions of a session; how many there were.
     pub(crate) fn unsubscribe_all<'a>(&self, inbox: u64, of: impl Iterator<Item = &'a str>) -> usize {
         let mut filters = self.filters.write();
-        let removed = of.filter(|filter| filters.remove_session(inbox, filter)).count();
+        let remove = |filter: &&str| {
+            let removed = filters.remove_session(inbox, filter);
+            if removed {
+                self.stamps.changed(topic::parse_shared(filter).map_or(filter, |(_, filter)| filter));
+            }
+            removed
+        };
+        let removed = of.filter(remove).count();
         if removed > 0 {
-            self.changed();
             Stats::subtract(&self.stats.subscriptions, removed as u64);
         }
         removed
@@ -317,7 +376,7 @@ impl Router {
 
     /// Makes every publisher look up its routes again.
     pub(crate) fn changed(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
+        self.stamps.all_changed();
     }
 
     /// A number that no other session of this process has.
@@ -325,26 +384,35 @@ impl Router {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// False once a subscription or sink that `route` may have to do with has changed.
+    pub(crate) fn is_current(&self, route: &Route) -> bool {
+        self.stamps.stamp(route.places) == route.stamp
+    }
+
+    /// Whom messages for shared subscriptions go to.
+    pub(crate) fn share_strategy(&self) -> ShareStrategy {
+        ShareStrategy::from_u8(self.share_strategy.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_share_strategy(&self, strategy: ShareStrategy) {
+        self.share_strategy.store(strategy as u8, Ordering::Relaxed);
     }
 
     /// Works out where messages of `topic` go. Publishers use a [`RouteCache`].
     pub fn find_route(&self, topic: &str) -> Arc<Route> {
         let mut subscribers: Vec<RouteSubscriber> = Vec::new();
+        let mut groups: Vec<RouteGroup> = Vec::new();
         let mut sinks: Vec<RouteSink> = Vec::new();
         let mut leaves = 0;
+        let places = self.stamps.places(topic);
+        let stamp = self.stamps.stamp(places);
+        Stats::add(&self.stats.routes_found, 1);
         self.filters.read().for_each_match(topic, |leaf| {
             leaves += usize::from(!leaf.subscribers.is_empty());
-            leaf.subscribers.for_each(|subscription| {
-                subscribers.push(RouteSubscriber {
-                    inbox: subscription.inbox.clone(),
-                    identifiers: subscription.identifier.map(|identifier| Arc::from([identifier])),
-                    qos: subscription.options.qos,
-                    no_local: subscription.options.no_local,
-                    retain_as_published: subscription.options.retain_as_published,
-                });
-            });
+            leaf.subscribers.for_each(|subscription| subscribers.push(subscription.as_route()));
+            groups.extend(
+                leaf.groups.iter().map(|group| RouteGroup { group: group.clone(), members: group.picture() }),
+            );
             sinks.extend(leaf.sinks.iter().map(|(_, sink)| RouteSink {
                 sink: sink.clone(),
                 holds_acknowledgement: sink.holds_acknowledgement(),
@@ -356,11 +424,15 @@ impl Router {
         let bytes = size_of::<Route>()
             + topic.len()
             + subscribers.len() * size_of::<RouteSubscriber>()
+            + groups.len() * size_of::<RouteGroup>()
             + sinks.len() * size_of::<RouteSink>();
         Arc::new(Route {
             _held: Held::new(self.memory, bytes),
             topic: topic.into(),
             subscribers: subscribers.into_boxed_slice(),
+            groups: groups.into_boxed_slice(),
+            places,
+            stamp,
             sinks: sinks.into_boxed_slice(),
         })
     }
@@ -420,6 +492,7 @@ impl Router {
                     route,
                     next_sink: 0,
                     next_subscriber: 0,
+                    next_group: 0,
                     stored: false,
                     publication: None,
                     matched: 0,
@@ -458,7 +531,8 @@ impl Router {
             current.matched += 1;
             current.next_sink += 1;
         }
-        if current.route.subscribers.is_empty() && (!message.retain || current.stored) {
+        let Route { subscribers, groups, .. } = &*current.route;
+        if subscribers.is_empty() && groups.is_empty() && (!message.retain || current.stored) {
             return None;
         }
         let publication =
@@ -477,11 +551,57 @@ impl Router {
             current.matched += 1;
             current.next_subscriber += 1;
         }
+        while let Some(group) = current.route.groups.get(current.next_group) {
+            if let Some(room) = self.offer_to_one(group, message, publication, hand_over, wakes) {
+                return Some(room);
+            }
+            current.matched += 1;
+            current.next_group += 1;
+        }
         None
+    }
+
+    /// Offers a message to one member of a shared subscription: the chosen one, or another that is connected
+    /// and has room. `Some`: it must be handed over, and nobody has.
+    fn offer_to_one(
+        &self,
+        route: &RouteGroup,
+        message: &Message<'_>,
+        publication: &Arc<Publication>,
+        hand_over: Option<&Arc<HandOver>>,
+        wakes: &mut WakeList,
+    ) -> Option<Room> {
+        let choice = Choice {
+            strategy: self.share_strategy(),
+            publisher: &message.origin.client_id,
+            topic: message.topic,
+        };
+        let chosen = route.group.choose(&route.members, &choice)?;
+        let (before, from) = route.members.split_at_checked(chosen)?;
+        let (first, behind) = from.split_first()?;
+        let others = behind.iter().chain(before).filter(|member| member.inbox.is_connected());
+        let mut full = None;
+        for member in std::iter::once(first).chain(others) {
+            match member.inbox.offer(member.delivery(publication, hand_over.cloned())) {
+                Offered::Queued(true) => wakes.push(member.inbox.clone()),
+                Offered::Queued(false) | Offered::Dropped => {}
+                Offered::Full(room) => {
+                    full.get_or_insert(room);
+                    continue;
+                }
+            }
+            return None;
+        }
+        full
     }
 }
 
 impl RouteSubscriber {
+    /// Identifiers of its subscriptions.
+    pub(crate) fn identifiers(&self) -> &[u32] {
+        self.via.as_ref().map_or(&[], |via| &via.identifiers)
+    }
+
     /// The delivery of a publication to this session.
     pub(crate) fn delivery(
         &self,
@@ -490,7 +610,7 @@ impl RouteSubscriber {
     ) -> Delivery {
         Delivery {
             publication: publication.clone(),
-            identifiers: self.identifiers.clone(),
+            via: self.via.clone(),
             hand_over,
             qos: publication.qos.min(self.qos),
             retain: publication.retain && self.retain_as_published,
@@ -508,9 +628,9 @@ fn merge(subscribers: &mut Vec<RouteSubscriber>) {
         kept.qos = kept.qos.max(other.qos);
         kept.no_local &= other.no_local;
         kept.retain_as_published |= other.retain_as_published;
-        if let Some(more) = other.identifiers.take() {
-            let known = kept.identifiers.iter().flat_map(|known| known.iter());
-            kept.identifiers = Some(known.chain(more.iter()).copied().collect());
+        if other.via.is_some() {
+            let identifiers = kept.identifiers().iter().chain(other.identifiers()).copied();
+            kept.via = Via::identified(identifiers);
         }
         true
     });

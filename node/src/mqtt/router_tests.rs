@@ -137,7 +137,7 @@ fn random_subscriptions_route_like_a_naive_model() {
             .subscribers
             .iter()
             .map(|subscriber| {
-                let mut identifiers = subscriber.identifiers.as_deref().unwrap_or_default().to_vec();
+                let mut identifiers = subscriber.identifiers().to_vec();
                 identifiers.sort_unstable();
                 (subscriber.inbox.id(), (subscriber.qos, identifiers))
             })

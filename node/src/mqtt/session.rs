@@ -193,6 +193,20 @@ impl Session {
         self.count_held();
     }
 
+    /// What the client has not got when the session ends, `mails` being what was in the inbox. QoS 2 that was
+    /// sent is not among it: it may have got that (MQTT-4.8.2-5).
+    pub(crate) fn undelivered(&mut self, mails: VecDeque<Mail>) -> impl Iterator<Item = Delivery> {
+        let inflight = self.inflight.drain(..).filter_map(|inflight| match inflight.state {
+            State::Publish(delivery) if delivery.qos == QoS::AtLeastOnce => Some(delivery),
+            State::Publish(_) | State::Release | State::Done => None,
+        });
+        let mails = mails.into_iter().filter_map(|mail| match mail {
+            Mail::Delivery(delivery) => Some(delivery),
+            Mail::Acknowledged(..) | Mail::Close(_) => None,
+        });
+        inflight.chain(self.waiting.drain(..)).chain(self.unsent.drain(..)).chain(mails)
+    }
+
     /// A delivery came out of the inbox.
     pub(crate) fn deliver(&mut self, delivery: Delivery, out: &mut Output<'_>) {
         let room = out.buffer.len() < OUT_HIGH;

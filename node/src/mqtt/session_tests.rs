@@ -56,7 +56,7 @@ impl World {
 
     fn offer(&mut self, payload: &[u8], qos: QoS, hand_over: Option<Arc<HandOver>>) {
         let publication = Arc::new(publication("t", payload, qos, false));
-        let delivery = Delivery { publication, identifiers: None, hand_over, qos, retain: false };
+        let delivery = Delivery { publication, via: None, hand_over, qos, retain: false };
         let offered = self.session.inbox.offer(delivery);
         assert!(!matches!(offered, Offered::Full(_)));
     }
@@ -232,13 +232,8 @@ fn what_is_expired_or_too_large_is_not_sent_and_counted() {
     world.session.limits.maximum_packet_size = 50;
     world.now = 2000;
     let expired = Arc::new(with_expiry("t", b"1", QoS::AtLeastOnce, false, Some(2)));
-    let delivery = Delivery {
-        publication: expired,
-        identifiers: None,
-        hand_over: None,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-    };
+    let delivery =
+        Delivery { publication: expired, via: None, hand_over: None, qos: QoS::AtLeastOnce, retain: false };
     world.with(|session, out| session.deliver(delivery, out));
     world.deliver(&[0; 50], QoS::AtLeastOnce);
     world.deliver(b"2", QoS::AtLeastOnce);

@@ -44,6 +44,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(options: Options, router: Arc<Router>) -> Arc<Self> {
         router.memory().set_limit(options.max_memory);
+        router.set_share_strategy(options.shared_subscription_strategy);
         let keeper =
             Keeper::new(router.clone(), options.session_queue, options.queue_full, options.max_sessions);
         let stats = router.stats().clone();

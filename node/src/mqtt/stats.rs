@@ -120,6 +120,10 @@ counters! {
     received_qos2,
     /// QoS 2 publications that had been received before and were not dispatched again.
     received_duplicates,
+    /// Routes worked out: topics that a connection had not published to lately, or whose subscribers changed.
+    routes_found,
+    /// Deliveries of shared subscriptions that went to another member of their group.
+    shared_passed_on,
     /// Publications that nobody took.
     unmatched,
     /// PUBLISH packets with QoS 0 sent.
