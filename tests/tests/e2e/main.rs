@@ -10,6 +10,7 @@ mod ground;
 mod guide;
 mod login;
 mod million;
+mod mqtt_clients;
 mod outage;
 mod rebalance;
 mod records;
