@@ -11,7 +11,9 @@ use bytes::BytesMut;
 use causeway::dev_kafka::{ApiKey, Match, TopicSpec};
 use causeway::flow::Outcome;
 use causeway::kafka::client::RawRequest;
-use causeway::kafka::producer::{Partitioner, TopicProducerHandle, TopicProducerOptions};
+use causeway::kafka::producer::{
+    DeadLetters, Dispatchers, Partitioner, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+};
 use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -66,6 +68,7 @@ async fn until_partitions(producer: &TopicProducerHandle, count: usize) {
     .unwrap_or_else(|_| panic!("{count} partitions never came: {:?}", producer.partitions()));
 }
 
+/// P20, P23
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn added_partitions_get_their_keys_once_the_old_ones_have_run_dry() {
     let kafka = Arc::new(kafka(1, 2).await);
@@ -121,6 +124,7 @@ async fn added_partitions_get_their_keys_once_the_old_ones_have_run_dry() {
     }
 }
 
+/// P21, P23
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn random_uses_added_partitions() {
     let kafka = kafka(1, 1).await;
@@ -137,11 +141,17 @@ async fn random_uses_added_partitions() {
     assert!((0..3).all(|partition| !read(&kafka, partition).is_empty()));
 }
 
+/// P24
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn records_for_a_partition_that_is_gone_fail_where_their_key_binds_them_and_move_where_not() {
     for partitioner in [Partitioner::Murmur2, Partitioner::Random] {
         let kafka = kafka(1, 3).await;
-        let producer = start(&kafka, quick_refresh(partitioner));
+        kafka.create_topic(&TopicSpec::new("dead", 1)).unwrap();
+        let dispatchers = Dispatchers::new(client_to(&kafka.bootstrap()));
+        let letters = DeadLetters::start("b", dispatchers.clone(), TopicProducerOptions::new("dead"));
+        let options =
+            TopicProducerOptions { dead_letters: Some(letters.clone()), ..quick_refresh(partitioner) };
+        let producer = TopicProducer::start_shared(dispatchers, options);
         let publisher = Arc::new(Publisher::default());
         publisher.publish(&producer, "k", "first").await;
         publisher.all_succeed().await;
@@ -164,6 +174,8 @@ async fn records_for_a_partition_that_is_gone_fail_where_their_key_binds_them_an
             assert_eq!(failed, 0);
         }
         assert_eq!(read(&kafka, 0).len(), 30 - failed);
+        assert_eq!((letters.written(), letters.lost()), (failed as u64, 0));
+        assert_eq!(read_topic(&kafka, "dead", 0).len(), failed);
         let ledger = producer.ledger();
         assert_eq!((ledger.matched, ledger.failed, ledger.imbalance()), (31, failed as u64, 0));
         publisher.publish(&producer, "again", "v").await;

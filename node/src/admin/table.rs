@@ -133,6 +133,13 @@ fn details(out: &mut String, all: &[BridgeStats]) {
         if ledger.late_reply > 0 {
             let _ = writeln!(out, "{id}: {} answers came too late for their callers", ledger.late_reply);
         }
+        if ledger.dead_lettered + ledger.dead_letters_lost > 0 {
+            let (written, lost) = (ledger.dead_lettered, ledger.dead_letters_lost);
+            let _ = writeln!(
+                out,
+                "{id}: {written} given up are in the dead-letter topic, {lost} could not be written there"
+            );
+        }
         if let Some(reason) = &bridge.reason {
             let _ = writeln!(out, "{id}: {}", plain(reason));
         }

@@ -39,6 +39,10 @@ pub struct Ledger {
     pub late_reply: u64,
     /// Messages taken from Kafka (consumer bridges).
     pub received: u64,
+    /// Of those given up, how many are in the dead-letter topic.
+    pub dead_lettered: u64,
+    /// Of those given up, how many could not be written to the dead-letter topic.
+    pub dead_letters_lost: u64,
 }
 
 impl Ledger {
@@ -73,6 +77,8 @@ impl AddAssign for Ledger {
         self.retried += other.retried;
         self.late_reply += other.late_reply;
         self.received += other.received;
+        self.dead_lettered += other.dead_lettered;
+        self.dead_letters_lost += other.dead_letters_lost;
     }
 }
 

@@ -11,6 +11,8 @@
 //! * Until the broker has acknowledged something under the current producer id and epoch (and again after an error or a
 //!   minute of silence) only one batch is outstanding. A broker that knows nothing of a producer id takes any first
 //!   sequence (KIP-360): were two under way and the first refused, the second would be appended before it.
+//! * A batch is given up (retries used up, too old) only while it is the oldest and no attempt of it is in doubt; without
+//!   idempotence there is nothing that could end a doubt, and it is not waited for.
 //! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the old ones
 //!   is known; where the broker has forgotten it, the records are reported as [`Output::PossibleDuplicates`].
 //!
@@ -33,7 +35,6 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::verdict::{CORRUPT_ATTEMPTS, TOO_LARGE, Verdict, verdict};
-use crate::flow::Outcome;
 
 /// Batches of one partition under way at once with idempotence: as many as a broker remembers.
 pub const IDEMPOTENT_WINDOW: usize = 5;
@@ -58,6 +59,11 @@ pub trait Batch: Sized {
     /// Bytes before compression.
     fn weight(&self) -> usize;
 
+    /// When all of its records are too old to be sent; `None` where they never are.
+    fn expires_at(&self) -> Option<Instant> {
+        None
+    }
+
     /// Gives it another producer id, epoch and sequence; record bytes stay.
     fn restamp(&mut self, stamp: ProducerIdentity);
 
@@ -76,8 +82,31 @@ pub struct Options {
     pub idempotent: bool,
     /// Batches under way at once; at most [`IDEMPOTENT_WINDOW`] count with idempotence.
     pub max_in_flight: usize,
+    /// A batch that Kafka has refused more often than this is given up.
+    pub max_retries: Option<u32>,
     /// Seed of the jitter.
     pub seed: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// In the log.
+    Success,
+    /// Kafka will never take it.
+    Refused {
+        /// What its publishers are told.
+        reason: ReasonCode,
+        /// The broker's error code.
+        code: i16,
+    },
+    /// Kafka has refused it for the time being, more often than [`Options::max_retries`] allows.
+    RetriesUsedUp {
+        /// The last error code.
+        code: i16,
+    },
+    /// Too old, and not in the log.
+    Expired,
 }
 
 /// How a send attempt ended.
@@ -112,7 +141,7 @@ pub enum Output<B, W> {
         /// The batch, for its tickets and counts.
         batch: B,
         /// What became of it.
-        outcome: Outcome,
+        fate: Fate,
     },
     /// Fresh metadata is wanted.
     NeedMetadata,
@@ -165,6 +194,10 @@ struct Entry<B> {
     attempt: Option<u64>,
     attempts: u32,
     corrupt: u32,
+    /// Answers that refused it for the time being.
+    refusals: u32,
+    /// The last error code.
+    code: i16,
     /// An attempt may have been appended although no success was told.
     in_doubt: bool,
     /// An answer that is acted upon once all are in.
@@ -225,7 +258,7 @@ impl<B: Batch> PartitionCore<B> {
 
     /// When [`Self::tick`] wants to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.resume_at
+        [self.resume_at, self.oldest_expires_at()].into_iter().flatten().min()
     }
 
     /// Batches whose answer is outstanding.
@@ -288,6 +321,8 @@ impl<B: Batch> PartitionCore<B> {
             attempt: None,
             attempts: 0,
             corrupt: 0,
+            refusals: 0,
+            code: 0,
             in_doubt: false,
             verdict: None,
         });
@@ -308,7 +343,7 @@ impl<B: Batch> PartitionCore<B> {
         };
         if verdict == Verdict::Appended {
             if let Some(batch) = entry.batch.take() {
-                self.outputs.push(Output::Complete { batch, outcome: Outcome::Success });
+                self.outputs.push(Output::Complete { batch, fate: Fate::Success });
             }
             while self.entries.front().is_some_and(|entry| entry.batch.is_none()) {
                 self.entries.pop_front();
@@ -321,6 +356,10 @@ impl<B: Batch> PartitionCore<B> {
                 }
             }
         } else {
+            if let Answer::Code(code) = answer {
+                entry.code = code;
+                entry.refusals += u32::from(matches!(verdict, Verdict::Retry { .. }));
+            }
             entry.verdict = Some(verdict);
             self.recovering = true;
             self.trouble = Some(match answer {
@@ -364,8 +403,8 @@ impl<B: Batch> PartitionCore<B> {
     pub fn tick(&mut self, now: Instant) {
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
-            self.pump(now);
         }
+        self.pump(now);
     }
 
     /// Gives up everything, whatever its fate: in order, with whether it was ever sent.
@@ -398,7 +437,27 @@ impl<B: Batch> PartitionCore<B> {
         self.pump(now);
     }
 
+    /// When the oldest batch is to be given up for its age, as far as its fate is known.
+    fn oldest_expires_at(&self) -> Option<Instant> {
+        let oldest = self.entries.front().filter(|_| self.in_flight == 0 && !self.recovering)?;
+        let known = !(oldest.in_doubt && self.options.idempotent);
+        oldest.batch.as_ref().filter(|_| known)?.expires_at()
+    }
+
+    /// Gives up what is too old and in no doubt.
+    fn expire(&mut self, now: Instant) {
+        let mut gap = false;
+        while self.oldest_expires_at().is_some_and(|at| at <= now) {
+            self.give_up_oldest(Fate::Expired);
+            gap = true;
+        }
+        if gap && self.options.idempotent {
+            self.next_epoch();
+        }
+    }
+
     fn pump(&mut self, now: Instant) {
+        self.expire(now);
         if self.is_held() {
             return;
         }
@@ -446,18 +505,26 @@ impl<B: Batch> PartitionCore<B> {
                     entry.in_doubt |= in_doubt;
                     refresh |= wanted;
                     pause = true;
+                    let known = !(entry.in_doubt && self.options.idempotent);
+                    if oldest && known && self.options.max_retries.is_some_and(|most| entry.refusals > most) {
+                        let fate = Fate::RetriesUsedUp { code: entry.code };
+                        self.give_up_oldest(fate);
+                        gap = true;
+                        continue;
+                    }
                 }
                 Verdict::TooLarge | Verdict::BadRecord(_) => {
                     if verdict == Verdict::TooLarge {
                         self.limit_batch_bytes(index);
                     }
                     let reason = if let Verdict::BadRecord(reason) = verdict { reason } else { TOO_LARGE };
+                    let code = self.entries.get(index).map_or(0, |entry| entry.code);
                     if self.split(index) {
                         index += 2;
                         continue;
                     }
                     if oldest {
-                        self.give_up_oldest(reason);
+                        self.give_up_oldest(Fate::Refused { reason, code });
                         gap = true;
                         continue;
                     }
@@ -465,7 +532,8 @@ impl<B: Batch> PartitionCore<B> {
                 }
                 Verdict::BadBatch(reason) => {
                     if oldest {
-                        self.give_up_oldest(reason);
+                        let code = entry.code;
+                        self.give_up_oldest(Fate::Refused { reason, code });
                         gap = true;
                         continue;
                     }
@@ -475,7 +543,8 @@ impl<B: Batch> PartitionCore<B> {
                     entry.corrupt += 1;
                     // Other attempts may have arrived undamaged: only a batch whose every attempt was refused goes.
                     if oldest && entry.corrupt >= CORRUPT_ATTEMPTS && !entry.in_doubt {
-                        self.give_up_oldest(ReasonCode::ImplementationSpecificError);
+                        let (reason, code) = (ReasonCode::ImplementationSpecificError, entry.code);
+                        self.give_up_oldest(Fate::Refused { reason, code });
                         gap = true;
                         continue;
                     }
@@ -547,7 +616,7 @@ impl<B: Batch> PartitionCore<B> {
                     second.restamp(ProducerIdentity { base_sequence: middle, ..stamp });
                 }
                 entry.batch = Some(first);
-                let (attempts, in_doubt) = (entry.attempts, entry.in_doubt);
+                let (attempts, in_doubt, code) = (entry.attempts, entry.in_doubt, entry.code);
                 self.entries.insert(
                     index + 1,
                     Entry {
@@ -556,6 +625,8 @@ impl<B: Batch> PartitionCore<B> {
                         attempt: None,
                         attempts,
                         corrupt: 0,
+                        refusals: 0,
+                        code,
                         in_doubt,
                         verdict: None,
                     },
@@ -569,12 +640,16 @@ impl<B: Batch> PartitionCore<B> {
         }
     }
 
-    fn give_up_oldest(&mut self, reason: ReasonCode) {
+    fn give_up_oldest(&mut self, fate: Fate) {
         if let Some(batch) = self.entries.pop_front().and_then(|entry| entry.batch) {
-            self.outputs.push(Output::Complete { batch, outcome: Outcome::Failed(reason) });
+            self.outputs.push(Output::Complete { batch, fate });
         }
         while self.entries.front().is_some_and(|entry| entry.batch.is_none()) {
             self.entries.pop_front();
+        }
+        if self.entries.is_empty() {
+            // There is nothing left that does not move.
+            self.trouble = None;
         }
     }
 

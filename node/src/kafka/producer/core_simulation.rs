@@ -14,6 +14,7 @@ use super::*;
 struct Sheaf {
     ids: Vec<u32>,
     stamp: ProducerIdentity,
+    expires_at: Option<Instant>,
 }
 
 /// Ids that the broker finds too large alone, or bad.
@@ -35,13 +36,18 @@ impl Batch for Sheaf {
         self.ids.len() * 100
     }
 
+    fn expires_at(&self) -> Option<Instant> {
+        self.expires_at
+    }
+
     fn restamp(&mut self, stamp: ProducerIdentity) {
         self.stamp = stamp;
     }
 
     fn split(mut self) -> Result<(Self, Self), Self> {
         let second = self.ids.split_off(self.ids.len() / 2);
-        Ok((Self { stamp: self.stamp, ids: self.ids }, Self { stamp: self.stamp, ids: second }))
+        let second = Self { ids: second, ..self };
+        Ok((Self { ids: self.ids, ..second }, second))
     }
 
     fn wire(&self) -> Self {
@@ -124,14 +130,29 @@ struct World {
     published: u32,
     done: BTreeMap<u32, bool>,
     possible_duplicates: u32,
+    max_age: Option<u64>,
+    expired: u32,
+    retries_used_up: u32,
+}
+
+/// When batches are given up.
+#[derive(Clone, Copy, Default)]
+struct Patience {
+    max_retries: Option<u32>,
+    max_age_ms: Option<u64>,
 }
 
 impl World {
     fn new(seed: u64, idempotent: bool, faults: Faults) -> Self {
+        Self::with_patience(seed, idempotent, faults, Patience::default())
+    }
+
+    fn with_patience(seed: u64, idempotent: bool, faults: Faults, patience: Patience) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let core = PartitionCore::new(Options {
             idempotent,
             max_in_flight: rng.random_range(1..=10),
+            max_retries: patience.max_retries,
             seed: rng.random(),
         });
         let (batch_limit, broker_limit) = (rng.random_range(1..=9), rng.random_range(1..=9));
@@ -162,6 +183,9 @@ impl World {
             published: 0,
             done: BTreeMap::new(),
             possible_duplicates: 0,
+            max_age: patience.max_age_ms,
+            expired: 0,
+            retries_used_up: 0,
         }
     }
 
@@ -367,7 +391,8 @@ impl World {
                 let stamp = self.core.next_stamp().expect("a stamp where there is appetite");
                 let count = self.inbox.len().min(self.batch_limit);
                 let ids = self.inbox.drain(..count).collect();
-                self.core.push(now, Sheaf { ids, stamp });
+                let expires_at = self.max_age.map(|age| now + Duration::from_millis(age));
+                self.core.push(now, Sheaf { ids, stamp, expires_at });
             }
             let held = self.core.in_flight();
             assert!(!self.idempotent || held <= IDEMPOTENT_WINDOW, "{held} in flight");
@@ -391,15 +416,17 @@ impl World {
                     Event::Arrive(Request { attempt, sheaf: wire, broker: leader, connection }),
                 );
             }
-            Output::Complete { batch, outcome } => {
+            Output::Complete { batch, fate } => {
+                self.expired += u32::from(fate == Fate::Expired);
+                self.retries_used_up += u32::from(matches!(fate, Fate::RetriesUsedUp { .. }));
                 for id in batch.ids {
-                    if outcome == Outcome::Success {
+                    if fate == Fate::Success {
                         assert!(
                             self.log.iter().any(|(sheaf, committed)| *committed && sheaf.ids.contains(&id)),
                             "record {id} acknowledged before it was appended"
                         );
                     }
-                    let before = self.done.insert(id, outcome == Outcome::Success);
+                    let before = self.done.insert(id, fate == Fate::Success);
                     assert!(before.is_none(), "record {id} completed twice");
                 }
             }
@@ -467,6 +494,89 @@ fn every_record_is_appended_once_and_in_order_whatever_fails() {
 }
 
 #[test]
+fn what_is_given_up_was_never_appended_and_the_rest_is_there_once_and_in_order() {
+    const RECORDS: u32 = 50;
+    let (mut expired, mut retries_used_up) = (0, 0);
+    for seed in 0..10_000 {
+        let _printed_on_failure = Seed(seed);
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let faults = faults(rng);
+        let patience = Patience {
+            max_retries: (rng.random_range(0..3) > 0).then(|| rng.random_range(0..4)),
+            max_age_ms: (rng.random_range(0..3) > 0).then(|| rng.random_range(1..800)),
+        };
+        let world = World::with_patience(seed, true, faults, patience).run(RECORDS);
+        assert_eq!(world.done.len(), RECORDS as usize, "not everything was completed");
+        let succeeded: Vec<u32> =
+            world.done.iter().filter(|(_, success)| **success).map(|(id, _)| *id).collect();
+        assert_eq!(world.logged(), succeeded);
+        assert!(world.core.is_idle());
+        assert_eq!(world.possible_duplicates, 0);
+        expired += world.expired;
+        retries_used_up += world.retries_used_up;
+    }
+    assert!(expired > 1000 && retries_used_up > 1000, "{expired} {retries_used_up}");
+}
+
+#[test]
+fn retries_are_counted_by_refusals_alone_and_a_doubt_outlasts_them() {
+    for doubt in [false, true] {
+        let now = Instant::now();
+        let mut core = PartitionCore::new(Options { max_retries: Some(1), ..OPTIONS });
+        core.leader_is(now, Some(1));
+        core.producer_id_is(now, 7, 0);
+        push(&mut core, now, &[2]);
+        // NOT_ENOUGH_REPLICAS is told before the append, NOT_ENOUGH_REPLICAS_AFTER_APPEND is not.
+        let answers =
+            [Answer::NotSent, Answer::Code(19), Answer::NotSent, Answer::Code(if doubt { 20 } else { 19 })];
+        let mut now = now;
+        for (index, answer) in answers.into_iter().enumerate() {
+            let sent = sends(&mut core);
+            assert_eq!(sent.len(), 1, "attempt {index}");
+            core.answered(now, sent[0].0, answer);
+            if index < 3 {
+                now += BACKOFF_LAST;
+                core.tick(now);
+            }
+        }
+        let outputs = core.take_outputs();
+        let given_up = Fate::RetriesUsedUp { code: 19 };
+        let is_given_up = |output: &Output<Sheaf, Sheaf>| matches!(output, Output::Complete { fate, .. } if *fate == given_up);
+        assert_eq!(outputs.iter().any(is_given_up), !doubt, "{outputs:?}");
+        if !doubt {
+            push(&mut core, now, &[3]);
+            core.tick(now + BACKOFF_LAST);
+            let stamp = ProducerIdentity { producer_id: 7, producer_epoch: 1, base_sequence: 0 };
+            assert_eq!(sends(&mut core)[0].1, stamp, "the next one leaves no gap");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_could_not_be_sent_expires_and_one_that_may_be_in_the_log_does_not() {
+    for lost in [false, true] {
+        let now = Instant::now();
+        let mut core = PartitionCore::new(OPTIONS);
+        core.leader_is(now, Some(1));
+        core.producer_id_is(now, 7, 0);
+        let expires_at = now + Duration::from_mins(1);
+        let stamp = core.next_stamp().expect("a stamp");
+        core.push(now, Sheaf { ids: vec![1], stamp, expires_at: Some(expires_at) });
+        let sent = sends(&mut core);
+        assert_eq!(core.deadline(), None, "it is on its way");
+        core.answered(now, sent[0].0, if lost { Answer::Lost } else { Answer::NotSent });
+        core.leader_is(now, None);
+        assert_eq!(core.deadline(), (!lost).then_some(expires_at));
+        core.tick(expires_at);
+        let expired = core
+            .take_outputs()
+            .iter()
+            .any(|output| matches!(output, Output::Complete { fate: Fate::Expired, .. }));
+        assert_eq!((expired, core.is_idle()), (!lost, !lost));
+    }
+}
+
+#[test]
 fn without_idempotence_nothing_is_lost() {
     const RECORDS: u32 = 50;
     for seed in 0..2_000 {
@@ -481,10 +591,12 @@ fn without_idempotence_nothing_is_lost() {
     }
 }
 
+const OPTIONS: Options = Options { idempotent: true, max_in_flight: 5, max_retries: None, seed: 1 };
+
 /// A core with one acknowledged batch behind it, and what it sent.
 fn warmed_up() -> (PartitionCore<Sheaf>, Instant) {
     let now = Instant::now();
-    let mut core = PartitionCore::new(Options { idempotent: true, max_in_flight: 5, seed: 1 });
+    let mut core = PartitionCore::new(OPTIONS);
     core.leader_is(now, Some(1));
     core.producer_id_is(now, 7, 0);
     push(&mut core, now, &[0, 1]);
@@ -496,7 +608,7 @@ fn warmed_up() -> (PartitionCore<Sheaf>, Instant) {
 
 fn push(core: &mut PartitionCore<Sheaf>, now: Instant, ids: &[u32]) {
     let stamp = core.next_stamp().expect("a stamp");
-    core.push(now, Sheaf { ids: ids.to_vec(), stamp });
+    core.push(now, Sheaf { ids: ids.to_vec(), stamp, expires_at: None });
 }
 
 fn sends(core: &mut PartitionCore<Sheaf>) -> Vec<(u64, ProducerIdentity)> {
@@ -552,13 +664,13 @@ fn a_duplicate_sequence_number_is_success() {
     let sent = sends(&mut core);
     core.answered(now, sent[0].0, Answer::Code(46));
     let outputs = core.take_outputs();
-    assert!(matches!(&outputs[..], [Output::Complete { outcome: Outcome::Success, .. }]), "{outputs:?}");
+    assert!(matches!(&outputs[..], [Output::Complete { fate: Fate::Success, .. }]), "{outputs:?}");
 }
 
 #[test]
 fn an_epoch_that_can_rise_no_further_is_followed_by_a_new_producer_id() {
     let now = Instant::now();
-    let mut core = PartitionCore::new(Options { idempotent: true, max_in_flight: 5, seed: 1 });
+    let mut core = PartitionCore::new(OPTIONS);
     core.leader_is(now, Some(1));
     core.producer_id_is(now, 7, i16::MAX);
     push(&mut core, now, &[7]);
@@ -583,7 +695,7 @@ fn a_damaged_batch_is_given_up_after_a_few_tries_unless_one_of_them_is_in_doubt(
             for output in core.take_outputs() {
                 match output {
                     Output::Send { attempt, .. } => core.answered(now, attempt, Answer::Code(2)),
-                    Output::Complete { outcome, .. } => failed = outcome != Outcome::Success,
+                    Output::Complete { fate, .. } => failed = fate != Fate::Success,
                     _ => {}
                 }
             }

@@ -11,6 +11,8 @@
 //! * What is held (waiting and in flight) stays within [`InboxLimits::bytes`]. A record with a ticket that does not fit is refused
 //!   and leaves no trace; one without makes room by dropping the oldest waiting records without a ticket, never one
 //!   with a ticket and never one in flight.
+//! * Where ages matter ([`InboxLimits::max_age`], [`InboxLimits::late_after`]) a segment takes records for an eighth of the shorter one only,
+//!   so that the age of its first record stands for all of them. Nothing looks at a clock where they do not.
 //! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, removed when
 //!   it is taken, or when they are more than half of it, so that memory stays within twice the limit.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
@@ -18,12 +20,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use causeway_protocol::kafka::batch::{BatchBuilder, HEADER_LEN, Record, RecordRef};
 use causeway_protocol::mqtt::ReasonCode;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::obligations::{End, Obligations, Run};
+use super::budget::Budget;
+use super::obligations::{Dissolved, End, Obligations, Run};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Outcome, Room, Ticket, Wake, WakeList};
@@ -32,12 +36,30 @@ use crate::flow::{Accepted, Outcome, Room, Ticket, Wake, WakeList};
 const LARGEST_RECORD: usize = 1 << 30;
 
 /// Bounds of an inbox.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct InboxLimits {
     /// Most bytes of encoded records held, waiting and in flight together.
     pub bytes: usize,
     /// A batch is closed before it grows beyond this, header included; a larger record travels alone.
     pub batch_bytes: usize,
+    /// Records that have waited longer are to be given up, a batch at a time: see [`PartitionInbox::take_expired`].
+    pub max_age: Option<Duration>,
+    /// Successes that took longer count as late replies.
+    pub late_after: Option<Duration>,
+    /// Bytes that other inboxes share.
+    pub budget: Option<Arc<Budget>>,
+}
+
+impl InboxLimits {
+    /// Bounds in bytes alone.
+    pub fn new(bytes: usize, batch_bytes: usize) -> Self {
+        Self { bytes, batch_bytes, ..Self::default() }
+    }
+
+    /// How long a segment takes records.
+    fn slice(&self) -> Option<Duration> {
+        Some([self.max_age, self.late_after].into_iter().flatten().min()? / 8)
+    }
 }
 
 /// The route that led to the inbox is out of date: load it again.
@@ -51,6 +73,8 @@ pub struct Taken {
     pub builder: BatchBuilder,
     /// Same records, same order.
     pub obligations: Obligations,
+    /// When all of them are too old.
+    pub expires_at: Option<Instant>,
 }
 
 /// A batch on its way from one inbox to another.
@@ -59,7 +83,7 @@ pub struct Surrendered(Segment);
 impl Surrendered {
     /// Takes back what is in flight: in its inbox it was never matched.
     pub(super) fn of_flight(builder: BatchBuilder, obligations: Obligations) -> Option<Self> {
-        let (inbox, runs, counted) = obligations.dissolve()?;
+        let Dissolved { inbox, runs, bytes: counted, since } = obligations.dissolve()?;
         let mut segment = Segment { bytes: builder.len().saturating_sub(HEADER_LEN), ..Segment::default() };
         let mut sizes = builder.record_lens();
         for run in &runs {
@@ -69,11 +93,12 @@ impl Surrendered {
         drop(sizes);
         segment.builder = builder;
         segment.runs = runs;
+        segment.since = since;
         let mut state = inbox.state.lock();
         let records = segment.live_records() as u64;
         state.ledger.inflight -= records;
         state.ledger.matched -= records;
-        state.held -= counted;
+        state.release(counted);
         inbox.announce_room(&mut state);
         drop(state);
         Some(Self(segment))
@@ -104,6 +129,8 @@ struct Segment {
     dropped_bytes: usize,
     /// Takes no further records.
     closed: bool,
+    /// When its first record came; only where ages matter.
+    since: Option<Instant>,
 }
 
 impl Segment {
@@ -155,6 +182,8 @@ struct State {
     /// The last one is open unless it says `closed`.
     segments: VecDeque<Segment>,
     limits: InboxLimits,
+    /// See [`InboxLimits::slice`].
+    slice: Option<Duration>,
     /// Encoded bytes waiting and in flight.
     held: usize,
     ledger: Ledger,
@@ -188,9 +217,11 @@ impl std::fmt::Debug for PartitionInbox {
 impl PartitionInbox {
     /// An empty inbox; `sleeper` is woken as [`Self::sleep_until`] says.
     pub fn new(limits: InboxLimits, sleeper: Arc<dyn Wake>) -> Arc<Self> {
+        let room = limits.budget.as_ref().map_or_else(Room::default, |budget| budget.room().clone());
         Arc::new(Self {
             state: Mutex::new(State {
                 segments: VecDeque::new(),
+                slice: limits.slice(),
                 limits,
                 held: 0,
                 ledger: Ledger::default(),
@@ -201,7 +232,7 @@ impl PartitionInbox {
                 generation: 0,
                 likely_size: 0,
             }),
-            room: Room::default(),
+            room,
             sleeper,
             taken: AtomicU64::new(0),
         })
@@ -249,7 +280,8 @@ impl PartitionInbox {
         if let Some(reason) = state.closed {
             return Accepted::Done(Outcome::Failed(reason));
         }
-        if most > state.limits.bytes.min(LARGEST_RECORD) {
+        let budget = state.limits.budget.as_ref().map_or(usize::MAX, |budget| budget.limit());
+        if most > state.limits.bytes.min(LARGEST_RECORD).min(budget) {
             state.ledger.matched += 1;
             if ticket.is_some() {
                 state.ledger.failed += 1;
@@ -258,9 +290,9 @@ impl PartitionInbox {
             }
             return Accepted::Done(Outcome::Failed(TOO_LARGE));
         }
-        if state.held + most > state.limits.bytes {
+        if !state.reserve(most) {
             if ticket.is_some() {
-                state.refused = true;
+                state.refuse();
                 return Accepted::Full(self.room.clone());
             }
             if !state.drop_oldest(most) {
@@ -273,6 +305,9 @@ impl PartitionInbox {
         let segment = state.open_segment(most);
         let added = segment.builder.append(record);
         segment.note(ticket, added);
+        if let Some(budget) = &state.limits.budget {
+            budget.release(most - added);
+        }
         state.count_in(1, added);
         if state.ledger.queuing_bytes >= state.wake_at {
             state.wake_at = u64::MAX;
@@ -287,6 +322,7 @@ impl PartitionInbox {
         let segment = state.open_segment(record.encoded_len() + 16);
         let added = segment.builder.append_ref(record);
         segment.note(ticket, added);
+        state.add_to_budget(added);
         state.count_in(1, added);
     }
 
@@ -300,6 +336,7 @@ impl PartitionInbox {
         segment.closed = true;
         let (records, bytes) = (segment.live_records() as u64, segment.bytes);
         state.segments.push_back(segment);
+        state.add_to_budget(bytes);
         state.count_in(records, bytes);
     }
 
@@ -320,13 +357,38 @@ impl PartitionInbox {
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state.lock();
         let segment = state.pop()?;
+        Some(self.taken_from(state, segment))
+    }
+
+    fn taken_from(self: &Arc<Self>, mut state: MutexGuard<'_, State>, segment: Segment) -> Taken {
         state.ledger.inflight += segment.live_records() as u64;
+        let expires_at = state.expiry(&segment);
         self.taken.fetch_add(1, Ordering::Release);
         drop(state);
-        Some(Taken {
-            obligations: Obligations::new(self.clone(), segment.runs, segment.bytes),
+        Taken {
+            obligations: Obligations::new(self.clone(), segment.runs, segment.bytes, segment.since),
             builder: segment.builder,
-        })
+            expires_at,
+        }
+    }
+
+    /// As [`Self::take`], if all of its records are older than [`InboxLimits::max_age`].
+    pub fn take_expired(self: &Arc<Self>, now: Instant) -> Option<Taken> {
+        let mut state = self.state.lock();
+        state.discard_empty();
+        let front = state.segments.front()?;
+        if state.expiry(front).is_none_or(|at| at > now) {
+            return None;
+        }
+        let segment = state.pop()?;
+        Some(self.taken_from(state, segment))
+    }
+
+    /// When [`Self::take_expired`] has something to give.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        let mut state = self.state.lock();
+        state.discard_empty();
+        state.segments.front().and_then(|front| state.expiry(front))
     }
 
     /// Takes the oldest batch for another inbox: here it was never matched.
@@ -334,7 +396,7 @@ impl PartitionInbox {
         let mut state = self.state.lock();
         let segment = state.pop()?;
         state.ledger.matched -= segment.live_records() as u64;
-        state.held -= segment.bytes;
+        state.release(segment.bytes);
         self.announce_room(&mut state);
         Some(Surrendered(segment))
     }
@@ -366,6 +428,11 @@ impl PartitionInbox {
         self.state.lock().ledger.retried += records;
     }
 
+    /// True once [`Self::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed.is_some()
+    }
+
     /// Refuses whatever comes from now on with this reason, and wakes all who wait for room.
     pub fn close(&self, reason: ReasonCode) {
         let mut state = self.state.lock();
@@ -388,24 +455,37 @@ impl PartitionInbox {
     }
 
     /// The end of records in flight: `with_ticket` and `without` of them, `bytes` long.
-    pub(super) fn settle(&self, with_ticket: u64, without: u64, bytes: usize, end: End) {
+    pub(super) fn settle(
+        &self,
+        with_ticket: u64,
+        without: u64,
+        bytes: usize,
+        since: Option<Instant>,
+        end: End,
+    ) {
         let mut state = self.state.lock();
+        let late = state.limits.late_after.zip(since).is_some_and(|(limit, since)| since.elapsed() > limit);
         let ledger = &mut state.ledger;
         ledger.inflight -= with_ticket + without;
         match end {
             End::Success => ledger.success += with_ticket + without,
             End::Failed(_) => ledger.failed += with_ticket + without,
+            End::Expired(_) => ledger.dropped_expired += with_ticket + without,
             End::Stopped(_) => {
                 ledger.failed += with_ticket;
                 ledger.dropped_resource_stopped += without;
             }
         }
-        state.held -= bytes;
+        if late && end == End::Success {
+            ledger.late_reply += with_ticket;
+        }
+        state.release(bytes);
         self.announce_room(&mut state);
     }
 
     fn announce_room(&self, state: &mut State) {
-        if std::mem::take(&mut state.refused) {
+        let shared = state.limits.budget.as_ref().is_some_and(|budget| budget.take_refused());
+        if std::mem::take(&mut state.refused) || shared {
             self.room.notify_one();
         }
         self.room.notify_waiters();
@@ -413,6 +493,38 @@ impl PartitionInbox {
 }
 
 impl State {
+    /// Whether `most` bytes fit; with a budget they are reserved there.
+    fn reserve(&self, most: usize) -> bool {
+        self.held + most <= self.limits.bytes
+            && self.limits.budget.as_ref().is_none_or(|budget| budget.try_reserve(most))
+    }
+
+    fn refuse(&mut self) {
+        self.refused = true;
+        if let Some(budget) = &self.limits.budget {
+            budget.refuse();
+        }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
+        if let Some(budget) = &self.limits.budget {
+            budget.release(bytes);
+        }
+    }
+
+    fn add_to_budget(&self, bytes: usize) {
+        if let Some(budget) = &self.limits.budget {
+            budget.add(bytes);
+        }
+    }
+
+    /// When all records of the segment are too old: an eighth after its first one is.
+    fn expiry(&self, segment: &Segment) -> Option<Instant> {
+        let (max_age, slice) = self.limits.max_age.zip(self.slice)?;
+        Some(segment.since? + max_age + slice)
+    }
+
     fn count_in(&mut self, records: u64, bytes: usize) {
         self.held += bytes;
         self.ledger.matched += records;
@@ -423,10 +535,14 @@ impl State {
     /// The segment for a record of up to `most` bytes.
     fn open_segment(&mut self, most: usize) -> &mut Segment {
         let limit = self.limits.batch_bytes;
+        let now = self.slice.map(|slice| (Instant::now(), slice));
+        let is_old = |open: &Segment| {
+            now.zip(open.since).is_some_and(|((now, slice), since)| now.duration_since(since) > slice)
+        };
         if let Some(open) = self.segments.back_mut()
             && !open.closed
             && !open.builder.is_empty()
-            && open.builder.len() + most > limit
+            && (open.builder.len() + most > limit || is_old(open))
         {
             open.closed = true;
         }
@@ -436,12 +552,16 @@ impl State {
                 .push_back(Segment { builder: BatchBuilder::with_capacity(capacity), ..Segment::default() });
         }
         let last = self.segments.len() - 1;
-        &mut self.segments[last]
+        let segment = &mut self.segments[last];
+        if segment.builder.is_empty() {
+            segment.since = now.map(|(now, _)| now);
+        }
+        segment
     }
 
     /// Drops the oldest records without ticket until `most` bytes fit; false where they do not fit even then.
     fn drop_oldest(&mut self, most: usize) -> bool {
-        while self.held + most > self.limits.bytes {
+        while !self.reserve(most) {
             let last = self.segments.len().saturating_sub(1);
             let Some(segment) = self.segments.get_mut(self.drop_from) else { return false };
             let Some(bytes) = segment.plain.pop_front() else {
@@ -456,6 +576,9 @@ impl State {
             segment.dropped_bytes += bytes;
             segment.bytes -= bytes;
             self.held -= bytes;
+            if let Some(budget) = &self.limits.budget {
+                budget.release(bytes);
+            }
             self.ledger.queuing -= 1;
             self.ledger.queuing_bytes -= bytes as u64;
             self.ledger.dropped_queue_full += 1;
@@ -471,17 +594,21 @@ impl State {
 
     /// The oldest segment with records, no longer waiting.
     fn pop(&mut self) -> Option<Segment> {
-        loop {
-            let mut segment = self.segments.pop_front()?;
+        self.discard_empty();
+        let mut segment = self.segments.pop_front()?;
+        self.drop_from = self.drop_from.saturating_sub(1);
+        self.likely_size = segment.builder.len();
+        segment.compact();
+        self.ledger.queuing -= segment.live_records() as u64;
+        self.ledger.queuing_bytes -= segment.bytes as u64;
+        Some(segment)
+    }
+
+    /// Takes segments away from the front that have no records left.
+    fn discard_empty(&mut self) {
+        while self.segments.front().is_some_and(|segment| segment.live_records() == 0) {
+            self.segments.pop_front();
             self.drop_from = self.drop_from.saturating_sub(1);
-            if segment.live_records() == 0 {
-                continue;
-            }
-            self.likely_size = segment.builder.len();
-            segment.compact();
-            self.ledger.queuing -= segment.live_records() as u64;
-            self.ledger.queuing_bytes -= segment.bytes as u64;
-            return Some(segment);
         }
     }
 }

@@ -46,7 +46,7 @@ fn ticket(sink: &Arc<Publisher>, sequence: u64) -> Ticket {
 
 fn inbox(bytes: usize, batch_bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>) {
     let sleeper = Arc::new(Sleeper::default());
-    (PartitionInbox::new(InboxLimits { bytes, batch_bytes }, sleeper.clone()), sleeper)
+    (PartitionInbox::new(InboxLimits::new(bytes, batch_bytes), sleeper.clone()), sleeper)
 }
 
 #[derive(Clone, Debug)]
@@ -315,4 +315,68 @@ fn a_batch_moves_to_another_inbox_with_its_tickets_and_books() {
     taken.obligations.end(End::Success);
     assert_eq!(publisher.told.lock().len(), 5);
     assert_eq!((to.ledger().success, to.ledger().matched, to.ledger().imbalance()), (10, 10, 0));
+}
+
+#[test]
+fn a_batch_expires_when_all_of_its_records_are_too_old_and_the_books_say_so() {
+    let max_age = Duration::from_mins(8);
+    let limits = InboxLimits { max_age: Some(max_age), ..InboxLimits::new(10_000, 5_000) };
+    let inbox = PartitionInbox::new(limits, Arc::new(Sleeper::default()));
+    let publisher = Arc::new(Publisher::default());
+    let mut wakes = WakeList::default();
+    let before = Instant::now();
+    let ticket = ticket(&publisher, 7);
+    for ticket in [Some(&ticket), None] {
+        assert!(matches!(inbox.append(&record(b"k", b"v"), ticket, &mut wakes), Accepted::Taken));
+    }
+    let at = inbox.next_expiry().expect("an expiry");
+    assert!(at >= before + max_age && at <= Instant::now() + max_age + max_age / 8);
+    assert!(inbox.take_expired(before + max_age).is_none());
+    let taken = inbox.take_expired(at).expect("a batch");
+    assert_eq!((taken.obligations.records(), inbox.next_expiry()), (2, None));
+    taken.obligations.end(End::Expired(ReasonCode::UnspecifiedError));
+    let ledger = inbox.ledger();
+    assert_eq!((ledger.dropped_expired, ledger.failed, ledger.imbalance()), (2, 0, 0));
+    assert_eq!(publisher.told.lock()[&7], Outcome::Failed(ReasonCode::UnspecifiedError));
+}
+
+#[test]
+fn a_success_that_came_after_its_time_counts_as_late_for_those_who_waited() {
+    for (late_after, late) in [(Duration::from_nanos(1), 1), (Duration::from_hours(1), 0)] {
+        let limits = InboxLimits { late_after: Some(late_after), ..InboxLimits::new(10_000, 5_000) };
+        let inbox = PartitionInbox::new(limits, Arc::new(Sleeper::default()));
+        let mut wakes = WakeList::default();
+        let ticket = ticket(&Arc::new(Publisher::default()), 0);
+        for ticket in [Some(&ticket), None] {
+            assert!(matches!(inbox.append(&record(b"k", b"v"), ticket, &mut wakes), Accepted::Taken));
+        }
+        while let Some(taken) = inbox.take() {
+            taken.obligations.end(End::Success);
+        }
+        assert_eq!((inbox.ledger().success, inbox.ledger().late_reply), (2, late));
+    }
+}
+
+#[tokio::test]
+async fn inboxes_that_share_a_budget_hold_no_more_than_it_together() {
+    let budget = Budget::new(150);
+    let limits = InboxLimits { budget: Some(budget.clone()), ..InboxLimits::new(10_000, 5_000) };
+    let inboxes = [(); 2].map(|()| PartitionInbox::new(limits.clone(), Arc::new(Sleeper::default())));
+    let ticket = ticket(&Arc::new(Publisher::default()), 0);
+    let mut wakes = WakeList::default();
+    let value = [b'x'; 100];
+    assert!(matches!(inboxes[0].append(&record(b"k", &value), Some(&ticket), &mut wakes), Accepted::Taken));
+    let Accepted::Full(room) = inboxes[1].append(&record(b"k", &value), Some(&ticket), &mut wakes) else {
+        panic!("the other one has the bytes");
+    };
+    // Without ticket it has nothing of its own to drop.
+    assert!(matches!(inboxes[1].append(&record(b"k", &value), None, &mut wakes), Accepted::Done(_)));
+    assert_eq!(inboxes[1].ledger().dropped_queue_full, 1);
+    let freed = room.notified();
+    inboxes[0].take().expect("a batch").obligations.end(End::Success);
+    assert_eq!(budget.used(), 0);
+    // Who was refused by one hears of the other's space.
+    tokio::time::timeout(Duration::from_secs(10), freed).await.expect("the space is announced");
+    assert!(matches!(inboxes[1].append(&record(b"k", &value), Some(&ticket), &mut wakes), Accepted::Taken));
+    assert_eq!(budget.used(), inboxes[1].ledger().queuing_bytes as usize);
 }

@@ -11,10 +11,15 @@
 //! * [`inbox`], [`obligations`]: the open batch, its tickets and the books.
 //! * [`core`]: the pure state machine of a partition; [`verdict`]: what error codes mean to it.
 //! * [`partition_producer`]: the actor around it.
+//! * [`dead_letters`]: where records go that were given up.
+//! * [`dynamic_topics`]: many topics, opened on demand, within one [`budget`].
 //! * [`dispatcher`], [`produce_request`]: batches of many partitions in one request a broker.
 
+pub mod budget;
 pub mod core;
+pub mod dead_letters;
 pub mod dispatcher;
+pub mod dynamic_topics;
 pub mod inbox;
 pub mod obligations;
 pub mod partition_producer;
@@ -23,7 +28,10 @@ pub mod route;
 pub mod topic_producer;
 pub mod verdict;
 
+pub use budget::Budget;
+pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
+pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
 pub use route::Partitioner;
 pub use topic_producer::{
     PartitionRow, RequiredAcks, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,

@@ -4,6 +4,7 @@
 //! that panicked), as failed. The ledger moves before the publishers are told. A publisher hears of a batch in one call.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use causeway_protocol::mqtt::ReasonCode;
 
@@ -69,6 +70,8 @@ pub enum End {
     Success,
     /// Given up; all its records count as failed.
     Failed(ReasonCode),
+    /// Too old: all its records count as dropped.
+    Expired(ReasonCode),
     /// The producer was stopped with it: records with a ticket count as failed, those without as dropped.
     Stopped(ReasonCode),
 }
@@ -77,7 +80,7 @@ impl End {
     fn outcome(self) -> Outcome {
         match self {
             Self::Success => Outcome::Success,
-            Self::Failed(reason) | Self::Stopped(reason) => Outcome::Failed(reason),
+            Self::Failed(reason) | Self::Expired(reason) | Self::Stopped(reason) => Outcome::Failed(reason),
         }
     }
 }
@@ -89,11 +92,30 @@ pub struct Obligations {
     inbox: Option<Arc<PartitionInbox>>,
     runs: Vec<Run>,
     bytes: usize,
+    /// When the first record came, where that matters.
+    since: Option<Instant>,
+}
+
+/// What [`Obligations`] were.
+pub(super) struct Dissolved {
+    /// Where they count.
+    pub(super) inbox: Arc<PartitionInbox>,
+    /// In record order.
+    pub(super) runs: Vec<Run>,
+    /// What they count there.
+    pub(super) bytes: usize,
+    /// When the first record came, where that matters.
+    pub(super) since: Option<Instant>,
 }
 
 impl Obligations {
-    pub(super) fn new(inbox: Arc<PartitionInbox>, runs: Vec<Run>, bytes: usize) -> Self {
-        Self { inbox: Some(inbox), runs, bytes }
+    pub(super) fn new(
+        inbox: Arc<PartitionInbox>,
+        runs: Vec<Run>,
+        bytes: usize,
+        since: Option<Instant>,
+    ) -> Self {
+        Self { inbox: Some(inbox), runs, bytes, since }
     }
 
     /// Records.
@@ -123,7 +145,7 @@ impl Obligations {
         }
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { inbox: self.inbox.clone(), runs: first, bytes }
+        Self { inbox: self.inbox.clone(), runs: first, bytes, since: self.since }
     }
 
     /// The end: moves the ledger, then tells each publisher once.
@@ -131,9 +153,11 @@ impl Obligations {
         self.finish(end);
     }
 
-    /// Hands the duties over, unfinished: the inbox, the runs and the bytes they count there.
-    pub(super) fn dissolve(mut self) -> Option<(Arc<PartitionInbox>, Vec<Run>, usize)> {
-        Some((self.inbox.take()?, std::mem::take(&mut self.runs), self.bytes))
+    /// Hands the duties over, unfinished.
+    pub(super) fn dissolve(mut self) -> Option<Dissolved> {
+        let inbox = self.inbox.take()?;
+        let runs = std::mem::take(&mut self.runs);
+        Some(Dissolved { inbox, runs, bytes: self.bytes, since: self.since })
     }
 
     fn finish(&mut self, end: End) {
@@ -142,7 +166,7 @@ impl Obligations {
         let all: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
         runs.retain(|run| run.sink.is_some());
         let with_ticket: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
-        inbox.settle(with_ticket, all - with_ticket, self.bytes, end);
+        inbox.settle(with_ticket, all - with_ticket, self.bytes, self.since, end);
         // Stable: a publisher's ranges stay in record order.
         runs.sort_by_key(|run| run.sink.as_ref().map(address));
         let mut ranges: Vec<SequenceRange> = Vec::new();

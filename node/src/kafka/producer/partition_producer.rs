@@ -9,12 +9,15 @@
 //! With a batch under way, the next one is worth it from [`BULK_BYTES`] on; less gathers in the inbox until the
 //! answer comes. Load makes batches grow by itself.
 //!
+//! Two things make it wait on purpose, where they are wanted: [`Linger`] lets an idle line wait for more, and an age limit wakes it to give
+//! up what is too old. What is given up goes to the bridge's dead-letter topic, where there is one.
+//!
 //! Invariant: what it holds is ended when it goes: by [`Actor::post_stop`] as stopped, or, where it panicked, by the drop of
 //! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_protocol::kafka::batch::{BatchBuilder, Compression, HEADER_LEN, ProducerIdentity, SealedBatch};
@@ -22,18 +25,31 @@ use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::core::{self, Answer, Appetite, Batch, Output, PartitionCore, Trouble};
+use super::core::{self, Answer, Appetite, Batch, Fate, Output, PartitionCore, Trouble};
+use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
-use super::inbox::PartitionInbox;
+use super::inbox::{PartitionInbox, Taken};
 use super::obligations::{End, Obligations};
 use super::route::Routes;
 use super::topic_producer::TopicMessage;
 use super::verdict::describe;
-use crate::flow::{Outcome, Wake};
+use crate::flow::Wake;
+
+/// Why a record is given up for its age.
+pub(super) const TOO_OLD: &str = "older than max_batch_age";
 
 /// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
 /// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records.
 const BULK_BYTES: usize = 64 * 1024;
+
+/// How long, and for how many bytes, an idle line waits for more.
+#[derive(Debug, Clone, Copy)]
+pub struct Linger {
+    /// From the first record that waits.
+    pub time: Duration,
+    /// So many bytes end the wait.
+    pub bytes: usize,
+}
 
 /// What a partition producer is told.
 #[derive(Debug)]
@@ -61,7 +77,7 @@ pub enum PartitionMessage {
     /// A pause is over.
     Tick,
     /// The partition is gone: end everything held like this.
-    GiveUp(End),
+    GiveUp(End, &'static str),
     /// The partition is gone, and its records may go to another one.
     MoveTo(Arc<Routes>, Arc<Partition>),
 }
@@ -128,6 +144,12 @@ pub struct PartitionSetup {
     pub compression: Compression,
     /// Of its core.
     pub core: core::Options,
+    /// Whether and how it waits for more.
+    pub linger: Option<Linger>,
+    /// How long a record may wait, as its inbox has it.
+    pub max_age: Option<Duration>,
+    /// Where records go that are given up.
+    pub dead_letters: Option<Arc<DeadLetters>>,
     /// Who asks for metadata and producer ids on its behalf.
     pub parent: ActorRef<TopicMessage>,
     /// Leader known so far.
@@ -144,6 +166,8 @@ pub struct Held {
     sink: Arc<dyn AnswerSink>,
     dispatcher: Option<(i32, Arc<Dispatcher>)>,
     bulk: usize,
+    /// When an idle line no longer waits for more.
+    linger_until: Option<Instant>,
     timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
     lost_because: Option<Arc<str>>,
     told_trouble: Option<Arc<str>>,
@@ -154,6 +178,7 @@ pub struct Outgoing {
     sealed: SealedBatch,
     compression: Compression,
     weight: usize,
+    expires_at: Option<Instant>,
     obligations: Obligations,
 }
 
@@ -168,6 +193,10 @@ impl Batch for Outgoing {
         self.weight
     }
 
+    fn expires_at(&self) -> Option<Instant> {
+        self.expires_at
+    }
+
     fn restamp(&mut self, stamp: ProducerIdentity) {
         self.sealed.restamp(stamp);
     }
@@ -179,12 +208,12 @@ impl Batch for Outgoing {
         let Ok([first, second]) = <[BatchBuilder; 2]>::try_from(halves) else { return Err(self) };
         let (records, bytes) = (first.count() as u64, first.len() - HEADER_LEN);
         let weights = (first.len(), second.len());
-        let compression = self.compression;
+        let (compression, expires_at) = (self.compression, self.expires_at);
         let seal = |builder: BatchBuilder| builder.seal(compression, ProducerIdentity::NONE);
         let (Ok(first), Ok(second)) = (seal(first), seal(second)) else { return Err(self) };
         let owed = self.obligations.split_off_first(records, bytes);
         Ok((
-            Self { sealed: first, compression, weight: weights.0, obligations: owed },
+            Self { sealed: first, compression, weight: weights.0, expires_at, obligations: owed },
             Self { sealed: second, weight: weights.1, ..self },
         ))
     }
@@ -220,6 +249,7 @@ impl Actor for PartitionProducer {
             sink: Arc::new(AnswerTo(myself)),
             dispatcher: None,
             bulk: BULK_BYTES,
+            linger_until: None,
             timer: None,
             lost_because: None,
             told_trouble: None,
@@ -258,7 +288,7 @@ impl Actor for PartitionProducer {
                 held.timer = None;
                 held.core.tick(now);
             }
-            PartitionMessage::GiveUp(end) => held.give_up(end),
+            PartitionMessage::GiveUp(end, why) => held.give_up(end, why),
             PartitionMessage::MoveTo(routes, to) => held.move_to(&routes, &to),
         }
         held.turn(&myself);
@@ -270,7 +300,7 @@ impl Actor for PartitionProducer {
         _myself: ActorRef<PartitionMessage>,
         held: &mut Held,
     ) -> Result<(), ActorProcessingErr> {
-        held.give_up(End::Stopped(ReasonCode::UnspecifiedError));
+        held.give_up(End::Stopped(ReasonCode::UnspecifiedError), "stopped");
         Ok(())
     }
 }
@@ -291,10 +321,16 @@ impl Held {
                 self.carry_out(output);
             }
             let now = Instant::now();
+            if self.setup.max_age.is_some() {
+                while let Some(taken) = self.setup.partition.inbox.take_expired(now) {
+                    let end = End::Expired(ReasonCode::UnspecifiedError);
+                    self.bury(&taken.builder, taken.obligations, end, TOO_OLD, None);
+                }
+            }
             let least = match self.core.appetite(now) {
                 Appetite::Nothing => None,
                 Appetite::Bulk => Some(self.bulk as u64),
-                Appetite::Anything => Some(1),
+                Appetite::Anything => Some(self.least_to_start_with(now)),
             };
             let inbox = &self.setup.partition.inbox;
             if !inbox.sleep_until(least) {
@@ -302,7 +338,8 @@ impl Held {
             }
             let Some(stamp) = self.core.next_stamp() else { break };
             let Some(taken) = inbox.take() else { break };
-            if let Some(batch) = self.seal(taken.builder, taken.obligations, stamp) {
+            self.linger_until = None;
+            if let Some(batch) = self.seal(taken, stamp) {
                 self.core.push(now, batch);
             }
         }
@@ -310,12 +347,22 @@ impl Held {
         self.show_trouble();
     }
 
-    fn seal(
-        &self,
-        builder: BatchBuilder,
-        obligations: Obligations,
-        stamp: ProducerIdentity,
-    ) -> Option<Outgoing> {
+    /// Bytes that must wait for an idle line to take them: any, unless it is to wait for more.
+    fn least_to_start_with(&mut self, now: Instant) -> u64 {
+        let inbox = &self.setup.partition.inbox;
+        // Nothing more will come to one that is closed.
+        let Some(linger) = self.setup.linger.filter(|_| !inbox.is_closed()) else { return 1 };
+        if self.linger_until.is_none() && inbox.ledger().queuing > 0 {
+            self.linger_until = Some(now + linger.time);
+        }
+        match self.linger_until {
+            Some(until) if until > now => linger.bytes.max(1) as u64,
+            _ => 1,
+        }
+    }
+
+    fn seal(&self, taken: Taken, stamp: ProducerIdentity) -> Option<Outgoing> {
+        let Taken { builder, obligations, expires_at } = taken;
         let weight = builder.len();
         let compression = self.setup.compression;
         let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {
@@ -323,7 +370,9 @@ impl Held {
             failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
         });
         match sealed {
-            Ok((sealed, compression)) => Some(Outgoing { sealed, compression, weight, obligations }),
+            Ok((sealed, compression)) => {
+                Some(Outgoing { sealed, compression, weight, expires_at, obligations })
+            }
             Err(failed) => {
                 tracing::error!(topic = %self.setup.topic, error = %failed.error, "a batch cannot be sealed");
                 obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
@@ -351,14 +400,7 @@ impl Held {
                 let sink = self.sink.clone();
                 dispatcher.send(Parcel::new(topic.clone(), partition.index, wire, attempt, sink));
             }
-            Output::Complete { batch, outcome } => match outcome {
-                Outcome::Success => batch.obligations.end(End::Success),
-                Outcome::Failed(reason) => {
-                    let records = batch.records();
-                    tracing::warn!(%topic, partition = partition.index, records, ?reason, "kafka refuses records");
-                    batch.obligations.end(End::Failed(reason));
-                }
-            },
+            Output::Complete { batch, fate } => self.complete(batch, fate),
             Output::NeedMetadata => {
                 let _ = setup.parent.send_message(TopicMessage::NeedMetadata);
             }
@@ -383,12 +425,49 @@ impl Held {
         }
     }
 
-    fn give_up(&mut self, end: End) {
+    fn complete(&self, batch: Outgoing, fate: Fate) {
+        let (end, why, code) = match fate {
+            Fate::Success => return batch.obligations.end(End::Success),
+            Fate::Refused { reason, code } => (End::Failed(reason), describe(code), Some(code)),
+            Fate::RetriesUsedUp { code } => {
+                let why = format!("max_retries: {}", describe(code));
+                (End::Failed(ReasonCode::UnspecifiedError), why, Some(code))
+            }
+            Fate::Expired => (End::Expired(ReasonCode::UnspecifiedError), TOO_OLD.to_owned(), None),
+        };
+        let (topic, partition) = (&self.setup.topic, self.setup.partition.index);
+        tracing::warn!(%topic, partition, records = batch.records(), why, "records are given up");
+        self.bury_batch(batch, end, &why, code);
+    }
+
+    fn bury_batch(&self, batch: Outgoing, end: End, why: &str, code: Option<i16>) {
+        let buried = self.setup.dead_letters.is_some() && !matches!(end, End::Stopped(_));
+        let records = buried.then(|| batch.sealed.split(usize::MAX, batch.weight).ok()).flatten();
+        match records.and_then(|mut builders| builders.pop()) {
+            Some(records) => self.bury(&records, batch.obligations, end, why, code),
+            None => batch.obligations.end(end),
+        }
+    }
+
+    /// Ends what is owed, after the records have gone to the dead-letter topic where there is one.
+    fn bury(&self, records: &BatchBuilder, obligations: Obligations, end: End, why: &str, code: Option<i16>) {
+        let setup = &self.setup;
+        match &setup.dead_letters {
+            Some(letters) if !matches!(end, End::Stopped(_)) => {
+                let partition = Some(setup.partition.index);
+                let cause = Cause { topic: &setup.topic, partition, reason: why, code };
+                letters.bury(cause, records, obligations, end);
+            }
+            _ => obligations.end(end),
+        }
+    }
+
+    fn give_up(&mut self, end: End, why: &str) {
         for (batch, _) in self.core.abandon() {
-            batch.obligations.end(end);
+            self.bury_batch(batch, end, why, None);
         }
         while let Some(taken) = self.setup.partition.inbox.take() {
-            taken.obligations.end(end);
+            self.bury(&taken.builder, taken.obligations, end, why, None);
         }
     }
 
@@ -404,9 +483,27 @@ impl Held {
         to.actor.wake();
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        let now = Instant::now();
+        // What the line cannot take now waits for an event, not for the end of a wait that is over.
+        let linger = self.linger_until.filter(|until| *until > now);
+        // Nobody tells of the first record while the line is not hungry: it is looked for in time.
+        let expiry = self
+            .setup
+            .max_age
+            .map(|max_age| self.setup.partition.inbox.next_expiry().unwrap_or(now + max_age));
+        [self.core.deadline(), linger, expiry].into_iter().flatten().min()
+    }
+
     fn set_timer(&mut self, myself: &ActorRef<PartitionMessage>) {
-        let wanted = self.core.deadline();
-        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
+        let wanted = self.next_deadline();
+        // One that fires early does no harm, and is not worth a new task.
+        let enough = match (&self.timer, wanted) {
+            (Some((at, _)), Some(wanted)) => *at <= wanted,
+            (None, None) => true,
+            _ => false,
+        };
+        if enough {
             return;
         }
         if let Some((_, timer)) = self.timer.take() {

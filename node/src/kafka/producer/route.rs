@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use causeway_protocol::kafka::batch::{BatchBuilder, Record};
@@ -24,8 +25,8 @@ use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
 
-use super::inbox::{InboxLimits, PartitionInbox, Redirected, Surrendered};
-use super::obligations::{End, Obligations};
+use super::inbox::{InboxLimits, PartitionInbox, Redirected, Surrendered, Taken};
+use super::obligations::Obligations;
 use super::partition_producer::{Partition, PartitionMessage};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, Wake, WakeList};
@@ -103,7 +104,7 @@ impl Wake for Nobody {
 impl Routes {
     /// A route to staging.
     pub fn new(partitioner: Partitioner, limits: InboxLimits) -> Self {
-        let staging = PartitionInbox::new(limits, Arc::new(Nobody));
+        let staging = PartitionInbox::new(limits.clone(), Arc::new(Nobody));
         staging.admit_only(1);
         Self {
             partitioner,
@@ -190,7 +191,7 @@ impl Routes {
 
     /// A new inbox for a partition that is about to be added.
     pub fn new_inbox(&self, sleeper: Arc<dyn Wake>) -> Arc<PartitionInbox> {
-        PartitionInbox::new(self.limits, sleeper)
+        PartitionInbox::new(self.limits.clone(), sleeper)
     }
 
     /// Adds partitions, without leading anything to them yet.
@@ -338,6 +339,8 @@ impl Routes {
         self.staging.close(reason);
         for partition in &*self.partitions.read() {
             partition.inbox.close(reason);
+            // It may be waiting for more.
+            partition.actor.wake();
         }
     }
 
@@ -360,11 +363,16 @@ impl Routes {
         }
     }
 
-    /// Ends what is in staging.
-    pub fn end_staged(&self, end: End) {
-        while let Some(taken) = self.staging.take() {
-            taken.obligations.end(end);
-        }
+    /// Takes the oldest batch out of staging, to end it.
+    pub fn take_staged(&self) -> Option<Taken> {
+        let _no_move = self.moving.read();
+        self.staging.take()
+    }
+
+    /// As [`Self::take_staged`], if all of its records are too old.
+    pub fn take_expired(&self, now: Instant) -> Option<Taken> {
+        let _no_move = self.moving.read();
+        self.staging.take_expired(now)
     }
 }
 

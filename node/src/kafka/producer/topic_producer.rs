@@ -13,8 +13,8 @@
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causeway_protocol::kafka::batch::{Compression, Record};
@@ -23,15 +23,19 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::core;
+use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
-use super::inbox::InboxLimits;
+use super::inbox::{InboxLimits, Taken};
 use super::obligations::End;
-use super::partition_producer::{Doorbell, Partition, PartitionMessage, PartitionProducer, PartitionSetup};
+use super::partition_producer::{
+    Doorbell, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
+};
 use super::route::{Partitioner, Routes};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
-use crate::kafka::client::{Backoff, Client, Error, ProducerIdentity, Purpose, TopicView};
+use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};
 
 /// A keyed topic that got more partitions goes on with the old ones if they do not run dry within this time.
 const GROWTH_PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +48,14 @@ const LINK_CHECK: Duration = Duration::from_secs(15);
 
 /// After a failed look at a connection; the client's own backoff comes on top.
 const RECHECK_AFTER: Duration = Duration::from_millis(500);
+
+/// `UNKNOWN_TOPIC_OR_PARTITION`.
+const NO_SUCH_TOPIC: i16 = 3;
+/// `INVALID_TOPIC_EXCEPTION`.
+const INVALID_TOPIC: i16 = 17;
+
+/// Why records of a topic that does not exist are given up.
+pub(super) const UNKNOWN_TOPIC: &str = "Kafka does not know the topic";
 
 /// Between attempts to get metadata or a producer id.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
@@ -92,6 +104,25 @@ pub struct TopicProducerOptions {
     pub ack_timeout: Duration,
     /// How long an answer may take before the connection counts as dead; longer than `ack_timeout`.
     pub request_timeout: Duration,
+    /// How long an idle line waits for more.
+    pub max_linger_time: Duration,
+    /// So many bytes end such a wait.
+    pub max_linger_bytes: usize,
+    /// A batch that Kafka refused for the time being more often than this is given up.
+    pub max_retries: Option<u32>,
+    /// A batch whose records are all older than this is given up, unless it may be in the log already.
+    pub max_batch_age: Option<Duration>,
+    /// A success that took longer than this counts as a late reply.
+    pub late_after: Option<Duration>,
+    /// Only the first so many partitions are used.
+    pub partitions_limit: Option<usize>,
+    /// What is given up goes here.
+    pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Bytes shared with other topics.
+    pub budget: Option<Arc<Budget>>,
+    /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
+    /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
+    pub unknown_is_final: bool,
 }
 
 impl TopicProducerOptions {
@@ -108,6 +139,15 @@ impl TopicProducerOptions {
             partition_count_refresh_interval: Some(Duration::from_mins(1)),
             ack_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            max_linger_time: Duration::ZERO,
+            max_linger_bytes: 10 * 1024 * 1024,
+            max_retries: None,
+            max_batch_age: None,
+            late_after: None,
+            partitions_limit: None,
+            dead_letters: None,
+            budget: None,
+            unknown_is_final: false,
         }
     }
 }
@@ -177,6 +217,8 @@ pub enum TopicMessage {
     RanDry(bool),
     /// A partition needs a new actor.
     Respawn(i32),
+    /// Give up what is too old and waits for no partition yet.
+    CheckAge,
 }
 
 /// Starts topic producers.
@@ -187,6 +229,7 @@ pub struct TopicProducerHandle {
     routes: Arc<Routes>,
     status: watch::Receiver<Status>,
     actor: ActorRef<TopicMessage>,
+    unknown: Arc<OnceLock<Instant>>,
 }
 
 impl std::fmt::Debug for TopicProducerHandle {
@@ -206,13 +249,18 @@ impl TopicProducer {
         let limits = InboxLimits {
             bytes: options.per_partition_limit.max(1),
             batch_bytes: options.max_batch_bytes.max(1),
+            max_age: options.max_batch_age,
+            late_after: options.late_after,
+            budget: options.budget.clone(),
         };
         let routes = Arc::new(Routes::new(options.partitioner, limits));
         let reason = "asking Kafka for the topic's partitions".to_owned();
         let (sender, status) = watch::channel(Status::Connecting { reason });
-        let setup = Setup { dispatchers, options, routes: routes.clone(), status: sender };
+        let unknown = Arc::<OnceLock<Instant>>::default();
+        let setup =
+            Setup { dispatchers, options, routes: routes.clone(), status: sender, unknown: unknown.clone() };
         let actor = spawn(setup);
-        TopicProducerHandle { routes, status, actor }
+        TopicProducerHandle { routes, status, actor, unknown }
     }
 }
 
@@ -248,6 +296,12 @@ impl TopicProducerHandle {
                 possible_duplicates: partition.possible_duplicates.load(Ordering::Relaxed),
             })
             .collect()
+    }
+
+    /// Since when it refuses everything because there is no such topic; only with
+    /// [`TopicProducerOptions::unknown_is_final`]. What it held has failed with [`ReasonCode::TopicNameInvalid`].
+    pub fn unknown_since(&self) -> Option<Instant> {
+        self.unknown.get().copied()
     }
 
     /// How it is doing; changes can be awaited.
@@ -289,6 +343,7 @@ pub struct Setup {
     options: TopicProducerOptions,
     routes: Arc<Routes>,
     status: watch::Sender<Status>,
+    unknown: Arc<OnceLock<Instant>>,
 }
 
 /// Aborts a task with its owner.
@@ -304,7 +359,7 @@ impl Drop for Guarded {
 pub struct Held {
     setup: Setup,
     want_metadata: Arc<Notify>,
-    _tasks: [Guarded; 2],
+    tasks: Vec<Guarded>,
     /// Ran dry or not: only while the number of partitions of a keyed topic is changing.
     growth: Option<Guarded>,
     /// Leaders by partition.
@@ -316,6 +371,8 @@ pub struct Held {
     asking_for_id: Option<Guarded>,
     /// Partitions that wait for a producer id.
     waiting_for_id: Vec<i32>,
+    /// When Kafka first said that it does not know the topic.
+    unknown_since: Option<Instant>,
     /// When fewer partitions were seen for the first time.
     fewer_since: Option<(usize, Instant)>,
     /// Why there is no metadata, or what is wrong with the topic.
@@ -342,6 +399,7 @@ impl Actor for TopicProducer {
             want_metadata.clone(),
             myself.clone(),
         );
+        let aged = myself.clone();
         let checks = async move {
             let mut interval = tokio::time::interval(LINK_CHECK);
             loop {
@@ -349,10 +407,14 @@ impl Actor for TopicProducer {
                 let _ = myself.send_message(TopicMessage::CheckLinks);
             }
         };
+        let mut tasks = vec![Guarded(tokio::spawn(keeper)), Guarded(tokio::spawn(checks))];
+        if let Some(max_age) = setup.options.max_batch_age {
+            tasks.push(Guarded(tokio::spawn(check_age(max_age, aged))));
+        }
         Ok(Held {
             setup,
             want_metadata,
-            _tasks: [Guarded(tokio::spawn(keeper)), Guarded(tokio::spawn(checks))],
+            tasks,
             growth: None,
             leaders: Vec::new(),
             links: BTreeMap::new(),
@@ -360,6 +422,7 @@ impl Actor for TopicProducer {
             producer_id: None,
             asking_for_id: None,
             waiting_for_id: Vec::new(),
+            unknown_since: None,
             fewer_since: None,
             topic_trouble: None,
             id_trouble: None,
@@ -393,6 +456,12 @@ impl Actor for TopicProducer {
                     held.spawn_partition(&myself, partition).await?;
                 }
             }
+            TopicMessage::CheckAge => {
+                let now = std::time::Instant::now();
+                while let Some(taken) = held.setup.routes.take_expired(now) {
+                    held.bury(taken, End::Expired(ReasonCode::UnspecifiedError), TOO_OLD);
+                }
+            }
         }
         held.show_status();
         Ok(())
@@ -417,7 +486,9 @@ impl Actor for TopicProducer {
     ) -> Result<(), ActorProcessingErr> {
         let end = End::Stopped(ReasonCode::UnspecifiedError);
         myself.get_cell().stop_children_and_wait(None, Some(Duration::from_secs(5))).await;
-        held.setup.routes.end_staged(end);
+        while let Some(taken) = held.setup.routes.take_staged() {
+            taken.obligations.end(end);
+        }
         // Where an actor was not there to do it.
         for partition in held.setup.routes.partitions() {
             while let Some(taken) = partition.inbox.take() {
@@ -441,17 +512,23 @@ impl Held {
         view: &TopicView,
     ) -> Result<(), ActorProcessingErr> {
         let topic = &self.setup.options.topic;
-        let count = view.partitions.len();
+        let limit = self.setup.options.partitions_limit.unwrap_or(usize::MAX);
+        let count = view.partitions.len().min(limit);
         if let Some(error) = view.error {
             self.topic_trouble = Some(format!("topic {topic:?}: {}", super::verdict::describe(error.code())));
+            if self.setup.options.unknown_is_final && matches!(error.code(), NO_SUCH_TOPIC | INVALID_TOPIC) {
+                self.maybe_unknown(view.as_of);
+            }
             return Ok(());
         }
+        self.unknown_since = None;
         if count == 0 {
             self.topic_trouble = Some(format!("topic {topic:?} has no partitions"));
             return Ok(());
         }
         self.topic_trouble = None;
-        self.leaders = view.partitions.iter().map(|p| Some(p.leader).filter(|leader| *leader >= 0)).collect();
+        let leader = |p: &PartitionView| Some(p.leader).filter(|leader| *leader >= 0);
+        self.leaders = view.partitions.iter().take(count).map(leader).collect();
         let known = self.setup.routes.partitions();
         if self.growth.is_none() {
             match count.cmp(&known.len()) {
@@ -473,6 +550,44 @@ impl Held {
         }
         self.check_links(myself);
         Ok(())
+    }
+
+    /// A topic that Kafka does not know. Believed when a later view says so too: then everything held has failed for good.
+    fn maybe_unknown(&mut self, as_of: Instant) {
+        match self.unknown_since {
+            Some(first) if first < as_of => {}
+            Some(_) => return self.want_metadata.notify_one(),
+            None => {
+                self.unknown_since = Some(as_of);
+                return self.want_metadata.notify_one();
+            }
+        }
+        if self.setup.unknown.set(Instant::now()).is_err() {
+            return;
+        }
+        tracing::warn!(topic = %self.setup.options.topic, "there is no such topic: its records are given up");
+        // Nobody asks for it any more.
+        self.tasks.clear();
+        self.growth = None;
+        let reason = ReasonCode::TopicNameInvalid;
+        self.setup.routes.close(reason);
+        while let Some(taken) = self.setup.routes.take_staged() {
+            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+        }
+        for partition in self.setup.routes.partitions() {
+            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), UNKNOWN_TOPIC));
+        }
+    }
+
+    /// Ends what waited for no partition yet, after it has gone to the dead-letter topic where there is one.
+    fn bury(&self, taken: Taken, end: End, reason: &str) {
+        match &self.setup.options.dead_letters {
+            Some(letters) => {
+                let cause = Cause { topic: &self.setup.options.topic, partition: None, reason, code: None };
+                letters.bury(cause, &taken.builder, taken.obligations, end);
+            }
+            None => taken.obligations.end(end),
+        }
     }
 
     fn leader_of(&self, partition: i32) -> Option<i32> {
@@ -524,8 +639,15 @@ impl Held {
             core: core::Options {
                 idempotent: options.required_acks == RequiredAcks::AllIsr,
                 max_in_flight: options.max_inflight.max(1),
+                max_retries: options.max_retries,
                 seed: rand::random(),
             },
+            linger: (options.max_linger_time > Duration::ZERO).then(|| Linger {
+                time: options.max_linger_time,
+                bytes: options.max_linger_bytes.min(options.max_batch_bytes),
+            }),
+            max_age: options.max_batch_age,
+            dead_letters: options.dead_letters.clone(),
             parent: myself.clone(),
         };
         Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await?;
@@ -579,7 +701,7 @@ impl Held {
                         partition.actor.tell(PartitionMessage::MoveTo(routes, heir));
                     } else {
                         let end = End::Failed(ReasonCode::ImplementationSpecificError);
-                        partition.actor.tell(PartitionMessage::GiveUp(end));
+                        partition.actor.tell(PartitionMessage::GiveUp(end, "its partition is gone"));
                     }
                     if let Some(actor) = partition.actor.actor() {
                         // Its messages before the stop are lost with a stop: drain.
@@ -772,6 +894,17 @@ async fn keep_metadata(
             failures += 1;
             // Even where it is wanted: what is missing will not be there sooner.
             tokio::time::sleep(RETRY.jittered(failures)).await;
+        }
+    }
+}
+
+/// Asks every eighth of `max_age` to give up what is older.
+async fn check_age(max_age: Duration, parent: ActorRef<TopicMessage>) {
+    let mut interval = tokio::time::interval((max_age / 8).max(Duration::from_millis(10)));
+    loop {
+        interval.tick().await;
+        if parent.send_message(TopicMessage::CheckAge).is_err() {
+            return;
         }
     }
 }

@@ -1,0 +1,316 @@
+//! The topics of a bridge whose topic is a template: a producer for each, opened when its first record comes.
+//!
+//! Invariants:
+//! * At most [`DynamicOptions::max_topics`] producers are open. One that has had nothing to do for
+//!   [`DynamicOptions::idle_timeout`] is closed; earlier, where another topic needs its place. Only empty ones are closed, so
+//!   that the order of a topic's records outlasts its producer.
+//! * What all of them hold together stays within one [`Budget`]. Without room or place a record with a ticket is refused until there is
+//!   some, and one without is dropped and counted.
+//! * A topic that Kafka does not know in two metadata answers in a row is not asked for again for [`UNKNOWN_FOR`]; its records are
+//!   refused at once meanwhile ([`NoSuchTopic`]).
+//! * Books outlast their producers: [`DynamicTopics::ledger`] is the sum of all there ever were.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use causeway_protocol::kafka::batch::Record;
+use causeway_protocol::mqtt::ReasonCode;
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use super::budget::Budget;
+use super::dispatcher::Dispatchers;
+use super::topic_producer::{
+    PartitionRow, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+};
+use crate::bridge::ledger::Ledger;
+use crate::flow::{Accepted, Outcome, Ticket, WakeList};
+use crate::kafka::client::Client;
+
+/// How long an unknown topic stays unknown without another look.
+pub const UNKNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// How often idle producers are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often Kafka is asked whether it is there, while all is well.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// There is no such topic: the record fails with [`ReasonCode::TopicNameInvalid`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchTopic;
+
+/// Settings.
+#[derive(Debug, Clone)]
+pub struct DynamicOptions {
+    /// Those of each producer; its topic does not matter.
+    pub producer: TopicProducerOptions,
+    /// Most producers open at a time.
+    pub max_topics: usize,
+    /// A producer that has had nothing to do for so long is closed.
+    pub idle_timeout: Duration,
+    /// Most bytes held for all topics together.
+    pub memory_limit: usize,
+}
+
+struct Open {
+    producer: TopicProducerHandle,
+    /// Since when a sweep has found it empty and with nothing new.
+    idle_since: Option<Instant>,
+    /// Records it had taken by the last sweep.
+    matched: u64,
+}
+
+impl Open {
+    fn is_empty(&self) -> bool {
+        let ledger = self.producer.ledger();
+        ledger.queuing + ledger.inflight == 0
+    }
+}
+
+/// See the top of the file.
+pub struct DynamicTopics {
+    dispatchers: Arc<Dispatchers>,
+    options: DynamicOptions,
+    budget: Arc<Budget>,
+    runtime: tokio::runtime::Handle,
+    open: RwLock<HashMap<Box<str>, Open>>,
+    /// Books of producers that are closed, and of what never reached one.
+    past: Mutex<Ledger>,
+    status: Mutex<Status>,
+    sweeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Changes under the write lock of `open`.
+    closed: AtomicBool,
+}
+
+impl DynamicTopics {
+    /// No topic is open yet. Must be called within a tokio runtime.
+    pub fn start(dispatchers: Arc<Dispatchers>, options: DynamicOptions) -> Arc<Self> {
+        let budget = Budget::new(options.memory_limit);
+        let client = dispatchers.client().clone();
+        let topics = Arc::new(Self {
+            dispatchers,
+            options,
+            budget,
+            runtime: tokio::runtime::Handle::current(),
+            open: RwLock::default(),
+            past: Mutex::default(),
+            status: Mutex::new(Status::Connecting { reason: "connecting to Kafka".to_owned() }),
+            sweeper: Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        let sweeper = tokio::spawn(sweep(Arc::downgrade(&topics), client));
+        *topics.sweeper.lock() = Some(sweeper);
+        topics
+    }
+
+    /// Offers a record for a topic, whose name is legal: see [`TopicProducerHandle::append`].
+    pub fn append(
+        &self,
+        topic: &str,
+        record: &Record<'_>,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Result<Accepted, NoSuchTopic> {
+        // Under the lock: nobody closes a producer between the look and the append.
+        if let Some(known) = offer(&self.open.read(), topic, record, ticket, wakes) {
+            return known;
+        }
+        let mut open = self.open.write();
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(Accepted::Done(Outcome::Failed(ReasonCode::UnspecifiedError)));
+        }
+        if let Some(known) = offer(&open, topic, record, ticket, wakes) {
+            return known;
+        }
+        if let Some(unknown) = open.get(topic) {
+            if !unknown.is_empty() {
+                return Err(NoSuchTopic);
+            }
+            self.close(&mut open, topic);
+        }
+        if open.len() >= self.options.max_topics && !self.make_place(&mut open) {
+            if ticket.is_some() {
+                self.budget.refuse();
+                return Ok(Accepted::Full(self.budget.room().clone()));
+            }
+            let mut past = self.past.lock();
+            past.matched += 1;
+            past.dropped_queue_full += 1;
+            return Ok(Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded)));
+        }
+        let options = TopicProducerOptions {
+            topic: topic.into(),
+            budget: Some(self.budget.clone()),
+            unknown_is_final: true,
+            ..self.options.producer.clone()
+        };
+        let producer = {
+            let _runtime = self.runtime.enter();
+            TopicProducer::start_shared(self.dispatchers.clone(), options)
+        };
+        let accepted = producer.append(record, ticket, wakes);
+        open.insert(topic.into(), Open { producer, idle_since: None, matched: 0 });
+        Ok(accepted)
+    }
+
+    /// Closes the producer that has been idle for longest; false where all have something to do.
+    fn make_place(&self, open: &mut HashMap<Box<str>, Open>) -> bool {
+        let idle = open.iter().filter(|(_, open)| open.is_empty());
+        let idle = idle.filter_map(|(topic, open)| Some((open.idle_since?, topic)));
+        let Some(topic) = idle.min().map(|(_, topic)| topic.clone()) else { return false };
+        self.close(open, &topic);
+        true
+    }
+
+    /// Closes an empty producer; its books stay.
+    fn close(&self, open: &mut HashMap<Box<str>, Open>, topic: &str) {
+        if let Some(open) = open.remove(topic) {
+            *self.past.lock() += open.producer.ledger();
+        }
+    }
+
+    /// The books of all topics there ever were.
+    pub fn ledger(&self) -> Ledger {
+        let open = self.open.read();
+        let mut sum = *self.past.lock();
+        for open in open.values() {
+            sum += open.producer.ledger();
+        }
+        sum
+    }
+
+    /// Topics that are open now, with their partitions.
+    pub fn partitions(&self) -> Vec<(String, PartitionRow)> {
+        let open = self.open.read();
+        let rows = open.iter().flat_map(|(topic, open)| {
+            open.producer.partitions().into_iter().map(|row| (topic.to_string(), row))
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by(|(a, of_a), (b, of_b)| (a, of_a.partition).cmp(&(b, of_b.partition)));
+        rows
+    }
+
+    /// Bytes held for all topics.
+    pub fn memory(&self) -> usize {
+        self.budget.used()
+    }
+
+    /// Producers open now.
+    pub fn open(&self) -> usize {
+        self.open.read().len()
+    }
+
+    /// Whether Kafka is there. What single topics lack does not show here.
+    pub fn status(&self) -> Status {
+        self.status.lock().clone()
+    }
+
+    /// Stops all producers, at the same time: see [`TopicProducerHandle::stop`].
+    pub async fn stop(&self, drain: Duration) -> StopReport {
+        if let Some(sweeper) = self.sweeper.lock().take() {
+            sweeper.abort();
+        }
+        let open = {
+            let mut open = self.open.write();
+            self.closed.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *open)
+        };
+        let stopping = open.values().map(|open| open.producer.stop(drain));
+        let reports = futures_util::future::join_all(stopping).await;
+        for open in open.values() {
+            *self.past.lock() += open.producer.ledger();
+        }
+        StopReport { given_up: reports.iter().map(|report| report.given_up).sum() }
+    }
+
+    /// Looks for idle producers and closes those that have been for long enough; true where a topic is in trouble.
+    fn sweep(&self) -> bool {
+        let now = Instant::now();
+        let mut all = self.open.write();
+        let (mut closing, mut trouble) = (Vec::new(), false);
+        for (topic, open) in &mut *all {
+            let ledger = open.producer.ledger();
+            let is_idle = ledger.queuing + ledger.inflight == 0 && ledger.matched == open.matched;
+            open.matched = ledger.matched;
+            open.idle_since = is_idle.then(|| open.idle_since.unwrap_or(now));
+            let unknown = open.producer.unknown_since();
+            trouble |= unknown.is_none() && *open.producer.status().borrow() != Status::Connected;
+            let over = match unknown {
+                Some(since) => now.duration_since(since) >= UNKNOWN_FOR,
+                None => open.idle_since.is_some_and(|since| now - since >= self.options.idle_timeout),
+            };
+            if is_idle && over {
+                closing.push(topic.clone());
+            }
+        }
+        for topic in closing {
+            tracing::debug!(topic = &*topic, "an idle topic is closed");
+            self.close(&mut all, &topic);
+        }
+        trouble
+    }
+}
+
+impl std::fmt::Debug for DynamicTopics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DynamicTopics").field("open", &self.open()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for DynamicTopics {
+    fn drop(&mut self) {
+        if let Some(sweeper) = self.sweeper.lock().take() {
+            sweeper.abort();
+        }
+    }
+}
+
+/// `None` where the topic is not open, or unknown for so long that it is worth another look.
+fn offer(
+    open: &HashMap<Box<str>, Open>,
+    topic: &str,
+    record: &Record<'_>,
+    ticket: Option<&Ticket>,
+    wakes: &mut WakeList,
+) -> Option<Result<Accepted, NoSuchTopic>> {
+    let open = open.get(topic)?;
+    if let Some(since) = open.producer.unknown_since() {
+        return (since.elapsed() < UNKNOWN_FOR).then_some(Err(NoSuchTopic));
+    }
+    Some(match open.producer.append(record, ticket, wakes) {
+        // It has turned out this moment.
+        Accepted::Done(Outcome::Failed(ReasonCode::TopicNameInvalid)) => Err(NoSuchTopic),
+        accepted => Ok(accepted),
+    })
+}
+
+/// Closes idle producers and watches whether Kafka is there.
+async fn sweep(topics: Weak<DynamicTopics>, client: Client) {
+    let mut asked: Option<Instant> = None;
+    let mut healthy = false;
+    loop {
+        let trouble = match topics.upgrade() {
+            Some(topics) => topics.sweep(),
+            None => return,
+        };
+        if trouble || !healthy || asked.is_none_or(|asked| asked.elapsed() >= PROBE) {
+            asked = Some(Instant::now());
+            let answer = client.metadata(Some(&[]), false).await;
+            let status = match answer {
+                Ok(_) => Status::Connected,
+                Err(error) => Status::Disconnected { reason: error.to_string() },
+            };
+            healthy = status == Status::Connected;
+            let Some(topics) = topics.upgrade() else { return };
+            let mut shown = topics.status.lock();
+            if *shown != status {
+                tracing::info!(?status, "kafka producer of many topics");
+                *shown = status;
+            }
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+}
