@@ -287,8 +287,12 @@ const PRODUCER: &[(&str, &str)] = &[
         "4: authentication: not known; write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username and password, or one with kerberos_principal and kerberos_keytab_file",
     ),
     (
-        r#"kafka.topic = "t-${clientid}""#,
-        "4: kafka.topic: a topic with placeholders is not supported in this version; write a fixed topic, or disable the bridge",
+        "kafka { topic = same, dead_letter_topic = same }",
+        "4: kafka.dead_letter_topic: the topic itself; give another one",
+    ),
+    (
+        "kafka.dynamic_topics.max_topics = 0",
+        "4: kafka.dynamic_topics.max_topics = 0: out of range; allowed: 1 to 100000",
     ),
     ("tags = a", r#"4: tags = "a": a list in brackets is expected here"#),
 ];

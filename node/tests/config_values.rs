@@ -54,6 +54,7 @@ kafka {
   reconnect_delay = 1ms
   query_mode = sync
   sync_query_timeout = 1s
+  dynamic_topics { max_topics = 7, idle_timeout = 1s, memory_limit = 1MB }
   buffer { mode = disk, per_partition_limit = 1GB, segment_bytes = 1MB, memory_overload_protection = false }
   dead_letter_topic = dead
 }
@@ -107,7 +108,7 @@ fn the_full_bridges_above_leave_no_field_at_its_default() {
     let json = |text| producer(text).value.canonical_json(Secrets::Revealed);
     same_leaves("", &json(FULL_PRODUCER), &json(MINIMAL), &mut same);
     let keys = json(FULL_PRODUCER)["kafka"].as_object().unwrap().len();
-    assert_eq!((same, keys), (vec![], 21));
+    assert_eq!((same, keys), (vec![], 22));
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn a_disabled_bridge_may_ask_for_what_this_version_cannot_do() {
     assert!(parse_producer_bridge("b", text).is_ok());
     let enabled = parse_producer_bridge("b", &text.replace("false", "true")).unwrap_err();
     let keys: Vec<&str> = enabled.0.iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(keys, ["ssl.enable", "kafka.topic", "authentication"]);
+    assert_eq!(keys, ["ssl.enable", "authentication"]);
 }
 
 #[test]

@@ -10,12 +10,14 @@ use causeway_protocol::kafka::batch::Compression;
 use parking_lot::Mutex;
 
 use super::ledger::Ledger;
-use super::program::{Program, Unfit};
+use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use crate::config::{self, PartitionStrategy, ProducerBridgeConfig};
-use crate::flow::{Accepted, Message, MessageSink, Outcome, Ticket, WakeList};
+use super::template::has_placeholder;
+use crate::config::{self, PartitionStrategy, ProducerBridgeConfig, QueryMode};
+use crate::flow::{Accepted, AckSink, Message, MessageSink, Outcome, SequenceRange, Ticket, WakeList};
 use crate::kafka::producer::{
-    self, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    self, Cause, DeadLetters, DynamicOptions, DynamicTopics, NoSuchTopic, Partitioner, RequiredAcks,
+    TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
 use crate::mqtt::SinkId;
 
@@ -24,42 +26,115 @@ struct ProducerBridge {
     name: Box<str>,
     program: Program,
     node: Arc<str>,
-    topic: Arc<TopicProducerHandle>,
+    /// As it is configured.
+    topic: Box<str>,
+    target: Target,
+    dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
     holds_acknowledgement: bool,
+    /// `query_mode = async`: tickets end with this one, and publications are done when their record is queued.
+    deaf: Option<Arc<Deaf>>,
+}
+
+/// Where records go.
+#[derive(Clone)]
+enum Target {
+    /// One topic.
+    Fixed(Arc<TopicProducerHandle>),
+    /// The topic that each message names.
+    Named(Arc<DynamicTopics>),
+}
+
+/// Holds the place of a publisher who has had its acknowledgement already: a record with its ticket is never dropped.
+struct Deaf;
+
+impl AckSink for Deaf {
+    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
 }
 
 /// Books of the messages that no partition saw.
 #[derive(Default)]
 struct Refused(Mutex<Ledger>);
 
-impl Refused {
-    /// A message that cannot become a record.
-    fn unfit(&self, bridge: &str, message: &Message<'_>, unfit: Unfit) -> Accepted {
-        let mut ledger = self.0.lock();
-        ledger.matched += 1;
-        ledger.failed += 1;
-        let failed = ledger.failed;
-        drop(ledger);
+impl ProducerBridge {
+    fn append(
+        &self,
+        made: &Made<'_>,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Result<Accepted, NoSuchTopic> {
+        match (&self.target, made.topic) {
+            (Target::Named(topics), Some(topic)) => topics.append(topic, &made.record, ticket, wakes),
+            (Target::Named(_), None) => Err(NoSuchTopic),
+            (Target::Fixed(topic), _) => Ok(topic.append(&made.record, ticket, wakes)),
+        }
+    }
+
+    /// As [`Self::append`]; with `query_mode = async` the publication is done when that is.
+    fn carry(
+        &self,
+        made: &Made<'_>,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Result<Accepted, NoSuchTopic> {
+        let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
+            return self.append(made, ticket, wakes);
+        };
+        let ticket = Ticket { sink: deaf.clone(), sequence: ticket.sequence };
+        Ok(match self.append(made, Some(&ticket), wakes)? {
+            Accepted::Taken => Accepted::Done(Outcome::Success),
+            other => other,
+        })
+    }
+
+    /// A message that cannot become the record that the bridge wants.
+    fn refuse(
+        &self,
+        message: &Message<'_>,
+        made: &Made<'_>,
+        unfit: Unfit,
+        ticket: Option<&Ticket>,
+        wakes: &mut WakeList,
+    ) -> Accepted {
+        let failed = {
+            let mut ledger = self.refused.0.lock();
+            ledger.matched += 1;
+            ledger.failed += 1;
+            ledger.failed
+        };
         // Not each of a flood: the first, then with every doubling.
         if failed.is_power_of_two() {
             tracing::warn!(
-                bridge,
+                bridge = &*self.name,
                 failed,
                 topic = message.topic,
                 client_id = &*message.origin.client_id,
-                "a message cannot become a record: {unfit}"
+                why = unfit.words(),
+                "a message cannot become a record"
             );
         }
-        Accepted::Done(Outcome::Failed(unfit.reason()))
+        let reason = unfit.reason();
+        match &self.dead_letters {
+            Some(letters) => {
+                let topic = made.topic.unwrap_or(&self.topic);
+                let cause = Cause { topic, partition: None, reason: unfit.words(), code: None };
+                letters.bury_message(cause, &made.record, reason, ticket, wakes)
+            }
+            None => Accepted::Done(Outcome::Failed(reason)),
+        }
     }
 }
 
 impl MessageSink for ProducerBridge {
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
-        self.program.with_record(message, &self.node, |record, unfit| match unfit {
-            None => self.topic.append(record, ticket, wakes),
-            Some(unfit) => self.refused.unfit(&self.name, message, unfit),
+        self.program.with_record(message, &self.node, |made| {
+            if let Some(unfit) = made.unfit {
+                return self.refuse(message, made, unfit, ticket, wakes);
+            }
+            match self.carry(made, ticket, wakes) {
+                Ok(accepted) => accepted,
+                Err(NoSuchTopic) => self.refuse(message, made, Unfit::TopicUnknown, ticket, wakes),
+            }
         })
     }
 
@@ -72,7 +147,8 @@ impl MessageSink for ProducerBridge {
 pub(super) struct RunningProducer {
     sink: Option<SinkId>,
     topic_name: String,
-    topic: Arc<TopicProducerHandle>,
+    target: Target,
+    dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
 }
 
@@ -91,14 +167,44 @@ impl RunningProducer {
             .map_err(|error| error.to_string())?;
         let program = Program::compile(name, &config.kafka);
         let dispatchers = surroundings.clients.dispatchers(&client);
-        let topic = Arc::new(TopicProducer::start_shared(dispatchers, producer_options(config)));
+        let mut options = producer_options(config);
+        let dead_letters = config.kafka.dead_letter_topic.as_ref().map(|topic| {
+            // For ever, at once, and into any partition.
+            let options = TopicProducerOptions {
+                topic: topic.as_str().into(),
+                partitioner: Partitioner::Murmur2,
+                max_retries: None,
+                max_batch_age: None,
+                late_after: None,
+                max_linger_time: Duration::ZERO,
+                partitions_limit: None,
+                ..options.clone()
+            };
+            DeadLetters::start(name, dispatchers.clone(), options)
+        });
+        options.dead_letters.clone_from(&dead_letters);
+        let target = if has_placeholder(&config.kafka.topic) {
+            let limits = &config.kafka.dynamic_topics;
+            let options = DynamicOptions {
+                producer: options,
+                max_topics: limits.max_topics as usize,
+                idle_timeout: limits.idle_timeout,
+                memory_limit: size(limits.memory_limit),
+            };
+            Target::Named(DynamicTopics::start(dispatchers, options))
+        } else {
+            Target::Fixed(Arc::new(TopicProducer::start_shared(dispatchers, options)))
+        };
         let refused = Arc::<Refused>::default();
         let sink = config.local_topic.as_ref().map(|filter| {
             let bridge = ProducerBridge {
                 name: name.into(),
                 program,
                 node: surroundings.node.clone(),
-                topic: topic.clone(),
+                topic: config.kafka.topic.as_str().into(),
+                target: target.clone(),
+                dead_letters: dead_letters.clone(),
+                deaf: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(Deaf)),
                 refused: refused.clone(),
                 holds_acknowledgement: config.ack_wait,
             };
@@ -107,33 +213,50 @@ impl RunningProducer {
         if sink.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
         }
-        Ok(Self { sink, topic_name: config.kafka.topic.clone(), topic, refused })
+        Ok(Self { sink, topic_name: config.kafka.topic.clone(), target, dead_letters, refused })
     }
 
     /// How it is doing.
     pub(super) fn status(&self) -> Status {
-        match &*self.topic.status().borrow() {
+        let status = match &self.target {
+            Target::Fixed(topic) => topic.status().borrow().clone(),
+            Target::Named(topics) => topics.status(),
+        };
+        match status {
             producer::Status::Connected => Status::Connected,
-            producer::Status::Connecting { reason } => Status::Connecting(reason.clone()),
-            producer::Status::Disconnected { reason } => Status::Disconnected(reason.clone()),
+            producer::Status::Connecting { reason } => Status::Connecting(reason),
+            producer::Status::Disconnected { reason } => Status::Disconnected(reason),
         }
     }
 
     /// Its books.
     pub(super) fn ledger(&self) -> Ledger {
-        let mut ledger = self.topic.ledger();
+        let mut ledger = match &self.target {
+            Target::Fixed(topic) => topic.ledger(),
+            Target::Named(topics) => topics.ledger(),
+        };
         ledger += *self.refused.0.lock();
+        if let Some(letters) = &self.dead_letters {
+            ledger.dead_lettered = letters.written();
+            ledger.dead_letters_lost = letters.lost();
+        }
         ledger
     }
 
     /// Its books by partition.
     pub(super) fn places(&self) -> Vec<Place> {
-        let place = |row: producer::PartitionRow| Place {
-            topic: self.topic_name.clone(),
+        let place = |(topic, row): (String, producer::PartitionRow)| Place {
+            topic,
             partition: row.partition,
             ledger: row.ledger,
         };
-        self.topic.partitions().into_iter().map(place).collect()
+        match &self.target {
+            Target::Fixed(topic) => {
+                let rows = topic.partitions().into_iter();
+                rows.map(|row| place((self.topic_name.clone(), row))).collect()
+            }
+            Target::Named(topics) => topics.partitions().into_iter().map(place).collect(),
+        }
     }
 
     /// Takes no more messages, and sends what it holds for a bounded time.
@@ -141,13 +264,19 @@ impl RunningProducer {
         if let Some(sink) = self.sink {
             surroundings.router.remove_sink(sink);
         }
-        let report = self.topic.stop(surroundings.drain).await;
+        let report = match &self.target {
+            Target::Fixed(topic) => topic.stop(surroundings.drain).await,
+            Target::Named(topics) => topics.stop(surroundings.drain).await,
+        };
         if report.given_up > 0 {
             tracing::warn!(
                 topic = self.topic_name,
                 records = report.given_up,
                 "records were given up at the stop: their publishers are told, QoS 0 is lost"
             );
+        }
+        if let Some(letters) = self.dead_letters {
+            letters.stop(surroundings.drain).await;
         }
     }
 }
@@ -178,6 +307,12 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         per_partition_limit: size(kafka.buffer.per_partition_limit),
         partition_count_refresh_interval: (refresh > Duration::ZERO).then_some(refresh),
         request_timeout: config.connection.request_timeout,
+        max_linger_time: kafka.max_linger_time,
+        max_linger_bytes: size(kafka.max_linger_bytes),
+        max_retries: kafka.max_retries,
+        max_batch_age: kafka.max_batch_age,
+        late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
+        partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
     }
 }

@@ -4,15 +4,14 @@
 //! where the bridge has any, its headers. What has to be made is made in buffers that each thread keeps.
 
 use std::cell::RefCell;
-use std::fmt;
 
 use causeway_protocol::kafka::batch::Record;
 use causeway_protocol::mqtt::ReasonCode;
 
 use super::headers::{HeaderSpace, Headers, NoHeaders};
 use super::publish_scope::{PublishScope, PublishSlot};
-use super::template::Template;
-use crate::config::ProducerKafkaConfig;
+use super::template::{Template, has_placeholder};
+use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
 
 /// Scratch buffers that grew beyond this many bytes are given back after the message: one large message
@@ -22,6 +21,8 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 /// A bridge's templates, compiled.
 #[derive(Debug)]
 pub(super) struct Program {
+    /// Where the topic is a template.
+    topic: Option<Template<PublishSlot>>,
     key: Template<PublishSlot>,
     value: Template<PublishSlot>,
     timestamp: Template<PublishSlot>,
@@ -35,6 +36,22 @@ pub(super) struct Program {
 pub(super) enum Unfit {
     /// The value of `kafka_headers` is neither an object nor pairs.
     Headers,
+    /// A placeholder of the topic has no value.
+    TopicIncomplete,
+    /// The topic's template gives no legal name.
+    TopicName,
+    /// Kafka does not know the topic.
+    TopicUnknown,
+}
+
+/// What became of a message.
+pub(super) struct Made<'a> {
+    /// As much of it as could be made, where it is unfit.
+    pub(super) record: Record<'a>,
+    /// Where the topic is a template: its name, as far as it could be made.
+    pub(super) topic: Option<&'a str>,
+    /// Why it cannot be sent.
+    pub(super) unfit: Option<Unfit>,
 }
 
 impl Unfit {
@@ -42,20 +59,24 @@ impl Unfit {
     pub(super) fn reason(self) -> ReasonCode {
         match self {
             Self::Headers => ReasonCode::PayloadFormatInvalid,
+            Self::TopicIncomplete | Self::TopicName | Self::TopicUnknown => ReasonCode::TopicNameInvalid,
         }
     }
-}
 
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// In words.
+    pub(super) fn words(self) -> &'static str {
+        match self {
             Self::Headers => "the value of kafka_headers is neither an object nor a list of key and value",
-        })
+            Self::TopicIncomplete => "a placeholder of the topic has no value",
+            Self::TopicName => "the topic's template does not give a legal topic name",
+            Self::TopicUnknown => "Kafka does not know the topic",
+        }
     }
 }
 
 #[derive(Default)]
 struct Scratch {
+    topic: Vec<u8>,
     key: Vec<u8>,
     value: Vec<u8>,
     timestamp: Vec<u8>,
@@ -77,6 +98,7 @@ impl Program {
         };
         let message = &config.message;
         Self {
+            topic: has_placeholder(&config.topic).then(|| compile("topic", &config.topic)),
             key: compile("key", &message.key),
             value: compile("value", &message.value),
             timestamp: compile("timestamp", &message.timestamp),
@@ -90,12 +112,12 @@ impl Program {
         }
     }
 
-    /// Renders one message and hands the record to `take`; where it is unfit, the record is as much of it as could be made.
+    /// Renders one message and hands what it made to `take`.
     pub(super) fn with_record<T>(
         &self,
         message: &Message<'_>,
         node: &str,
-        take: impl FnOnce(&Record<'_>, Option<Unfit>) -> T,
+        take: impl FnOnce(&Made<'_>) -> T,
     ) -> T {
         SCRATCH.with_borrow_mut(|scratch| {
             let scope = PublishScope::new(message, node);
@@ -112,18 +134,25 @@ impl Program {
                 value: Some(value).filter(|value| !(self.empty_value_is_null && value.is_empty())),
                 headers: &[],
             };
+            let (topic, unfit) = match &self.topic {
+                None => (None, None),
+                Some(template) => {
+                    let (name, unfit) = topic_name(template, &scope, &mut scratch.topic);
+                    (Some(name), unfit)
+                }
+            };
             let taken = match &self.headers {
-                None => take(&record, None),
+                None => take(&Made { record, topic, unfit }),
                 Some(headers) => match headers.assemble(&scope, &mut scratch.headers) {
                     Ok(assembled) => {
                         let headers = assembled.with(&scratch.headers);
                         record.headers = &headers;
-                        take(&record, None)
+                        take(&Made { record, topic, unfit })
                     }
-                    Err(NoHeaders) => take(&record, Some(Unfit::Headers)),
+                    Err(NoHeaders) => take(&Made { record, topic, unfit: unfit.or(Some(Unfit::Headers)) }),
                 },
             };
-            for buffer in [&mut scratch.key, &mut scratch.value, &mut scratch.timestamp] {
+            for buffer in [&mut scratch.topic, &mut scratch.key, &mut scratch.value, &mut scratch.timestamp] {
                 if buffer.capacity() > SCRATCH_KEPT {
                     *buffer = Vec::new();
                 }
@@ -132,6 +161,23 @@ impl Program {
             taken
         })
     }
+}
+
+/// The name that a topic's template gives, and what is wrong with it.
+fn topic_name<'a>(
+    template: &Template<PublishSlot>,
+    scope: &PublishScope<'_>,
+    scratch: &'a mut Vec<u8>,
+) -> (&'a str, Option<Unfit>) {
+    scratch.clear();
+    let whole = template.render_whole(scope, scratch);
+    let name = std::str::from_utf8(scratch).unwrap_or_default();
+    let unfit = match (whole, is_kafka_topic(name)) {
+        (false, _) => Some(Unfit::TopicIncomplete),
+        (true, false) => Some(Unfit::TopicName),
+        (true, true) => None,
+    };
+    (name, unfit)
 }
 
 #[cfg(test)]
@@ -147,10 +193,26 @@ mod tests {
     const RECEIVED_AT: i64 = 1_700_000_000_000;
 
     /// What becomes of a payload: timestamp, key, value, headers.
-    type Made = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
+    type Parts = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
 
-    fn make(kafka: &str, payload: &[u8]) -> Result<Made, Unfit> {
-        let text = format!("bootstrap_hosts = k, kafka {{ topic = t, {kafka} }}");
+    fn make(kafka: &str, payload: &[u8]) -> Result<Parts, Unfit> {
+        with_made(&format!("topic = t, {kafka}"), payload, |made| {
+            assert_eq!(made.topic, None);
+            if let Some(unfit) = made.unfit {
+                return Err(unfit);
+            }
+            let record = &made.record;
+            let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+            let header = |header: &causeway_protocol::kafka::batch::Header<'_>| {
+                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+            };
+            let headers = record.headers.iter().map(header).collect();
+            Ok((record.timestamp, owned(record.key), owned(record.value), headers))
+        })
+    }
+
+    fn with_made<T>(kafka: &str, payload: &[u8], take: impl FnOnce(&Made<'_>) -> T) -> T {
+        let text = format!("bootstrap_hosts = k, kafka {{ {kafka} }}");
         let config = parse_producer_bridge("b", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
         let origin = Arc::new(Origin { client_id: "c1".into(), username: None, peer: None });
         let message = Message {
@@ -163,17 +225,34 @@ mod tests {
             properties: &PublishProperties::default(),
             received_at: RECEIVED_AT,
         };
-        Program::compile("b", &config.kafka).with_record(&message, "n1", |record, unfit| {
-            if let Some(unfit) = unfit {
-                return Err(unfit);
-            }
-            let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-            let header = |header: &causeway_protocol::kafka::batch::Header<'_>| {
-                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
-            };
-            let headers = record.headers.iter().map(header).collect();
-            Ok((record.timestamp, owned(record.key), owned(record.value), headers))
-        })
+        Program::compile("b", &config.kafka).with_record(&message, "n1", take)
+    }
+
+    /// P16
+    #[test]
+    fn a_topic_is_made_whole_and_legal_or_not_at_all() {
+        let topic = |template: &str, payload: &str| {
+            with_made(&format!("topic = \"{template}\""), payload.as_bytes(), |made| {
+                (made.topic.unwrap_or("fixed").to_owned(), made.unfit)
+            })
+        };
+        assert_eq!(topic("pct${.payload.n}", r#"{"n": 1}"#), ("pct1".into(), None));
+        assert_eq!(topic("${clientid}.${payload.a.b}", r#"{"a": {"b": "x"}}"#), ("c1.x".into(), None));
+        for (template, payload, unfit) in [
+            ("pct${.payload.n}", "{}", Unfit::TopicIncomplete),
+            ("pct${.payload.n}", r#"{"n": null}"#, Unfit::TopicIncomplete),
+            ("pct${.payload.n}", "no json", Unfit::TopicIncomplete),
+            ("${username}", "", Unfit::TopicIncomplete),
+            ("${topic}", "", Unfit::TopicName),
+            ("${payload}", "", Unfit::TopicName),
+            ("${payload}", "..", Unfit::TopicName),
+            ("x${payload}", "\u{1F600}", Unfit::TopicName),
+        ] {
+            assert_eq!(topic(template, payload).1, Some(unfit), "{template} {payload}");
+        }
+        let long = "x".repeat(250);
+        assert_eq!(topic("${payload}", &long).1, Some(Unfit::TopicName));
+        assert_eq!(with_made("topic = \"${payload}\"", b"\xFF", |made| made.unfit), Some(Unfit::TopicName));
     }
 
     /// P4, P5

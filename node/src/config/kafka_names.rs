@@ -7,9 +7,14 @@ use super::kind_values::text;
 use crate::bridge::template::{Piece, Slot, Template, has_placeholder, pieces};
 
 /// Kafka's rule for topic names.
+pub(crate) fn is_kafka_topic(topic: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    !topic.is_empty() && topic.len() <= 249 && topic != "." && topic != ".." && topic.bytes().all(legal)
+}
+
+/// As [`is_kafka_topic`], with words.
 pub(super) fn check_kafka_topic(topic: &str) -> Result<(), String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if topic.is_empty() || topic.len() > 249 || topic == "." || topic == ".." || !topic.chars().all(legal) {
+    if !is_kafka_topic(topic) {
         return Err(
             "not a Kafka topic name; write letters, digits, `.`, `_` or `-`, at most 249 of them".into()
         );

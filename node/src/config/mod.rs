@@ -49,6 +49,7 @@ pub use consumer::{
 };
 pub use general::{AdminConfig, LogConfig, LogFormat, LogLevel, NodeConfig, open_files_limit};
 pub use kafka_names::check_name;
+pub(crate) use kafka_names::is_kafka_topic;
 pub use kind::{DefaultDoc, FieldDoc, Secrets};
 pub use kind_values::Choice;
 pub use listeners::{
@@ -58,8 +59,8 @@ pub use listeners::{
 };
 pub use mqtt::{MqttConfig, QueueFull, RetainConfig, ShareStrategy};
 pub use producer::{
-    BufferConfig, BufferMode, Compression, ExtHeaderConfig, HeaderEncoding, MessageConfig, PartitionStrategy,
-    ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
+    BufferConfig, BufferMode, Compression, DynamicTopicsConfig, ExtHeaderConfig, HeaderEncoding,
+    MessageConfig, PartitionStrategy, ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
 };
 pub use reference::{example, reference};
 pub use secret::{MASK, Secret};

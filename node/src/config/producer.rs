@@ -110,16 +110,17 @@ choices! {
 section! {
     /// What a producer bridge writes, and how.
     pub struct ProducerKafkaConfig {
-        /// Kafka topic.
+        /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without a value for a placeholder,
+        /// or whose topic Kafka does not know, fails.
         topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).allowing("a Kafka topic name, or a template of one");
         /// Key, value and timestamp of a record.
         message: MessageConfig => nested();
         /// Largest record batch, before compression. One record that is larger is sent alone.
         max_batch_bytes: ByteSize => bytes().within(ByteSize(1)..=ByteSize::gb(1)).or(ByteSize::kb(896));
-        /// How long a batch that is not full waits for more.
-        max_linger_time: Duration => millis().or(Duration::ZERO).later("batches leave at once");
-        /// Bytes that end such a wait early.
-        max_linger_bytes: ByteSize => bytes().or(ByteSize::mb(10)).later("batches leave at once");
+        /// How long the first record waits for more before a batch leaves, while nothing is under way to its partition.
+        max_linger_time: Duration => millis().or(Duration::ZERO);
+        /// Bytes that end such a wait early; max_batch_bytes does so, too.
+        max_linger_bytes: ByteSize => bytes().or(ByteSize::mb(10));
         /// Compression of record batches.
         compression: Compression => choice().or(Compression::None);
         /// How a record gets its partition.
@@ -136,29 +137,30 @@ section! {
         /// How often Kafka is asked for new partitions; 0 turns it off.
         partition_count_refresh_interval: Duration => seconds().or(Duration::from_mins(1));
         /// Use only this many partitions, the first ones.
-        partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions")
-            .later_when("a number", Option::is_some, "all partitions are used");
+        partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions");
         /// Batches of one partition that may await their acknowledgement; 5 at most are used, because Kafka
         /// recognises a resend among its last 5 only.
         max_inflight: u16 => integer(1..=65_535).or(10);
-        /// Age at which a batch is given up.
-        max_batch_age: Option<Duration> => millis().or_word("infinity")
-            .later_when("a duration", Option::is_some, "a batch is kept however old it is");
-        /// How often a batch is sent again after Kafka refused it.
-        max_retries: Option<u32> => integer(0..=u32::MAX).or_word("infinity")
-            .later_when("a number", Option::is_some, "a batch is sent again without end");
+        /// Age at which a batch is given up: when all of its records are older (an eighth more at most), and it is certain that
+        /// Kafka does not have it.
+        max_batch_age: Option<Duration> => millis().at_least(Duration::from_millis(1)).or_word("infinity");
+        /// How often a batch is sent again after Kafka answered with an error that may pass; beyond it the batch is given
+        /// up. A lost connection does not count.
+        max_retries: Option<u32> => integer(0..=u32::MAX).or_word("infinity");
         /// Pause before a connection that broke again is made again; the first time there is none.
         reconnect_delay: Duration => millis().or(Duration::from_secs(2));
         /// When a publication counts as done. Unset: when its record is safe in the buffer mode that is used.
-        query_mode: Option<QueryMode> => choice().optional().later("a publication is done when Kafka has its record");
-        /// How long a publication waits in the query mode `sync`.
-        sync_query_timeout: Duration => millis().or(Duration::from_secs(5))
-            .later("a publication is done when Kafka has its record");
+        query_mode: Option<QueryMode> => choice().optional();
+        /// In the query mode `sync`, the time after which an answer of Kafka counts as late. The publication is not done before
+        /// it, all the same.
+        sync_query_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(5));
+        /// Limits of a bridge whose topic is a template.
+        dynamic_topics: DynamicTopicsConfig => nested();
         /// Where records wait for Kafka.
         buffer: BufferConfig => nested();
-        /// Kafka topic for records that were given up.
-        dead_letter_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional()
-            .later("records that are given up are counted and logged");
+        /// Kafka topic for records that were given up, with the reason in their headers. Unset, they are counted and
+        /// logged.
+        dead_letter_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional();
     }
     validate check_kafka;
 }
@@ -178,6 +180,19 @@ section! {
         /// Whether a value that renders to nothing is written as null: a tombstone, which deletes the key from a compacted
         /// topic.
         empty_value_is_null: bool => boolean().or(false);
+    }
+}
+
+section! {
+    /// Limits of a bridge whose topic is a template.
+    pub struct DynamicTopicsConfig {
+        /// Topics that the bridge writes to at a time. Beyond it, a topic that has nothing to do gives way; where there is none,
+        /// publishers of QoS 1 and 2 have to wait, and QoS 0 is dropped.
+        max_topics: u32 => integer(1..=100_000).or(1000);
+        /// A topic with nothing to do for so long is given up, until its next message.
+        idle_timeout: Duration => seconds().at_least(Duration::from_secs(1)).or(Duration::from_mins(10));
+        /// Bytes that may wait for all topics together, beside `buffer.per_partition_limit` for each partition.
+        memory_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
     }
 }
 
@@ -243,6 +258,9 @@ fn warn_of_lost_headers(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: 
 
 fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk) {
     warn_of_lost_headers(kafka, object, walk);
+    if kafka.dead_letter_topic.as_ref() == Some(&kafka.topic) {
+        walk.wrong_under(object, &["dead_letter_topic"], "the topic itself; give another one");
+    }
     if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {
         walk.wrong_under(
             object,
@@ -255,14 +273,6 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
 /// What must not be ignored on a bridge that runs.
 fn check_producer(bridge: &ProducerBridgeConfig, object: &Object<'_>, walk: &mut Walk) {
     check_connection(bridge.enable, &bridge.connection, object, walk);
-    if bridge.enable && has_placeholder(&bridge.kafka.topic) {
-        let message = "a topic with placeholders is not supported in this version; write a fixed topic, or disable the \
-                       bridge";
-        match object.get("kafka").cloned().and_then(|node| walk.object(&node)) {
-            Some(kafka) => walk.wrong_under(&kafka, &["topic"], message),
-            None => walk.wrong_under(object, &["kafka", "topic"], message),
-        }
-    }
 }
 
 /// A bridge that runs never speaks with less protection than its configuration says.

@@ -1,5 +1,5 @@
-//! What the bridges' templates cannot write yet: headers, null keys, null values. Written with the node's own
-//! producer, read by rskafka and kcat.
+//! What a record may have beside key and value: headers, nulls, timestamps; and where it may go: topics that messages name, the
+//! dead-letter topic. Written by the node or its producer, read by rskafka and kcat.
 
 use std::time::Duration;
 
@@ -10,8 +10,11 @@ use causeway::kafka::producer::{TopicProducer, TopicProducerOptions};
 use causeway_benches::topic;
 use causeway_protocol::kafka::batch::{Compression, Header, Record};
 use causeway_tests::clients::Client;
+use causeway_tests::node::Node;
 use causeway_tests::{block_on, on_every_kafka, process, unique};
 use rskafka::client::partition::UnknownTopicHandling;
+
+use crate::sections::producer;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,43 @@ fn write(bootstrap: &str, topic: &str, compression: Compression, records: &[Reco
         tokio::time::timeout(SOON, written).await.with_context(|| format!("{:?}", producer.ledger()))?;
         Ok(())
     })
+}
+
+/// Publishes with MQTT 5 and these user properties; false where there is no client that can.
+fn publish(node: &Node, topic: &str, payload: &str, properties: &[(&str, &str)]) -> Result<bool> {
+    let Some(mut client) = Client::MosquittoPub.command()? else { return Ok(false) };
+    client.args([
+        "-V",
+        "5",
+        "-q",
+        "1",
+        "-i",
+        "device",
+        "-t",
+        topic,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        node.mqtt_port(),
+    ]);
+    if payload.is_empty() {
+        client.arg("-n")
+    } else {
+        client.args(["-m", payload])
+    };
+    for (name, value) in properties {
+        client.args(["-D", "publish", "user-property", name, value]);
+    }
+    process::run(&mut client, b"", SOON)?;
+    Ok(true)
+}
+
+/// All records of a topic by kcat, in a format of its own; `None` where there is no kcat.
+fn kcat(bootstrap: &str, topic: &str, format: &str) -> Result<Option<Vec<String>>> {
+    let Some(mut kcat) = Client::Kcat.command()? else { return Ok(None) };
+    kcat.args(["-C", "-b", bootstrap, "-t", topic, "-e", "-q", "-f", format]);
+    let read = process::run(&mut kcat, b"", SOON)?.successful()?;
+    Ok(Some(read.stdout.lines().map(str::to_owned).collect()))
 }
 
 fn header<'a>(key: &'a str, value: Option<&'a [u8]>) -> Header<'a> {
@@ -87,6 +127,52 @@ on_every_kafka! {
                 "{compression:?}"
             );
         }
+        Ok(())
+    }
+
+    /// A device's user properties, a tombstone and a timestamp from the payload, as kcat sees them.
+    fn headers_of_a_device_arrive_in_order_and_an_empty_payload_is_a_tombstone(target) {
+        let kafka = target.shared()?;
+        let topic = unique("records");
+        kafka.create_topic(&topic, 1)?;
+        let more = r#"
+            message { timestamp = "${payload.at}", empty_value_is_null = true }
+            kafka_headers = "${pub_props.User-Property-Pairs}"
+            kafka_ext_headers = [{ kafka_ext_header_key = "from ${clientid}", kafka_ext_header_value = "${topic}" }]
+        "#;
+        let node = Node::start(&producer("records", &kafka.bootstrap(), "r/#", &topic, more))?;
+        let properties = [("b", "1"), ("a", "2"), ("b", "3")];
+        if !publish(&node, "r/1", r#"{"at": 1600000000123}"#, &properties)? || !publish(&node, "r/2", "", &[])? {
+            return Ok(());
+        }
+        assert_eq!(node.settled("kafka:records", SOON)?.success, 2);
+        let Some(lines) = kcat(&kafka.bootstrap(), &topic, "%S|%s|%h\n")? else { return Ok(()) };
+        assert_eq!(
+            lines,
+            [r#"21|{"at": 1600000000123}|b=1,a=2,b=3,from device=r/1"#, "-1||from device=r/2"]
+        );
+        let Some(times) = kcat(&kafka.bootstrap(), &topic, "%T\n")? else { return Ok(()) };
+        assert_eq!(times[0], "1600000000123");
+        Ok(())
+    }
+
+    /// What cannot become the record that is wanted is in the dead-letter topic, with the reason.
+    fn a_message_that_cannot_become_a_record_is_in_the_dead_letter_topic(target) {
+        let kafka = target.shared()?;
+        let (topic, dead) = (unique("records"), unique("dead"));
+        kafka.create_topic(&topic, 1)?;
+        kafka.create_topic(&dead, 1)?;
+        let more = format!(r#"dead_letter_topic = "{dead}", kafka_headers = "${{payload}}""#);
+        let node = Node::start(&producer("records", &kafka.bootstrap(), "r/#", &topic, &more))?;
+        if !publish(&node, "r/1", "no headers in here", &[])? || !publish(&node, "r/1", "{}", &[])? {
+            return Ok(());
+        }
+        let books = node.settled("kafka:records", SOON)?;
+        assert_eq!((books.success, books.failed, books.dead_lettered), (1, 1, 1));
+        let Some(lines) = kcat(&kafka.bootstrap(), &dead, "%k|%s|%h\n")? else { return Ok(()) };
+        let [line] = lines.as_slice() else { anyhow::bail!("{lines:?}") };
+        let wanted = format!("device|no headers in here|dead_letter.bridge=records,dead_letter.topic={topic},dead_letter.reason=");
+        ensure!(line.starts_with(&wanted), "{line}");
         Ok(())
     }
 }

@@ -1,0 +1,183 @@
+//! Bridges whose Kafka topic is a template.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod bridge_support;
+
+use std::time::{Duration, Instant};
+
+use bridge_support::*;
+use causeway::bridge::service::Status;
+use causeway::dev_kafka::{ApiKey, Match, TopicSpec};
+use causeway::flow::Outcome;
+use causeway_protocol::mqtt::ReasonCode;
+
+const SETTINGS: &str =
+    r#"topic = "pct${.payload.n}", message.value = "${payload.v}", message.key = "${payload.k}""#;
+
+fn message(topic: u32, key: u32, value: u32) -> Vec<u8> {
+    serde_json::json!({ "n": topic, "k": key, "v": value }).to_string().into_bytes()
+}
+
+fn refused() -> Outcome {
+    Outcome::Failed(ReasonCode::TopicNameInvalid)
+}
+
+/// P15
+#[tokio::test(flavor = "multi_thread")]
+async fn each_message_lands_in_the_topic_that_it_names() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("pct2", 3)]).await;
+    let node = Node::start(&kafka.bootstrap(), SETTINGS).await;
+    node.connected().await;
+    assert_eq!(node.publish("t/1", &message(1, 1, 10)).await, Outcome::Success);
+    assert_eq!(node.publish("t/1", &message(2, 1, 20)).await, Outcome::Success);
+    assert_eq!(read(&kafka, "pct1", 1)[0].value.as_deref(), Some("10"));
+    assert_eq!(read(&kafka, "pct2", 3)[0].value.as_deref(), Some("20"));
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.queuing, ledger.inflight), (2, 2, 0, 0));
+    let topics: Vec<_> = node.row().places.iter().map(|place| place.topic.clone()).collect();
+    assert_eq!(topics, ["pct1", "pct2", "pct2", "pct2"]);
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// P16
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_names_no_topic_fails_and_is_a_dead_letter() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("dead", 1)]).await;
+    let node = Node::start(&kafka.bootstrap(), &format!("{SETTINGS}, dead_letter_topic = dead")).await;
+    for payload in [&b"{}"[..], b"no json", br#"{"n": "a/b", "v": "x"}"#] {
+        assert_eq!(node.publish("t/1", payload).await, refused());
+    }
+    let dead = read(&kafka, "dead", 1);
+    assert_eq!(dead.len(), 3);
+    assert_eq!(dead[2].header("dead_letter.topic"), Some("pcta/b"));
+    assert_eq!(dead[2].value.as_deref(), Some("x"));
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.failed, ledger.retried, ledger.dead_lettered), (3, 3, 0, 3));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// P17, W15
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_kafka_does_not_know_is_looked_for_twice_and_then_not_for_a_while() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("dead", 1)]).await;
+    let node = Node::start(&kafka.bootstrap(), &format!("{SETTINGS}, dead_letter_topic = dead")).await;
+    node.connected().await;
+    // One answer alone is not believed.
+    kafka.faults().error(Match::api(ApiKey::Metadata).topic("pct1"), 3, 1);
+    assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+    assert_eq!(kafka.faults().pending(), 0);
+
+    let waiting = [node.begin("t/1", &message(9, 1, 1)).await, node.begin("t/1", &message(9, 2, 2)).await];
+    node.publish_unacknowledged("t/1", &message(9, 3, 3)).await;
+    for publication in waiting {
+        assert_eq!(node.outcome(publication).await, refused());
+    }
+    // It is not asked for again, and the others go on.
+    kafka.faults().delay(Match::api(ApiKey::Metadata).topic("pct9"), LONG, 1);
+    assert_eq!(node.publish("t/1", &message(9, 1, 4)).await, refused());
+    assert_eq!(kafka.faults().pending(), 1);
+    assert_eq!(node.publish("t/1", &message(1, 1, 5)).await, Outcome::Success);
+    until("all are dead letters", || node.ledger().dead_lettered == 4).await;
+    let dead = read(&kafka, "dead", 1);
+    assert!(dead.iter().all(|read| read.header("dead_letter.topic") == Some("pct9")), "{dead:?}");
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed), (6, 2, 4));
+    assert_eq!(node.row().status, Status::Connected);
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_fails_what_it_holds() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1)]).await;
+    let node = Node::start(&kafka.bootstrap(), SETTINGS).await;
+    assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+    // As a deleted topic answers.
+    kafka.faults().error(Match::api(ApiKey::Metadata).topic("pct1"), 3, 1000);
+    kafka.faults().error(Match::api(ApiKey::Produce).topic("pct1"), 3, 1000);
+    assert_eq!(node.publish("t/1", &message(1, 1, 2)).await, refused());
+    assert_eq!((node.ledger().success, node.ledger().failed), (1, 1));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn order_per_key_outlasts_the_closing_and_opening_of_topics() {
+    const TOPICS: u32 = 4;
+    let specs: Vec<_> = (0..TOPICS).map(|topic| TopicSpec::new(format!("pct{topic}"), 2)).collect();
+    let kafka = kafka(&specs).await;
+    let settings = format!("{SETTINGS}, dynamic_topics {{ max_topics = 2 }}");
+    let node = Node::start(&kafka.bootstrap(), &settings).await;
+    let mut all = Vec::new();
+    let mut most = 0;
+    for round in 0..2 {
+        for topic in 0..TOPICS {
+            for number in 0..5 {
+                for key in 0..4 {
+                    all.push(node.begin("t/1", &message(topic, key, round * 5 + number)).await);
+                }
+            }
+            let topics: std::collections::HashSet<_> =
+                node.row().places.into_iter().map(|place| place.topic).collect();
+            most = most.max(topics.len());
+        }
+    }
+    for publication in all {
+        assert_eq!(node.outcome(publication).await, Outcome::Success);
+    }
+    assert!((1..=2).contains(&most), "{most} topics at a time");
+    for topic in 0..TOPICS {
+        let read = read(&kafka, &format!("pct{topic}"), 2);
+        for key in 0..4 {
+            let key = key.to_string();
+            let values: Vec<String> = read
+                .iter()
+                .filter(|read| read.key.as_deref() == Some(&key))
+                .map(|read| read.value.clone().unwrap())
+                .collect();
+            let wanted: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+            assert_eq!(values, wanted, "topic {topic}, key {key}");
+        }
+    }
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success), (160, 160), "the books of closed topics stay");
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_topic_is_closed_and_opened_again() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1)]).await;
+    let settings = format!("{SETTINGS}, dynamic_topics {{ idle_timeout = 1s }}");
+    let node = Node::start(&kafka.bootstrap(), &settings).await;
+    assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+    assert_eq!(node.row().places.len(), 1);
+    until("it is closed", || node.row().places.is_empty()).await;
+    assert_eq!(node.ledger().success, 1);
+    assert_eq!(node.publish("t/1", &message(1, 1, 2)).await, Outcome::Success);
+    assert_eq!((node.ledger().success, read(&kafka, "pct1", 1).len()), (2, 2));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_topics_together_hold_no_more_than_their_memory() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("pct2", 1)]).await;
+    let settings = format!("{SETTINGS}, dynamic_topics {{ memory_limit = 200 }}");
+    let node = Node::start(&kafka.bootstrap(), &settings).await;
+    node.connected().await;
+    kafka.faults().delay(Match::api(ApiKey::Produce).topic("pct1"), Duration::from_millis(700), 1);
+    let value = "x".repeat(120);
+    let large = |topic: u32| format!(r#"{{"n": {topic}, "k": "k", "v": "{value}"}}"#).into_bytes();
+    let started = Instant::now();
+    let first = node.begin("t/1", &large(1)).await;
+    // The other topic waits for the first one's bytes.
+    assert_eq!(node.publish("t/1", &large(2)).await, Outcome::Success);
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
+    assert_eq!(node.outcome(first).await, Outcome::Success);
+    node.stop().await;
+    kafka.stop().await;
+}
