@@ -17,6 +17,7 @@ mod clients;
 mod clock;
 mod connection;
 mod handshake;
+mod hollow;
 mod inbox;
 mod keeper;
 mod level_tree;

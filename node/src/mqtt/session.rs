@@ -18,6 +18,7 @@ use hashbrown::HashSet;
 
 use super::{
     ack_tracker::AckTracker,
+    hollow::Hollow,
     inbox::{Inbox, Mail},
     memory::{self, Held},
     out_buffer::{OutBuffer, Unsendable},
@@ -77,18 +78,18 @@ pub(crate) struct Session {
     /// What is held beside the queue: filters, retained messages, packets in flight.
     held: Held,
     /// Sent QoS 1 and 2 deliveries, oldest first.
-    inflight: VecDeque<Inflight>,
+    inflight: Hollow<Inflight>,
     /// How many of `inflight` were sent on this connection.
     sent: usize,
     /// How many of those are not acknowledged.
     unacknowledged: usize,
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
-    retained: VecDeque<Delivery>,
+    retained: Hollow<Delivery>,
     /// QoS 1 and 2 deliveries that wait for the window.
-    waiting: VecDeque<Delivery>,
+    waiting: Hollow<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
-    unsent: VecDeque<Delivery>,
+    unsent: Hollow<Delivery>,
 }
 
 /// An acknowledgement of another kind than the delivery waits for (MQTT-5.0 4.13: a protocol error).
@@ -115,12 +116,12 @@ impl Session {
             expiry: None,
             limits: ClientLimits { version: Version::V311, maximum_packet_size: u32::MAX, window: 1 },
             next_identifier: 1,
-            inflight: VecDeque::new(),
+            inflight: Hollow::default(),
             sent: 0,
             unacknowledged: 0,
-            retained: VecDeque::new(),
-            waiting: VecDeque::new(),
-            unsent: VecDeque::new(),
+            retained: Hollow::default(),
+            waiting: Hollow::default(),
+            unsent: Hollow::default(),
         }
     }
 
@@ -173,22 +174,21 @@ impl Session {
         }
         tally.counts().dropped_offline += self.unsent.len() as u64;
         self.inbox.count_dropped(self.unsent.len() as u64);
-        for delivery in self.unsent.drain(..) {
+        for delivery in self.unsent.take() {
             self.released.add(delivery.weight());
         }
         let inflight = self.inflight.iter_mut().filter_map(|inflight| match &mut inflight.state {
             State::Publish(delivery) => Some(delivery),
             State::Release | State::Done => None,
         });
-        for delivery in inflight.chain(&mut self.waiting) {
+        for delivery in inflight.chain(self.waiting.iter_mut()) {
             delivery.hand_over = None;
         }
         self.retained.retain(|delivery| delivery.qos != QoS::AtMostOnce);
-        self.retained.shrink_to_fit();
-        self.unsent = VecDeque::new();
-        self.inflight.shrink_to_fit();
+        self.retained.shrink();
+        self.inflight.shrink();
         self.tracker.disconnected();
-        self.inbox.put_back(std::mem::take(&mut self.waiting));
+        self.inbox.put_back(self.waiting.take());
         self.inbox.release(std::mem::take(&mut self.released));
         self.count_held();
     }
@@ -196,7 +196,7 @@ impl Session {
     /// What the client has not got when the session ends, `mails` being what was in the inbox. QoS 2 that was
     /// sent is not among it: it may have got that (MQTT-4.8.2-5).
     pub(crate) fn undelivered(&mut self, mails: VecDeque<Mail>) -> impl Iterator<Item = Delivery> {
-        let inflight = self.inflight.drain(..).filter_map(|inflight| match inflight.state {
+        let inflight = self.inflight.take().into_iter().filter_map(|inflight| match inflight.state {
             State::Publish(delivery) if delivery.qos == QoS::AtLeastOnce => Some(delivery),
             State::Publish(_) | State::Release | State::Done => None,
         });
@@ -204,7 +204,7 @@ impl Session {
             Mail::Delivery(delivery) => Some(delivery),
             Mail::Acknowledged(..) | Mail::Close(_) => None,
         });
-        inflight.chain(self.waiting.drain(..)).chain(self.unsent.drain(..)).chain(mails)
+        inflight.chain(self.waiting.take()).chain(self.unsent.take()).chain(mails)
     }
 
     /// A delivery came out of the inbox.
@@ -291,7 +291,7 @@ impl Session {
             self.send_at_most_once(delivery, out);
         }
         if self.retained.is_empty() && self.retained.capacity() > 0 {
-            self.retained = VecDeque::new();
+            self.retained.rest();
         }
         self.count_held();
         self.inbox.set_inflight(self.inflight.len());
@@ -309,12 +309,11 @@ impl Session {
     /// Gives memory back that is not needed while nothing is under way.
     pub(crate) fn rest(&mut self) {
         if self.inflight.is_empty() && self.inflight.capacity() > 0 {
-            self.inflight = VecDeque::new();
+            self.inflight.rest();
             self.count_held();
         }
-        if self.waiting.is_empty() && self.waiting.capacity() > 0 {
-            self.waiting = VecDeque::new();
-        }
+        self.waiting.rest();
+        self.unsent.rest();
     }
 
     fn window_is_open(&self) -> bool {
