@@ -25,6 +25,7 @@ mod properties;
 mod publish;
 mod retained;
 mod sessions;
+mod shared;
 mod subscribe;
 mod suite;
 mod topics;
@@ -57,6 +58,7 @@ fn suite() -> Suite {
     sessions::cases(&mut suite);
     retained::cases(&mut suite);
     topics::cases(&mut suite);
+    shared::cases(&mut suite);
     delivery::cases(&mut suite);
     framing::cases(&mut suite);
     limits::cases(&mut suite);
