@@ -270,7 +270,8 @@ pub struct Allowed(u8);
 impl Allowed {
     /// Every publication.
     pub const ALL: Self = Self(0b11_1111);
-    const NOTHING: Self = Self(0);
+    /// None.
+    pub(crate) const NOTHING: Self = Self(0);
 
     /// Whether a publication with this QoS and retain flag is.
     #[inline]

@@ -389,6 +389,7 @@ mod tests {
             Request::BridgeRestart { id: "b".into() },
             Request::BridgeEnable { id: "c".into(), on: true },
             Request::Clients { client_id: None, after: Some("d".into()), limit: 9 },
+            Request::Mqtt,
         ];
         assert_eq!(encoded(&requests), LAYOUT_OF_REQUESTS);
         let bridge = BridgeInfo {

@@ -25,6 +25,7 @@ mod producer;
 mod reference;
 mod secret;
 mod section;
+mod sys_topics;
 mod tree;
 mod units;
 
@@ -64,6 +65,7 @@ pub use producer::{
 };
 pub use reference::{example, reference};
 pub use secret::{MASK, Secret};
+pub use sys_topics::{SysEventsConfig, SysTopicsConfig};
 pub use tree::{Errors, Problem};
 pub use units::ByteSize;
 
@@ -76,6 +78,8 @@ section! {
         listeners: ListenersConfig => nested();
         /// Limits of the device side.
         mqtt: MqttConfig => nested();
+        /// What the node says about itself under `$SYS/`.
+        sys_topics: SysTopicsConfig => nested();
         /// Logging.
         log: LogConfig => nested();
         /// The link that `causeway ctl` uses.

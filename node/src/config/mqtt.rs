@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use causeway_protocol::mqtt::topic::DEFAULT_MAX_LEVELS;
+use causeway_protocol::mqtt::{QoS, topic::DEFAULT_MAX_LEVELS};
 
 use super::Config;
 use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, seconds};
-use super::kind_values::choice;
+use super::kind_values::{boolean, choice, text};
 use super::section::{choices, nested, section};
 use super::units::ByteSize;
 use crate::mailbox::Capacity;
@@ -25,6 +25,25 @@ section! {
         max_topic_levels: u16 => integer(1..=65_535).or(DEFAULT_MAX_LEVELS);
         /// Topic aliases that a client may use on one connection (MQTT-5.0 3.2.2.3.8).
         max_topic_alias: u16 => integer(0..=65_535).or(16);
+        /// Topics that are named by an alias towards one client that takes aliases; those in use keep theirs.
+        max_topic_alias_out: u16 => integer(0..=256).or(16);
+        /// Highest QoS of publications and wills (above it: 0x9B) and of subscriptions (granted less).
+        max_qos_allowed: u8 => integer(0..=2).or(2);
+        /// Whether messages can be retained; if not, publications and wills with the flag are refused (0x9A).
+        retain_available: bool => boolean().or(true);
+        /// Whether filters may have wildcards; if not, such subscriptions are refused (0xA2).
+        wildcard_subscription: bool => boolean().or(true);
+        /// Whether there are shared subscriptions; if not, they are refused (0x9E).
+        shared_subscription: bool => boolean().or(true);
+        /// The longest keep-alive, in seconds, that an MQTT 5 client gets, and is told where it asks for more or
+        /// for none (MQTT-5.0 3.2.2.3.14). 0: whatever the client asks for.
+        max_keep_alive: u16 => integer(0..=65_535).or(0);
+        /// What an MQTT 5 client is told that asks for response information, such as the first levels of its
+        /// response topics (MQTT-5.0 3.2.2.3.15). Empty: nothing.
+        response_information: String => text().or(String::new());
+        /// Whether payloads and wills that are declared as UTF-8 text are checked, and refused where they are not
+        /// (0x99; with QoS 0 dropped and counted).
+        payload_format_validation: bool => boolean().or(false);
         /// Subscriptions of one session.
         max_subscriptions: u32 => integer(1..=1_000_000).or(10_000);
         /// How long a new connection may take to send its CONNECT packet.
@@ -108,6 +127,14 @@ impl Config {
             receive_maximum,
             max_topic_levels,
             max_topic_alias,
+            max_topic_alias_out,
+            max_qos_allowed,
+            retain_available,
+            wildcard_subscription,
+            shared_subscription,
+            max_keep_alive,
+            ref response_information,
+            payload_format_validation,
             max_subscriptions,
             connect_timeout,
             session_expiry_interval,
@@ -147,6 +174,23 @@ impl Config {
             max_subscriptions: max_subscriptions as usize,
             max_sessions: max_sessions as usize,
             topic_alias_maximum: max_topic_alias,
+            topic_alias_maximum_out: max_topic_alias_out,
+            max_qos: match max_qos_allowed {
+                0 => QoS::AtMostOnce,
+                1 => QoS::AtLeastOnce,
+                _ => QoS::ExactlyOnce,
+            },
+            retain_available,
+            wildcard_subscription,
+            shared_subscription,
+            max_keep_alive,
+            response_information: response_information.clone(),
+            sys_interval: self.sys_topics.interval,
+            sys_events: mqtt::SysEvents {
+                client_connected: self.sys_topics.sys_event_messages.client_connected,
+                client_disconnected: self.sys_topics.sys_event_messages.client_disconnected,
+            },
+            payload_format_validation,
             session_expiry: session_expiry_interval,
             max_session_expiry: max_session_expiry_interval,
             connect_timeout,

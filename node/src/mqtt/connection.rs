@@ -35,18 +35,20 @@ use tokio::{
 use super::{
     authentication::Authenticating,
     clock,
+    explain::explain,
     handshake::Claiming,
     inbox::{Mail, Outbox},
     listener::Place,
     memory::{self, Held, Pressure},
     options::CertificateUsername,
     out_buffer::{OutBuffer, Queue},
-    publisher::Block,
+    publisher::{Block, LOOK},
     rate::{ClientRates, Limited},
     requests,
     session::Output,
     shared::{Client, Shared},
     stats::{Stats, Tally},
+    sys,
     transport::{Peer, Transport},
 };
 use crate::flow::WakeList;
@@ -64,6 +66,10 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Bytes on their way to a client beyond which nothing is read from it: its own requests cause them.
 const OUT_LIMIT: usize = 1 << 20;
 
+/// How long a client that closed its half of the connection may still be waited for: what it sent before may
+/// get through.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
+
 /// Buffers of a thread, used by whichever connection has its turn.
 struct Scratch {
     read: Box<[u8]>,
@@ -80,6 +86,10 @@ pub(crate) struct Work {
     pub(crate) tally: Tally,
     /// Milliseconds since the Unix epoch, taken once per turn.
     pub(crate) wall: i64,
+    /// The largest packet that the client of a CONNECT of this turn takes.
+    pub(crate) client_maximum: Option<u32>,
+    /// What was wrong with a packet of this turn.
+    pub(crate) explanation: Option<String>,
 }
 
 thread_local! {
@@ -203,6 +213,9 @@ impl Connection {
                 }
             }
             Phase::Running => {}
+        }
+        if matches!(self.block, Block::Limit { .. } | Block::Room { .. }) {
+            self.look_after(now)?;
         }
         more |= self.take_mail(cx, scratch, now)?;
         more |= self.go_on(cx, scratch, now)?;
@@ -381,6 +394,7 @@ impl Connection {
                 Err(error) => {
                     tracing::debug!(peer = %self.peer.address, %error, "packet refused");
                     work.tally.counts().protocol_errors += 1;
+                    work.explanation = Some(error.to_string());
                     return Err(match (&self.phase, error.version) {
                         (Phase::Running, _) => End::Refused(error.reason),
                         (_, Some(version)) => End::NotConnected(error.reason, version),
@@ -441,6 +455,25 @@ impl Connection {
         }
     }
 
+    /// A client that is not read from may go away unheard: what it has sent is in front of the end. Where it has
+    /// closed its half, it is given a moment for what waits to get through.
+    fn look_after(&mut self, now: Instant) -> Result<(), End> {
+        if let Block::Limit { look } = &mut self.block
+            && now >= *look
+        {
+            *look = now + LOOK;
+        }
+        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
+        if !self.socket.is_half_closed() {
+            return Ok(());
+        }
+        if now >= *client.half_closed.get_or_insert(now) + HALF_CLOSED {
+            tracing::debug!(peer = %self.peer.address, "closed while it had to wait");
+            return Err(End::Gone);
+        }
+        Ok(())
+    }
+
     /// The end of a round: hands over what was collected, answers, sends what waits.
     fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
         let Scratch { work, .. } = scratch;
@@ -465,6 +498,7 @@ impl Connection {
     /// Begins to close: the reason goes to the client, the session back to the keeper.
     fn close(&mut self, end: End, now: Instant, work: &mut Work) -> bool {
         let version = self.decoder.version;
+        let explanation = work.explanation.take();
         let closing = matches!(self.phase, Phase::Closing { .. });
         match end {
             End::Gone => {
@@ -492,7 +526,7 @@ impl Connection {
                 let disconnect = Packet::Disconnect(Disconnect {
                     reason,
                     session_expiry_interval: None,
-                    reason_string: None,
+                    reason_string: explanation.as_deref().or(explain(reason)),
                     server_reference: None,
                     user_properties: UserProperties::default(),
                 });
@@ -504,7 +538,11 @@ impl Connection {
             }
             End::NotConnected(reason, version) => {
                 work.tally.counts().handshakes_failed += 1;
-                self.refuse_connection(reason, version);
+                let maximum = match &self.phase {
+                    Phase::Claiming(claiming) => Some(claiming.connect.maximum_packet_size()),
+                    _ => work.client_maximum,
+                };
+                self.refuse_connection(reason, version, maximum);
             }
         }
         self.let_go();
@@ -566,7 +604,8 @@ impl Connection {
                 let again = match &self.block {
                     Block::Room { retry } => Some(*retry),
                     Block::Rate { until } => Some(*until),
-                    Block::No | Block::Limit => None,
+                    Block::Limit { look } => Some(*look),
+                    Block::No => None,
                 };
                 let leaving = client.leaving.map(|(_, deadline)| deadline);
                 let access = client.access.as_ref().and_then(|access| access.deadline());
@@ -626,6 +665,7 @@ impl Connection {
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         let mut now = Instant::now();
         scratch.work.wall = clock::unix_millis();
+        scratch.work.client_maximum = None;
         scratch.mails.clear();
         self.out.lend(&mut scratch.write);
         let mut rounds = 0;
@@ -677,6 +717,7 @@ impl Connection {
     pub(super) fn let_go(&mut self) {
         if let Some(mut client) = self.client.take() {
             client.leave(&self.shared, &self.input, self.decoder);
+            sys::client_event(&self.shared, &client.origin, client.version(), sys::Event::Disconnected);
         }
     }
 }

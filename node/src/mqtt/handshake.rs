@@ -3,16 +3,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_protocol::mqtt::{ConnAck, Connect, Packet, ReasonCode, UserProperties, Version};
+use causeway_protocol::mqtt::{
+    ConnAck, Connect, Packet, QoS, ReasonCode, UserProperties, Version, Will as WillPacket,
+};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     authentication::ClientAccess,
     connection::{Connection, End, Phase, Work},
+    explain::explain,
     keeper::{Claim, Granted},
     options::{CertificateUsername, Options},
     session::{ClientLimits, Output},
     shared::Client,
+    sys,
     will::{OwnedMessage, Will},
 };
 use crate::flow::{Origin, Ticket};
@@ -29,6 +33,11 @@ pub(crate) struct Prepared {
     expiry: Option<Duration>,
     /// The expiry to announce, where it is not the one asked for.
     shortened: Option<u32>,
+    /// The keep-alive to announce, where it is not the one asked for.
+    server_keep_alive: Option<u16>,
+    wants_response_information: bool,
+    problem_information: bool,
+    topic_alias_maximum: u16,
     /// The authentication method.
     pub(super) method: Option<Box<str>>,
     /// Authentication data for CONNACK.
@@ -77,6 +86,12 @@ impl Connection {
             // MQTT-3.1.3-8: without an id there is nothing to find the session by.
             return refuse(ReasonCode::ClientIdentifierNotValid);
         }
+        work.client_maximum = Some(connect.maximum_packet_size.unwrap_or(u32::MAX));
+        if let Some(reason) =
+            connect.will.as_ref().and_then(|will| will_not_supported(will, &self.shared.options))
+        {
+            return refuse(reason);
+        }
         let prepared = self.prepare(connect);
         self.decoder.version = Some(version);
         let method = connect.authentication_method.map(|method| (method, connect.authentication_data));
@@ -110,11 +125,16 @@ impl Connection {
         let username = self.username_by_certificate().or(connect.username).map(Box::from);
         let origin = Arc::new(Origin { client_id, username, peer: Some(self.peer.address) });
         let (expiry, shortened) = session_expiry(connect, options);
+        let (keep_alive, server_keep_alive) = keep_alive(connect, options);
         Prepared {
             version: connect.version,
             clean_start: connect.clean_start,
             assigned,
-            keep_alive: connect.keep_alive,
+            keep_alive,
+            server_keep_alive,
+            wants_response_information: connect.request_response_information,
+            problem_information: connect.request_problem_information,
+            topic_alias_maximum: connect.topic_alias_maximum.min(options.topic_alias_maximum_out),
             limits: ClientLimits {
                 version: connect.version,
                 maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
@@ -167,6 +187,7 @@ impl Connection {
             tracing::debug!(listener = self.listener(), peer = %self.peer.address, %error, "CONNACK not sent");
             return Err(End::Gone);
         }
+        self.out.use_aliases(connect.topic_alias_maximum);
         session.connected(connect.limits);
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
         session.pump(&mut out);
@@ -186,6 +207,8 @@ impl Connection {
             origin: connect.origin,
             routes: None,
             aliases: Vec::new(),
+            problem_information: connect.problem_information,
+            half_closed: None,
             parked: None,
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
@@ -194,13 +217,20 @@ impl Connection {
             draining: None,
         }));
         self.phase = Phase::Running;
+        if let Some(client) = &self.client {
+            sys::client_event(&self.shared, &client.origin, client.version(), sys::Event::Connected);
+        }
         Ok(())
     }
 
     /// A CONNACK with a failure, where the version has one for it.
-    pub(super) fn refuse_connection(&mut self, reason: ReasonCode, version: Version) {
-        let acknowledgement = ConnAck { reason, ..empty() };
-        if let Err(error) = self.out.packet(version, u32::MAX, &Packet::ConnAck(Box::new(acknowledgement))) {
+    ///
+    /// `maximum` is the largest packet that the client takes, where that is known.
+    pub(super) fn refuse_connection(&mut self, reason: ReasonCode, version: Version, maximum: Option<u32>) {
+        let reason_string = maximum.and_then(|_| explain(reason));
+        let acknowledgement = ConnAck { reason, reason_string, ..empty() };
+        let maximum = maximum.unwrap_or(u32::MAX);
+        if let Err(error) = self.out.packet(version, maximum, &Packet::ConnAck(Box::new(acknowledgement))) {
             tracing::debug!(listener = self.listener(), peer = %self.peer.address, %error, "refused without a CONNACK");
         }
     }
@@ -216,6 +246,33 @@ fn session_expiry(connect: &Connect<'_>, options: &Options) -> (Option<Duration>
     let seconds = connect.session_expiry_interval.min(maximum);
     let shortened = (seconds < connect.session_expiry_interval).then_some(seconds);
     ((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))), shortened)
+}
+
+/// The keep-alive that holds, and what an MQTT 5 client is told if that is not the one it asked for.
+fn keep_alive(connect: &Connect<'_>, options: &Options) -> (u16, Option<u16>) {
+    let Connect { version, keep_alive, .. } = *connect;
+    let maximum = options.max_keep_alive;
+    if version == Version::V5 && maximum > 0 && (keep_alive == 0 || keep_alive > maximum) {
+        (maximum, Some(maximum))
+    } else {
+        (keep_alive, None)
+    }
+}
+
+/// Why this will is refused, if it is.
+fn will_not_supported(will: &WillPacket<'_>, options: &Options) -> Option<ReasonCode> {
+    let declared = will.properties.payload_format_indicator == Some(1);
+    if will.topic.starts_with(sys::PREFIX) {
+        Some(ReasonCode::NotAuthorized)
+    } else if will.qos > options.max_qos {
+        Some(ReasonCode::QoSNotSupported)
+    } else if will.retain && !options.retain_available {
+        Some(ReasonCode::RetainNotSupported)
+    } else if declared && options.payload_format_validation && std::str::from_utf8(will.payload).is_err() {
+        Some(ReasonCode::PayloadFormatInvalid)
+    } else {
+        None
+    }
 }
 
 fn empty<'a>() -> ConnAck<'a> {
@@ -243,7 +300,7 @@ fn empty<'a>() -> ConnAck<'a> {
 }
 
 /// Success, with our limits where the client is to know them.
-fn conn_ack<'a>(options: &Options, connect: &'a Prepared, present: bool) -> Packet<'a> {
+fn conn_ack<'a>(options: &'a Options, connect: &'a Prepared, present: bool) -> Packet<'a> {
     Packet::ConnAck(Box::new(ConnAck {
         session_present: present,
         session_expiry_interval: connect.shortened,
@@ -251,6 +308,13 @@ fn conn_ack<'a>(options: &Options, connect: &'a Prepared, present: bool) -> Pack
         maximum_packet_size: Some(options.max_packet_size),
         assigned_client_identifier: connect.assigned.then_some(&*connect.origin.client_id),
         topic_alias_maximum: Some(options.topic_alias_maximum),
+        maximum_qos: (options.max_qos != QoS::ExactlyOnce).then_some(options.max_qos),
+        retain_available: (!options.retain_available).then_some(false),
+        wildcard_subscription_available: (!options.wildcard_subscription).then_some(false),
+        shared_subscription_available: (!options.shared_subscription).then_some(false),
+        server_keep_alive: connect.server_keep_alive,
+        response_information: Some(&*options.response_information)
+            .filter(|text| connect.wants_response_information && !text.is_empty()),
         authentication_method: connect.access.as_ref().and_then(|access| access.method()),
         authentication_data: connect.last_word.as_deref(),
         ..empty()

@@ -16,6 +16,7 @@ mod authentication;
 mod clients;
 mod clock;
 mod connection;
+mod explain;
 mod handshake;
 mod hollow;
 mod inbox;
@@ -38,6 +39,8 @@ mod shared;
 mod stamps;
 mod stats;
 mod supervisor;
+mod sys;
+mod topic_aliases;
 mod transport;
 mod will;
 
@@ -65,6 +68,7 @@ pub use share::ShareStrategy;
 use shared::Shared;
 pub use stats::{Stats, StatsSnapshot};
 use supervisor::{ConnectionSupervisor, Notice};
+pub use sys::SysEvents;
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinHandle},
@@ -134,7 +138,10 @@ impl Front {
             shared.stats.clone(),
         );
         let watch = spawn(watch).abort_handle();
-        let mut handle = FrontHandle { listeners, shared, keeper, watch, reload, supervisors: Vec::new() };
+        let interval = shared.options.sys_interval;
+        let sys = (!interval.is_zero()).then(|| spawn(sys::run(shared.clone(), interval)).abort_handle());
+        let mut handle =
+            FrontHandle { sys, listeners, shared, keeper, watch, reload, supervisors: Vec::new() };
         for acceptors in shares {
             let arguments = (handle.shared.clone(), acceptors);
             let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
@@ -149,6 +156,8 @@ pub struct FrontHandle {
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
     keeper: AbortHandle,
+    /// What publishes the `$SYS` topics.
+    sys: Option<AbortHandle>,
     /// Looks at certificate files.
     watch: AbortHandle,
     reload: Arc<Notify>,
@@ -223,6 +232,9 @@ impl Drop for FrontHandle {
         self.shared.stop.notify_waiters();
         self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);
         self.keeper.abort();
+        if let Some(sys) = &self.sys {
+            sys.abort();
+        }
         self.watch.abort();
     }
 }

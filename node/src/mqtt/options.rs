@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use causeway_protocol::mqtt::topic;
+use causeway_protocol::mqtt::{QoS, topic};
 
-use super::{memory, rate::Rate, route::RouteCache, share::ShareStrategy};
+use super::{memory, rate::Rate, route::RouteCache, share::ShareStrategy, sys::SysEvents};
 use crate::{access::Access, mailbox::Capacity};
 
 /// One listener: for MQTT over TCP, and over TLS or WebSocket or both where their options are given.
@@ -252,6 +252,26 @@ pub struct Options {
     pub max_sessions: usize,
     /// Highest topic alias a client may use (MQTT-5.0 3.2.2.3.8).
     pub topic_alias_maximum: u16,
+    /// Most topics that are named by an alias towards one client that takes aliases.
+    pub topic_alias_maximum_out: u16,
+    /// Highest QoS of publications and subscriptions (MQTT-5.0 3.2.2.3.4).
+    pub max_qos: QoS,
+    /// Whether messages are retained (MQTT-5.0 3.2.2.3.5).
+    pub retain_available: bool,
+    /// Whether filters may have wildcards (MQTT-5.0 3.2.2.3.11).
+    pub wildcard_subscription: bool,
+    /// Whether there are shared subscriptions (MQTT-5.0 3.2.2.3.13).
+    pub shared_subscription: bool,
+    /// The longest keep-alive in seconds that an MQTT 5 client gets (MQTT-5.0 3.2.2.3.14); 0: any, and none.
+    pub max_keep_alive: u16,
+    /// What a client is told that asks for response information (MQTT-5.0 3.2.2.3.15); empty: nothing.
+    pub response_information: String,
+    /// Whether payloads that are declared as UTF-8 are checked (MQTT-5.0 3.3.2.3.2).
+    pub payload_format_validation: bool,
+    /// How often the `$SYS` topics are published; zero: never.
+    pub sys_interval: Duration,
+    /// Events of clients that are published there.
+    pub sys_events: SysEvents,
     /// How long an MQTT 3 session with clean session 0 outlives its connection.
     pub session_expiry: Duration,
     /// The longest expiry an MQTT 5 client gets; a longer wish is cut down to it, and told so.
@@ -287,6 +307,16 @@ impl Default for Options {
             shared_subscription_strategy: ShareStrategy::RoundRobin,
             max_sessions: 2_000_000,
             topic_alias_maximum: 16,
+            topic_alias_maximum_out: 16,
+            max_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            wildcard_subscription: true,
+            shared_subscription: true,
+            max_keep_alive: 0,
+            response_information: String::new(),
+            payload_format_validation: false,
+            sys_interval: Duration::from_mins(1),
+            sys_events: SysEvents::default(),
             session_expiry: Duration::from_hours(2),
             max_session_expiry: Duration::from_hours(168),
             connect_timeout: Duration::from_secs(10),

@@ -13,7 +13,10 @@ use bytes::BytesMut;
 use causeway_protocol::mqtt::{AckKind, EncodeError, Packet, Publish, QoS, ReasonCode, Version};
 use tokio::io::AsyncWrite;
 
-use super::publication::{Delivery, Publication};
+use super::{
+    publication::{Delivery, Publication},
+    topic_aliases::{Naming, TopicAliases},
+};
 use crate::flow::HandOver;
 
 /// From here on a payload is sent from where it is. Below it a copy is cheaper than one more slice.
@@ -44,6 +47,8 @@ impl Segment {
 #[derive(Default)]
 pub(crate) struct OutBuffer {
     queue: Option<Box<Queue>>,
+    /// For a client that takes topic aliases.
+    aliases: Option<Box<TopicAliases>>,
 }
 
 /// The bytes of an [`OutBuffer`], and what a thread lends to connections for a turn.
@@ -58,6 +63,16 @@ pub(crate) struct Queue {
     /// Bytes that were put in since it was last empty at the begin of a turn.
     position: u64,
     hand_overs: VecDeque<(u64, Arc<HandOver>)>,
+}
+
+/// How a PUBLISH is sent.
+#[derive(Clone, Copy)]
+struct Sending {
+    version: Version,
+    maximum_packet_size: u32,
+    identifier: u16,
+    dup: bool,
+    now: i64,
 }
 
 /// A delivery that cannot be sent to this client.
@@ -80,7 +95,13 @@ impl OutBuffer {
 
     /// Bytes of memory that are its own: those of shared payloads are counted with their publications.
     pub(crate) fn footprint(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.footprint())
+        let aliases = self.aliases.as_ref().map_or(0, |aliases| aliases.footprint());
+        self.queue.as_ref().map_or(0, |queue| queue.footprint()) + aliases
+    }
+
+    /// The client takes aliases up to `maximum`.
+    pub(crate) fn use_aliases(&mut self, maximum: u16) {
+        self.aliases = TopicAliases::new(maximum);
     }
 
     /// Uses `queue` while it has none of its own.
@@ -138,7 +159,21 @@ impl OutBuffer {
         dup: bool,
         now: i64,
     ) -> Result<(), Unsendable> {
-        self.queue().publish(version, maximum_packet_size, delivery, identifier, dup, now)
+        let queue = self.queue.get_or_insert_default();
+        let sending = Sending { version, maximum_packet_size, identifier, dup, now };
+        let Some(aliases) = &mut self.aliases else { return queue.publish(sending, delivery, Naming::Plain) };
+        let topic = delivery.publication.topic();
+        match aliases.name(topic) {
+            Naming::Set(alias) => match queue.publish(sending, delivery, Naming::Set(alias)) {
+                Ok(()) => {
+                    aliases.sent(alias, topic);
+                    Ok(())
+                }
+                // It may fit without the alias.
+                Err(_) => queue.publish(sending, delivery, Naming::Plain),
+            },
+            naming => queue.publish(sending, delivery, naming),
+        }
     }
 
     /// Lets go of a hand-over when everything put in so far is written.
@@ -195,17 +230,11 @@ impl Queue {
         self.position += by as u64;
     }
 
-    fn publish(
-        &mut self,
-        version: Version,
-        maximum_packet_size: u32,
-        delivery: &Delivery,
-        identifier: u16,
-        dup: bool,
-        now: i64,
-    ) -> Result<(), Unsendable> {
+    fn publish(&mut self, sending: Sending, delivery: &Delivery, naming: Naming) -> Result<(), Unsendable> {
+        let Sending { version, maximum_packet_size, identifier, dup, now } = sending;
         let publication = &delivery.publication;
-        if publication.properties().is_empty()
+        if naming == Naming::Plain
+            && publication.properties().is_empty()
             && (version != Version::V5 || delivery.identifiers().is_empty())
             && let Some(topic) = publication.wire_topic()
         {
@@ -232,6 +261,14 @@ impl Queue {
             && let Some(via) = &delivery.via
         {
             publish.properties.subscription_identifiers.clone_from(&via.identifiers);
+        }
+        match naming {
+            Naming::Plain => {}
+            Naming::Set(alias) => publish.properties.topic_alias = Some(alias),
+            Naming::Known(alias) => {
+                publish.properties.topic_alias = Some(alias);
+                publish.topic = "";
+            }
         }
         let before = self.tail.len();
         let encoded = causeway_protocol::mqtt::encode_publish_head(&mut self.tail, version, &publish);

@@ -9,18 +9,20 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 
-use causeway_protocol::mqtt::{AckKind, Decoded, Decoder, Packet, Publish, QoS, ReasonCode, Version};
+use causeway_protocol::mqtt::{Ack, AckKind, Decoded, Decoder, Packet, Publish, QoS, ReasonCode, Version};
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
     clock,
     connection::{Connection, End, Work},
+    explain::explain,
     out_buffer::OutBuffer,
     publication::Publication,
     route::{Route, RouteCache},
     router::PublishProgress,
     share::Choice,
     shared::{Client, Shared},
+    sys,
     will::{Errand, OwnedMessage},
 };
 use crate::{
@@ -30,6 +32,9 @@ use crate::{
 
 /// How long a publication waits for room before it asks again, told or not.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How often a client that is not read from is looked at.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// Why input is not acted on now.
 pub(crate) enum Block {
@@ -41,7 +46,10 @@ pub(crate) enum Block {
         until: Instant,
     },
     /// As many publications as our receive maximum wait for their acknowledgement.
-    Limit,
+    Limit {
+        /// When to look whether the client is still there.
+        look: Instant,
+    },
     /// A sink has no room for the publication that is parked.
     Room {
         /// When to ask again in any case.
@@ -85,7 +93,9 @@ impl Connection {
         let limit = usize::from(self.shared.options.receive_maximum);
         let go_on = match &self.block {
             Block::No => false,
-            Block::Limit => client.lease.session().is_none_or(|session| session.tracker.held() < limit),
+            Block::Limit { .. } => {
+                client.lease.session().is_none_or(|session| session.tracker.held() < limit)
+            }
             Block::Rate { until } => now >= *until,
             Block::Room { retry } => {
                 let heard = client.parked.as_mut().is_none_or(|parked| parked.may_ask(cx));
@@ -114,22 +124,40 @@ impl Client {
         } else {
             publish.topic
         };
+        let options = &shared.options;
+        if publish.qos > options.max_qos {
+            return Err(End::Refused(ReasonCode::QoSNotSupported));
+        }
+        if publish.retain && !options.retain_available {
+            return Err(End::Refused(ReasonCode::RetainNotSupported));
+        }
         let (sequence, route, next_sink, place) = if let Some(parked) = self.parked.take() {
             (parked.sequence, parked.route, parked.next_sink, Some((parked.room, parked.place)))
         } else {
             let sequence = match self.begin(shared, publish, work)? {
                 Begun::New(sequence) => sequence,
                 Begun::Repeated => return Ok(Block::No),
-                Begun::Limit => return Ok(Block::Limit),
+                Begun::Limit => return Ok(Block::Limit { look: Instant::now() + LOOK }),
             };
             let routes =
                 self.routes.get_or_insert_with(|| Box::new(RouteCache::new(shared.options.route_cache)));
             let (access, origin) = (&self.access, &self.origin);
             let (route, allowed) = routes.checked_route(&shared.router, topic, || {
+                if topic.starts_with(sys::PREFIX) {
+                    // The node's own.
+                    return Allowed::NOTHING;
+                }
                 access.as_ref().map_or(Allowed::ALL, |access| access.publish(origin, topic))
             });
             if !allowed.contains(publish.qos, publish.retain) {
                 return self.deny(shared, topic, sequence, work);
+            }
+            if options.payload_format_validation
+                && publish.properties.payload_format_indicator == Some(1)
+                && std::str::from_utf8(publish.payload).is_err()
+            {
+                work.tally.counts().dropped_invalid_payload += 1;
+                return self.reject(ReasonCode::PayloadFormatInvalid, sequence);
             }
             (sequence, route, 0, None)
         };
@@ -203,8 +231,13 @@ impl Client {
         work.tally.counts().denied_publishes += 1;
         tracing::debug!(client_id = %self.origin.client_id, topic, "publication denied");
         Self::denied(shared)?;
+        self.reject(ReasonCode::NotAuthorized, sequence)
+    }
+
+    /// A publication that goes nowhere, with the reason that an MQTT 5 client is told.
+    fn reject(&mut self, reason: ReasonCode, sequence: Option<u64>) -> Result<Block, End> {
         let outcome = match self.version() {
-            Version::V5 => Outcome::Failed(ReasonCode::NotAuthorized),
+            Version::V5 => Outcome::Failed(reason),
             Version::V31 | Version::V311 => Outcome::Success,
         };
         let Some(session) = self.lease.session() else { return Err(End::Gone) };
@@ -287,6 +320,21 @@ impl Client {
                     shared.warn_failed(&self.origin.client_id, reason, work.wall);
                 } else if release.kind == AckKind::PubRec {
                     session.tracker.refused(release.identifier, reason);
+                }
+            }
+            if version == Version::V5 && reason.is_error() && self.problem_information {
+                let ack = Ack {
+                    packet_identifier: release.identifier,
+                    reason,
+                    reason_string: explain(reason),
+                    ..Ack::default()
+                };
+                let packet = match release.kind {
+                    AckKind::PubRec => Packet::PubRec(ack),
+                    _ => Packet::PubAck(ack),
+                };
+                if out.packet(version, self.limits.maximum_packet_size, &packet).is_ok() {
+                    continue;
                 }
             }
             out.ack(version, release.kind, release.identifier, reason);

@@ -11,6 +11,7 @@ use causeway_protocol::mqtt::{
 use super::{
     ack_tracker::Released,
     connection::{End, Work},
+    explain::explain,
     memory::Pressure,
     out_buffer::OutBuffer,
     publication::{Delivery, Via},
@@ -35,7 +36,10 @@ pub(super) fn handle(
             for filter in &subscribe.filters {
                 reasons.push(client.subscribe(shared, filter, identifier, work)?);
             }
-            put(client, buffer, &Packet::SubAck(answer(subscribe.packet_identifier, reasons)))
+            let text = client.problem_information.then(|| why(&subscribe.filters, &reasons)).flatten();
+            let answer =
+                SubAck { reason_string: text.as_deref(), ..answer(subscribe.packet_identifier, reasons) };
+            put(client, buffer, &Packet::SubAck(answer))
         }
         Packet::Unsubscribe(unsubscribe) => {
             let reasons =
@@ -85,6 +89,15 @@ fn answer<'a>(packet_identifier: u16, reasons: smallvec::SmallVec<[ReasonCode; 4
     SubAck { packet_identifier, reason_string: None, user_properties: UserProperties::default(), reasons }
 }
 
+/// What a SUBACK says about the first filter that was refused.
+fn why(filters: &[SubscribeFilter<'_>], reasons: &[ReasonCode]) -> Option<String> {
+    /// Of a longer filter the beginning is shown.
+    const SHOWN: usize = 200;
+    let (filter, reason) = filters.iter().zip(reasons).find(|(_, reason)| reason.is_error())?;
+    let shown: String = filter.filter.chars().take(SHOWN).collect();
+    Some(format!("{shown}: {}", explain(*reason)?))
+}
+
 fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(), End> {
     let limits = client.limits;
     buffer.packet(limits.version, limits.maximum_packet_size, packet).map_err(|error| {
@@ -117,7 +130,17 @@ impl Client {
         identifier: Option<u32>,
         wall: i64,
     ) -> ReasonCode {
-        let SubscribeFilter { filter, options } = *wanted;
+        let SubscribeFilter { filter, mut options } = *wanted;
+        let switches = &shared.options;
+        let plain = match topic::parse_shared(filter) {
+            Some(_) if !switches.shared_subscription => return ReasonCode::SharedSubscriptionsNotSupported,
+            Some((_, plain)) => plain,
+            None => filter,
+        };
+        if !switches.wildcard_subscription && topic::has_wildcard(plain) {
+            return ReasonCode::WildcardSubscriptionsNotSupported;
+        }
+        options.qos = options.qos.min(switches.max_qos);
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;

@@ -11,6 +11,7 @@
 //!   called again with the same progress.
 //! * No lock is held while a sink or a hand-over is called.
 
+use std::collections::BTreeMap;
 use std::sync::{
     Arc,
     atomic::{AtomicU8, AtomicU64, Ordering},
@@ -31,6 +32,7 @@ use super::{
     share::{Choice, Group, ShareStrategy},
     stamps::Stamps,
     stats::Stats,
+    sys,
 };
 use crate::flow::{
     Accepted, AckSink, HandOver, Message, MessageSink, Outcome, Room, SequenceRange, Ticket, WakeList,
@@ -265,6 +267,8 @@ pub struct Router {
     share_strategy: AtomicU8,
     next_id: AtomicU64,
     retained: Mutex<Retained>,
+    /// The last value of each `$SYS` topic.
+    sys: Mutex<BTreeMap<Box<str>, Arc<Publication>>>,
     stats: Arc<Stats>,
     memory: Memory,
 }
@@ -278,6 +282,7 @@ impl Router {
             share_strategy: AtomicU8::new(ShareStrategy::RoundRobin as u8),
             next_id: AtomicU64::new(1),
             retained: Mutex::new(Retained::new(retained)),
+            sys: Mutex::default(),
             stats: Arc::default(),
             memory: Ledger::new(u64::MAX),
         })
@@ -451,7 +456,13 @@ impl Router {
 
     /// Retained messages that match `filter` and have not expired.
     pub(crate) fn retained_matching(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
-        self.retained.lock().matching(filter, now)
+        let mut found = self.retained.lock().matching(filter, now);
+        if filter.starts_with(sys::PREFIX) {
+            let sys = self.sys.lock();
+            let matching = sys.iter().filter(|(topic, _)| topic::matches(filter, topic));
+            found.extend(matching.map(|(_, publication)| publication.clone()));
+        }
+        found
     }
 
     /// Removes retained messages that have expired.
@@ -559,6 +570,27 @@ impl Router {
             current.next_group += 1;
         }
         None
+    }
+
+    /// Publishes a `$SYS` message, and keeps it for those who subscribe later where `keep` is set.
+    pub(crate) fn publish_sys(&self, message: &Message<'_>, keep: bool) {
+        let publication = Arc::new(Publication::new(message, self.memory));
+        if keep {
+            self.sys.lock().insert(message.topic.into(), publication.clone());
+        }
+        let route = self.find_route(message.topic);
+        let mut wakes = WakeList::default();
+        for sink in &route.sinks {
+            sink.sink.accept(message, None, &mut wakes);
+        }
+        for subscriber in &route.subscribers {
+            if let Offered::Queued(true) = subscriber.inbox.offer(subscriber.delivery(&publication, None)) {
+                wakes.push(subscriber.inbox.clone());
+            }
+        }
+        for group in &route.groups {
+            self.offer_to_one(group, message, &publication, None, &mut wakes);
+        }
     }
 
     /// Offers a message to one member of a shared subscription: the chosen one, or another that is connected

@@ -83,6 +83,10 @@ pub(crate) struct Client {
     pub(crate) routes: Option<Box<RouteCache>>,
     /// Topics by alias; index 0 is alias 1.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
+    /// It takes reason strings where something went wrong (MQTT-5.0 3.1.2.11.7).
+    pub(crate) problem_information: bool,
+    /// Since when we know, while it is not read from, that it has closed its half of the connection.
+    pub(crate) half_closed: Option<Instant>,
     /// A publication that a sink had no room for.
     pub(crate) parked: Option<Box<Parked>>,
     /// 1.5 times the client's keep-alive.

@@ -154,6 +154,8 @@ counters! {
     disconnected_memory,
     /// Publications refused because their topic name was not valid.
     dropped_invalid_topic,
+    /// Publications whose payload is not the text that they are declared as (`mqtt.payload_format_validation`).
+    dropped_invalid_payload,
     /// Publications that a message sink gave up for good.
     failed_in_sink,
     /// Will messages published.

@@ -99,6 +99,18 @@ impl Transport {
         }
     }
 
+    /// True once the other side has closed its half of the connection, also where data before that waits to be
+    /// read. Consumes nothing and wakes nobody.
+    pub(crate) fn is_half_closed(&mut self) -> bool {
+        let socket = match self {
+            Self::Plain(stream) => stream.socket(),
+            Self::WebSocket(websocket) => websocket.stream().socket(),
+        };
+        let ready = std::pin::pin!(socket.ready(tokio::io::Interest::READABLE));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        matches!(ready.poll(&mut cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     /// Reads what still comes after a shutdown, to be thrown away: nothing of it is looked at. Nothing read is
     /// the end.
     pub(crate) fn poll_drain(

@@ -161,6 +161,15 @@ pub struct Client {
     pub assigned: Option<String>,
     pub receive_maximum: Option<u16>,
     pub shared_available: Option<bool>,
+    /// What the last packet with a reason string said.
+    pub reason_string: Option<String>,
+    /// The last CONNACK's switches: maximum QoS, retain available, wildcards available.
+    pub switches: (Option<QoS>, Option<bool>, Option<bool>),
+    pub server_keep_alive: Option<u16>,
+    pub response_information: Option<String>,
+    /// Topics by alias, and PUBLISHes that were named by alias alone.
+    aliases: std::collections::HashMap<u16, String>,
+    pub by_alias: usize,
 }
 
 impl Client {
@@ -182,6 +191,12 @@ impl Client {
             assigned: None,
             receive_maximum: None,
             shared_available: None,
+            reason_string: None,
+            switches: (None, None, None),
+            server_keep_alive: None,
+            response_information: None,
+            aliases: std::collections::HashMap::new(),
+            by_alias: 0,
         }
     }
 
@@ -230,8 +245,31 @@ impl Client {
                     self.assigned = connack.assigned_client_identifier.map(str::to_owned);
                     self.receive_maximum = connack.receive_maximum;
                     self.shared_available = connack.shared_subscription_available;
+                    let (retain, wildcard) =
+                        (connack.retain_available, connack.wildcard_subscription_available);
+                    self.switches = (connack.maximum_qos, retain, wildcard);
+                    self.server_keep_alive = connack.server_keep_alive;
+                    self.response_information = connack.response_information.map(str::to_owned);
                 }
-                let seen = see(&packet);
+                self.reason_string = match &packet {
+                    Packet::ConnAck(packet) => packet.reason_string,
+                    Packet::SubAck(packet) => packet.reason_string,
+                    Packet::PubAck(packet) | Packet::PubRec(packet) => packet.reason_string,
+                    Packet::Disconnect(packet) => packet.reason_string,
+                    _ => None,
+                }
+                .map(str::to_owned);
+                let mut seen = see(&packet);
+                if let (Packet::Publish(packet), Seen::Publish { topic, .. }) = (&packet, &mut seen)
+                    && let Some(alias) = packet.properties.topic_alias
+                {
+                    if topic.is_empty() {
+                        self.by_alias += 1;
+                        topic.clone_from(&self.aliases[&alias]);
+                    } else {
+                        self.aliases.insert(alias, topic.clone());
+                    }
+                }
                 self.input.drain(..consumed);
                 return seen;
             }
