@@ -19,6 +19,9 @@ const MAX_PACKET: usize = 16 << 20;
 /// Room made for a read.
 const READ_BYTES: usize = 64 << 10;
 
+/// Seconds, where nobody says otherwise.
+const KEEP_ALIVE: u16 = 3600;
+
 /// A connected client.
 pub struct Link {
     stream: TcpStream,
@@ -34,9 +37,10 @@ fn refused(error: &impl std::fmt::Debug) -> anyhow::Error {
 }
 
 impl Link {
-    /// Connects and waits for the CONNACK. No keep-alive.
+    /// Connects and waits for the CONNACK, with a keep-alive so long that nobody need see to it: some
+    /// brokers refuse to do without.
     pub async fn connect(broker: &str, client_id: &str, clean: bool, patience: Duration) -> Result<Self> {
-        Self::connect_with(broker, client_id, clean, 0, patience).await
+        Self::connect_with(broker, client_id, clean, KEEP_ALIVE, patience).await
     }
 
     /// Connects with a keep-alive in seconds, which the caller must see to, and waits for the CONNACK.

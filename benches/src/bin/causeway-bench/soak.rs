@@ -35,8 +35,9 @@ const NAMES: u32 = 200;
 /// Growth that counts as flat: this part of the memory, and this many bytes where that is more.
 const FLAT: (f64, f64) = (0.03, 524_288.0);
 
-/// Added to the configuration of a server of our own: queues of those who are away are full within seconds.
-const SMALL_QUEUES: &str = "mqtt { max_mqueue = 200, max_mqueue_bytes = 64KB }\n";
+/// Added to the configuration of a server of our own: queues that hold what comes within two seconds, and not
+/// what a forgotten session could collect.
+const QUEUES: &str = "mqtt { max_mqueue = 5000, max_mqueue_bytes = 4MB }\n";
 
 #[derive(Args)]
 pub(crate) struct Soak {
@@ -56,7 +57,7 @@ pub(crate) async fn soak(scenario: &Soak, server_pid: Option<u32>) -> Result<()>
         (Some(address), Some(pid)) => (None, address.clone(), pid),
         (None, None) => {
             let program = Kind::Causeway.find(&[]).context("no causeway beside this program; build it")?;
-            let broker = Broker::start(Kind::Causeway, &program, SMALL_QUEUES).await?;
+            let broker = Broker::start(Kind::Causeway, &program, QUEUES).await?;
             let (address, pid) = (broker.address().to_string(), broker.pid());
             (Some(broker), address, pid)
         }
