@@ -66,6 +66,14 @@ pub fn causeway(arguments: &[&str]) -> Result<process::Finished> {
     process::run(Command::new(binary()?).args(arguments), b"", COMMAND_TIMEOUT)
 }
 
+/// Reads the address of a listener of this kind from a line of the node's output.
+fn address(kind: &'static str) -> impl Fn(&str) -> Option<String> {
+    move |line| {
+        let (said, rest) = line.strip_prefix("listening ")?.split_once(' ')?;
+        rest.split_whitespace().next().filter(|_| said == kind).map(str::to_owned)
+    }
+}
+
 /// A node with a data directory of its own.
 pub struct Node {
     name: String,
@@ -123,12 +131,6 @@ impl Node {
                 .arg(&file)
                 .stdin(std::process::Stdio::null()),
         )?;
-        let address = |kind: &'static str| {
-            move |line: &str| {
-                let (said, rest) = line.strip_prefix("listening ")?.split_once(' ')?;
-                rest.split_whitespace().next().filter(|_| said == kind).map(str::to_owned)
-            }
-        };
         self.mqtt = process.wait_for(START_TIMEOUT, address("mqtt"))?;
         self.admin = process.wait_for(START_TIMEOUT, address("admin"))?;
         self.process = Some(process);
@@ -143,6 +145,17 @@ impl Node {
     /// Where MQTT clients connect, `127.0.0.1:PORT`.
     pub fn mqtt(&self) -> &str {
         &self.mqtt
+    }
+
+    /// Where clients connect to the listener of another kind: `mqtts`, `ws` or `wss`.
+    pub fn listener(&self, scheme: &'static str) -> Result<String> {
+        let process = self.process.as_ref().context("this node does not run")?;
+        process.wait_for(START_TIMEOUT, address(scheme))
+    }
+
+    /// Sends it SIGHUP.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.as_ref().context("this node does not run")?.hang_up()
     }
 
     /// Port of it.

@@ -158,6 +158,11 @@ impl Process {
         }
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal("HUP")
+    }
+
     /// Asks it to end (SIGTERM) and waits; what has not ended at `timeout` is killed and is an error.
     pub fn terminate(mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal("TERM")?;

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 
 use crate::config;
 use crate::dev_kafka::{self, DevKafka, TopicSpec};
+use crate::mqtt::ListenerKind;
 use crate::node::{Node, wait_for_end};
 
 /// One node with a development Kafka inside, on loopback.
@@ -20,6 +21,9 @@ pub struct DevArgs {
     /// Port for MQTT clients.
     #[arg(long, default_value_t = 1883)]
     pub mqtt_port: u16,
+    /// Port for MQTT clients over WebSocket, such as those in browsers.
+    #[arg(long, default_value_t = 8083)]
+    pub websocket_port: u16,
     /// Port of the development Kafka.
     #[arg(long, default_value_t = 9092)]
     pub kafka_port: u16,
@@ -51,12 +55,14 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         let bootstrap = kafka.bootstrap();
         (Some(kafka), bootstrap)
     };
-    let text = config_text(&args, &bootstrap, &data_dir);
+    // A nicety: without it everything else works.
+    let websocket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, args.websocket_port)).is_ok();
+    let text = config_text(&args, &bootstrap, &data_dir, websocket);
     let loaded = config::load_text("dev", &text)?;
     let node = Node::start(loaded.value)
         .await
         .context("the node did not start; --mqtt-port, --admin-port and --data-dir choose other places")?;
-    greet(&node, &bootstrap, kafka.is_some());
+    greet(&node, &bootstrap, kafka.is_some(), args.websocket_port);
     wait_for_end().await?;
     println!("stopping");
     node.stop().await;
@@ -82,10 +88,16 @@ async fn start_kafka(args: &DevArgs, data_dir: &Path) -> anyhow::Result<DevKafka
     })
 }
 
-fn config_text(args: &DevArgs, bootstrap: &str, data_dir: &Path) -> String {
+fn config_text(args: &DevArgs, bootstrap: &str, data_dir: &Path, websocket: bool) -> String {
     let data_dir = serde_json::Value::from(data_dir.display().to_string());
+    let websocket = if websocket {
+        format!("listeners.ws.default {{ bind = \"127.0.0.1:{}\" }}", args.websocket_port)
+    } else {
+        String::new()
+    };
     format!(
         r#"
+{websocket}
 node {{ name = "dev", data_dir = {data_dir} }}
 listeners.tcp.default {{ bind = "127.0.0.1:{mqtt_port}" }}
 admin {{ bind = "127.0.0.1:{admin_port}" }}
@@ -106,9 +118,14 @@ bridges.kafka_consumer.from_kafka {{
     )
 }
 
-fn greet(node: &Node, bootstrap: &str, inside: bool) {
+fn greet(node: &Node, bootstrap: &str, inside: bool, websocket_port: u16) {
     let mqtt = node.mqtt_addresses().first().map(|(_, address)| *address);
     let Some(mqtt) = mqtt else { return };
+    let websocket = node.listeners().iter().find(|listener| listener.kind() == ListenerKind::WebSocket);
+    let websocket = websocket.map_or_else(
+        || format!("not opened, port {websocket_port} is taken; --websocket-port PORT takes another"),
+        |listener| format!("ws://{}/mqtt", listener.address),
+    );
     let program = std::env::args().next().unwrap_or_else(|| "causeway".into());
     let kafka_port = bootstrap.rsplit_once(':').map_or("9092", |(_, port)| port);
     let (mqtt_option, kafka_option) = (
@@ -123,6 +140,7 @@ fn greet(node: &Node, bootstrap: &str, inside: bool) {
 causeway dev is running; ctrl-C ends it
 
   MQTT   {mqtt}
+         over WebSocket, for browsers: {websocket}
   Kafka  {bootstrap}  ({kind})
 
   MQTT t/#                  ->  Kafka testtopic-in    key: client id, value: payload

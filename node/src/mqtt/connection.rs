@@ -445,6 +445,8 @@ impl Connection {
                 return Ok(true);
             }
         };
+        #[cfg(test)]
+        assert_ne!(publish.topic, super::supervisor::tests::PANIC, "as the test wants it");
         let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
         match client.publish(&self.shared, &publish, work)? {
             Block::No => Ok(true),

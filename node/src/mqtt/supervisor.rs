@@ -155,3 +155,72 @@ impl Drop for Supervised {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::timeout,
+    };
+
+    use super::super::{Front, FrontHandle, ListenerOptions, Options, RetainedLimits, Router, StatsSnapshot};
+
+    /// A publication to this topic makes its connection panic, in unit tests.
+    pub(in crate::mqtt) const PANIC: &str = "test/panic";
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A client of MQTT 3.1.1 with this client id of one letter and a session that lasts; is the session there?
+    async fn connect(front: &FrontHandle, id: u8) -> (TcpStream, bool) {
+        let mut socket = TcpStream::connect(front.addresses()[0]).await.unwrap();
+        let packet = [b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01", &[id][..]].concat();
+        socket.write_all(&packet).await.unwrap();
+        let mut answer = [0; 4];
+        timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!([answer[0], answer[1], answer[3]], [0x20, 2, 0], "{answer:?}");
+        (socket, answer[2] == 1)
+    }
+
+    async fn is_served(socket: &mut TcpStream) {
+        socket.write_all(b"\xC0\x00").await.unwrap();
+        let mut answer = [0; 2];
+        timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, [0xD0, 0]);
+    }
+
+    async fn until(front: &FrontHandle, condition: impl Fn(&StatsSnapshot) -> bool) {
+        let wait = async {
+            while !condition(&front.stats()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, wait).await.is_ok(), "{:#?}", front.stats());
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_connection_and_is_counted() {
+        let options = Options {
+            listeners: vec![ListenerOptions::new("test", "127.0.0.1:0".parse().unwrap())],
+            ..Options::default()
+        };
+        let front = Front::start(options, Router::new(RetainedLimits::default())).await.unwrap();
+        let (mut bystander, _) = connect(&front, b'b').await;
+        for count in 1..=3 {
+            let (mut victim, present) = connect(&front, b'v').await;
+            // What state a session was in that saw a panic, nobody knows: it does not go on.
+            assert!(!present);
+            is_served(&mut victim).await;
+            victim.write_all(&[b"\x30\x0c\x00\x0a", PANIC.as_bytes()].concat()).await.unwrap();
+            let mut rest = Vec::new();
+            let _ = timeout(PATIENCE, victim.read_to_end(&mut rest)).await.expect("the connection ends");
+            until(&front, |stats| stats.connections_panicked == count && stats.connections == 1).await;
+            assert_eq!(front.stats().sessions, 1);
+            assert_eq!(front.listeners()[0].connections(), 1);
+            is_served(&mut bystander).await;
+        }
+        front.stop().await;
+    }
+}

@@ -16,24 +16,43 @@ struct Dev {
     mqtt_port: String,
     kafka: String,
     admin: String,
+    websocket: String,
 }
 
 impl Dev {
     fn start() -> Result<Self> {
-        let [mqtt, kafka, admin] = free_ports::<3>()?;
-        let ports = [mqtt, kafka, admin].map(|port| port.to_string());
+        let ports = free_ports::<4>()?.map(|port| port.to_string());
         let mut command = Command::new(binary()?);
         command.args(["dev", "--mqtt-port", &ports[0], "--kafka-port", &ports[1], "--admin-port", &ports[2]]);
+        command.args(["--websocket-port", &ports[3]]);
         let process = Process::spawn("causeway dev", &mut command)?;
         process.wait_for(SOON, |line| line.contains("causeway dev is running").then_some(()))?;
-        let [mqtt_port, kafka, admin] = ports;
+        let [mqtt_port, kafka, admin, websocket] = ports;
         Ok(Self {
             process,
             mqtt_port,
+            websocket,
             kafka: format!("127.0.0.1:{kafka}"),
             admin: format!("127.0.0.1:{admin}"),
         })
     }
+}
+
+#[test]
+fn dev_opens_a_websocket_or_says_that_its_port_is_taken() -> Result<()> {
+    let dev = Dev::start()?;
+    let url = format!("ws://127.0.0.1:{}/mqtt", dev.websocket);
+    dev.process.wait_for(SOON, |line| line.contains(&url).then_some(()))?;
+    let socket = std::net::TcpStream::connect(format!("127.0.0.1:{}", dev.websocket));
+    ensure!(socket.is_ok(), "{socket:?}");
+
+    let [mqtt, kafka, admin] = free_ports::<3>()?.map(|port| port.to_string());
+    let mut command = Command::new(binary()?);
+    command.args(["dev", "--mqtt-port", &mqtt, "--kafka-port", &kafka, "--admin-port", &admin]);
+    // The port that the first one has.
+    let second = Process::spawn("causeway dev", command.args(["--websocket-port", &dev.websocket]))?;
+    let said = format!("not opened, port {} is taken", dev.websocket);
+    second.wait_for(SOON, |line| line.contains(&said).then_some(()))
 }
 
 #[test]

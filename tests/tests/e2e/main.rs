@@ -16,4 +16,5 @@ mod rebalance;
 mod records;
 mod second_opinion;
 mod sections;
+mod transports;
 mod way_back;
