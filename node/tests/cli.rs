@@ -121,3 +121,20 @@ fn a_file_of_the_operator_includes_files_and_repeats_itself() {
     let errors = text(&run(&file).stderr);
     assert!(errors.contains("bridges.conf:1: bridges.kafka.b.bootstrap_hosts"), "{errors}");
 }
+
+#[test]
+fn files_of_an_enabled_bridge_that_cannot_be_used_fail_the_check() {
+    let bridge = |enable: bool| {
+        check(&format!(
+            "bridges.kafka.b {{ enable = {enable}, bootstrap_hosts = k, kafka.topic = t\n\
+             ssl {{ enable = true, cacertfile = \"/nowhere/ca.pem\" }} }}"
+        ))
+    };
+    let output = bridge(true);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("bridges.kafka.b: cannot read cacertfile /nowhere/ca.pem: "),
+        "{output:?}"
+    );
+    assert_eq!(bridge(false).status.code(), Some(0));
+}

@@ -241,8 +241,13 @@ const PRODUCER: &[(&str, &str)] = &[
         r#"4: resource_opts.health_check_interval = "500ms": out of range; allowed: 1s to 1h"#,
     ),
     (
-        "ssl.enable = true",
-        "4: ssl.enable: TLS is not supported in this version, and plain text is not used in its place; set ssl.enable = false, or disable the bridge",
+        "ssl { enable = true, ciphers = [AES128-SHA, TLS_AES_128_GCM_SHA256], versions = [tlsv1.2] }",
+        "4: ssl.ciphers: none of them is supported with the versions; leave it empty, or write some of TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256, ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-ECDSA-CHACHA20-POLY1305, ECDHE-RSA-AES256-GCM-SHA384, ECDHE-RSA-AES128-GCM-SHA256, ECDHE-RSA-CHACHA20-POLY1305",
+    ),
+    ("ssl.cacertfile = \"\"", "4: ssl.cacertfile: empty; the path of a PEM file, or PEM text, is expected"),
+    (
+        "ssl { enable = true, versions = [tlsv1.1] }",
+        "4: ssl.versions: no version that is supported is left; allowed: tlsv1.3, tlsv1.2",
     ),
     (r#"ssl { certfile = "a.pem" }"#, "4: ssl: certfile and keyfile are given together or not at all"),
     (
@@ -263,12 +268,28 @@ const PRODUCER: &[(&str, &str)] = &[
         r#"4: authentication.mechanism = "scram_sha_1": not known; allowed: plain, scram_sha_256, scram_sha_512; did you mean scram_sha_512?"#,
     ),
     (
-        "authentication { mechanism = scram_sha_256, username = u, password = tiger }",
-        "4: authentication: this mechanism is not supported in this version; use none or the mechanism plain, or disable the bridge",
+        "authentication { kerberos_principal = p, kerberos_keytab_file = k }",
+        "4: authentication: Kerberos is not supported in this version; use another mechanism, or disable the bridge",
+    ),
+    (
+        "authentication { mechanism = oauth, endpoint_uri = \"https://h/t\", client_id = i }",
+        "4: authentication: client_secret is required with grant_type = client_credentials",
+    ),
+    (
+        "authentication { mechanism = oauth, endpoint_uri = h, client_id = i, client_secret = tiger }",
+        r#"4: authentication.endpoint_uri = "h": not a URL; write https://HOST/PATH or http://HOST:PORT/PATH"#,
+    ),
+    (
+        "authentication { mechanism = oauth, grant_type = token_file, client_secret = tiger }",
+        "4: authentication.client_secret: has no meaning with grant_type = token_file\n4: authentication: token_file is required with grant_type = token_file",
+    ),
+    (
+        "authentication { mechanism = oauth, grant_type = token_file, token_file = t, extensions { auth = tiger } }",
+        "4: authentication.extensions.auth: the name of an extension is of the letters a to z and A to Z, and is not auth",
     ),
     (
         "authentication { username = u, passwort = tiger }",
-        "4: authentication: lacks its mechanism; write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username and password, or one with kerberos_principal and kerberos_keytab_file",
+        "4: authentication: lacks its mechanism; write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username and password, one with mechanism oauth, or one with kerberos_principal and kerberos_keytab_file",
     ),
     (
         "authentication { mechanism = plain, username = u, passwort = tiger }",
@@ -284,7 +305,7 @@ const PRODUCER: &[(&str, &str)] = &[
     ),
     (
         "authentication = tiger",
-        "4: authentication: not known; write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username and password, or one with kerberos_principal and kerberos_keytab_file",
+        "4: authentication: not known; write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username and password, one with mechanism oauth, or one with kerberos_principal and kerberos_keytab_file",
     ),
     (
         "kafka { topic = same, dead_letter_topic = same }",

@@ -60,7 +60,8 @@ impl Version {
         &self.name
     }
 
-    fn is_older_than(&self, major: u32, minor: u32) -> bool {
+    /// Whether it is a release before `major.minor`.
+    pub fn is_older_than(&self, major: u32, minor: u32) -> bool {
         let mut numbers = self.name.split('.').map(|part| part.parse().unwrap_or(0));
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (major, minor)
     }
@@ -149,6 +150,26 @@ impl Tool {
     }
 }
 
+/// A listener beyond those of every node.
+#[derive(Debug, Clone, Copy)]
+pub struct Listener {
+    /// Its name, upper case.
+    pub name: &'static str,
+    /// `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
+    pub protocol: &'static str,
+}
+
+/// What a node has beyond the ordinary one.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Further listeners, each on a free port.
+    pub listeners: Vec<Listener>,
+    /// Further lines of `server.properties`.
+    pub properties: String,
+    /// Users for SCRAM, as `kafka-storage format --add-scram` takes them (Kafka 3.5 and later).
+    pub scram: Vec<String>,
+}
+
 /// One node of Apache Kafka, broker and controller in one, with a data directory of its own.
 ///
 /// Topics are not created on request; the offsets topic has one partition and one replica.
@@ -157,16 +178,22 @@ pub struct RealKafka {
     directory: Option<TempDir>,
     port: u16,
     sasl_port: u16,
+    listeners: Vec<(&'static str, u16)>,
     process: Option<Process>,
 }
 
 impl RealKafka {
     /// Starts a fresh node and waits until it serves.
     pub fn start(version: &Version) -> Result<Self> {
+        Self::start_with(version, &Extras::default())
+    }
+
+    /// Starts a fresh node with more than every node has, and waits until it serves.
+    pub fn start_with(version: &Version, extras: &Extras) -> Result<Self> {
         // A port that was free a moment ago may have been taken by a test beside this one.
         let mut last = None;
         for _ in 0..3 {
-            match Self::start_once(version) {
+            match Self::start_once(version, extras) {
                 Ok(kafka) => return Ok(kafka),
                 Err(error) if error.to_string().contains("Address already in use") => last = Some(error),
                 Err(error) => return Err(error),
@@ -175,29 +202,57 @@ impl RealKafka {
         Err(last.unwrap_or_else(|| anyhow!("no attempt was made")))
     }
 
-    fn start_once(version: &Version) -> Result<Self> {
+    fn start_once(version: &Version, extras: &Extras) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("causeway-kafka-").tempdir()?;
         process::remove_at_exit(directory.path());
         let [port, sasl_port, controller_port] = free_ports()?;
-        let properties = SERVER_PROPERTIES
+        let mut listeners = Vec::new();
+        for listener in &extras.listeners {
+            let [port] = free_ports()?;
+            listeners.push((listener.name, port));
+        }
+        let addresses: Vec<String> =
+            listeners.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
+        let addresses = addresses.concat();
+        let protocols: Vec<String> = extras
+            .listeners
+            .iter()
+            .map(|Listener { name, protocol }| format!(",{name}:{protocol}"))
+            .collect();
+        let protocols = protocols.concat();
+        let add = |line: &str| match line.split_once('=') {
+            Some(("listeners" | "advertised.listeners", _)) => format!("{line}{addresses}"),
+            Some(("listener.security.protocol.map", _)) => format!("{line}{protocols}"),
+            _ => line.to_owned(),
+        };
+        let properties: Vec<String> = SERVER_PROPERTIES.lines().map(add).collect();
+        let properties = format!("{}\n{}", properties.join("\n"), extras.properties)
             .replace("@PORT@", &port.to_string())
             .replace("@SASL_PORT@", &sasl_port.to_string())
             .replace("@CONTROLLER_PORT@", &controller_port.to_string())
             .replace("@DATA@", &directory.path().join("data").display().to_string());
         let file = directory.path().join("server.properties");
         std::fs::write(&file, properties)?;
-        let mut kafka =
-            Self { version: version.clone(), directory: Some(directory), port, sasl_port, process: None };
+        let mut kafka = Self {
+            version: version.clone(),
+            directory: Some(directory),
+            port,
+            sasl_port,
+            listeners,
+            process: None,
+        };
 
         let id = process::run(version.tool(Tool::Storage).arg("random-uuid"), b"", TOOL_TIMEOUT)?;
         let id = id.successful()?.stdout.trim().to_owned();
-        process::run(
-            version.tool(Tool::Storage).args(["format", "-t", &id, "-c"]).arg(&file),
-            b"",
-            TOOL_TIMEOUT,
-        )?
-        .successful()
-        .context("cannot format the storage of Kafka")?;
+        let mut format = version.tool(Tool::Storage);
+        // Java reads its arguments as the locale says.
+        format.env("LC_ALL", "C.UTF-8").args(["format", "-t", &id, "-c"]).arg(&file);
+        for user in &extras.scram {
+            format.args(["--add-scram", user]);
+        }
+        process::run(&mut format, b"", TOOL_TIMEOUT)?
+            .successful()
+            .context("cannot format the storage of Kafka")?;
         kafka.restart()?;
         Ok(kafka)
     }
@@ -216,6 +271,12 @@ impl RealKafka {
     /// it are reached through it.
     pub fn sasl_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// `127.0.0.1:PORT` of a listener of [`Extras`]; empty where there is no such one.
+    pub fn listener(&self, name: &str) -> String {
+        let port = self.listeners.iter().find(|(known, _)| *known == name);
+        port.map_or_else(String::new, |(_, port)| format!("127.0.0.1:{port}"))
     }
 
     /// Ends it in order, as a rolling restart does.

@@ -15,6 +15,14 @@ pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
                 eprint!("{}{failure}", remarks(&loaded));
                 return Ok(ExitCode::FAILURE);
             }
+            let broken = unusable_bridges(&loaded.value);
+            if !broken.is_empty() {
+                eprintln!(
+                    "{}{broken}the configuration is valid, and these bridges cannot be started",
+                    remarks(&loaded)
+                );
+                return Ok(ExitCode::FAILURE);
+            }
             super::print(&format!("{}configuration is valid\n{}", remarks(&loaded), summary(&loaded.value)))
         }
         Err(errors) => {
@@ -57,6 +65,24 @@ pub(super) fn remarks(loaded: &Loaded<Config>) -> String {
     }
     for problem in &loaded.not_in_effect {
         let _ = writeln!(text, "accepted, not in effect yet: {problem}");
+    }
+    text
+}
+
+/// The enabled bridges whose certificates, keys or passwords cannot be used, one a line. Reads their files.
+fn unusable_bridges(config: &Config) -> String {
+    let producers =
+        config.bridges.kafka.iter().map(|(name, bridge)| ("kafka", name, bridge.enable, &bridge.connection));
+    let consumers = config
+        .bridges
+        .kafka_consumer
+        .iter()
+        .map(|(name, bridge)| ("kafka_consumer", name, bridge.enable, &bridge.connection));
+    let mut text = String::new();
+    for (kind, name, enabled, connection) in producers.chain(consumers) {
+        if enabled && let Err(error) = connection.client_options("check", None) {
+            let _ = writeln!(text, "bridges.{kind}.{name}: {error}");
+        }
     }
     text
 }

@@ -2,20 +2,29 @@
 
 use std::time::Duration;
 
-use super::connection::{Authentication, ConnectionConfig, SaslMechanism};
-use crate::kafka::client::{self, Address, Backoff, ClientOptions, Keepalive};
+use super::connection::{
+    Authentication, ConnectionConfig, GrantType, OauthAuthentication, SaslMechanism, ServerName, SslConfig,
+    TlsVersion, Verify,
+};
+use super::pem_text::PemText;
+use super::secret::Secret;
+use crate::kafka::client::{
+    self, Address, Backoff, ClientOptions, Keepalive, OauthSettings, OauthSource, OauthTokens, Pem, Tls,
+    TlsError, TlsSettings,
+};
 
 /// Why a connection cannot be made as it is configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientOptionsError {
-    /// The file with the password cannot be read.
+    /// A file with a password, certificate or key cannot be read.
     #[error("{0}")]
-    Secret(#[from] std::io::Error),
-    /// The password is the mask that is shown in place of one.
-    #[error(
-        "the password is `******`, which is what is shown in place of a password; the real one is needed"
-    )]
-    MaskedSecret,
+    File(#[from] std::io::Error),
+    /// A password or key is the mask that is shown in place of one.
+    #[error("the {0} is `******`, which is what is shown in place of a {0}; the real one is needed")]
+    Masked(&'static str),
+    /// Certificates, keys or the token endpoint are not right.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Configured, understood, and not there in this version.
     #[error("{0} is not supported in this version")]
     NotSupported(&'static str),
@@ -26,30 +35,34 @@ const FIRST_RECONNECT: Duration = Duration::from_millis(100);
 
 impl ConnectionConfig {
     /// Settings for a Kafka client called `client_id`. `reconnect_delay` is the longest pause between
-    /// attempts to connect, where the bridge says one. Reads the password file, if there is one, so it may
-    /// block for as long as that takes.
+    /// attempts to connect, where the bridge says one. Reads the files of passwords, certificates and keys, if there
+    /// are some, so it may block for as long as that takes.
     ///
-    /// Refuses TLS and mechanisms that this version lacks: never speaks with less protection than asked for.
+    /// Refuses mechanisms that this version lacks: never speaks with less protection than asked for.
     pub fn client_options(
         &self,
         client_id: &str,
         reconnect_delay: Option<Duration>,
     ) -> Result<ClientOptions, ClientOptionsError> {
-        if self.ssl.enable {
-            return Err(ClientOptionsError::NotSupported("TLS"));
-        }
+        let tls = if self.ssl.enable { Some(Tls::new(self.ssl.settings()?)?) } else { None };
         let authentication = match &self.authentication {
             Authentication::None => client::Authentication::None,
-            Authentication::Password(login) if login.mechanism == SaslMechanism::Plain => {
-                if login.password.is_mask() {
-                    return Err(ClientOptionsError::MaskedSecret);
-                }
-                client::Authentication::Plain {
-                    username: login.username.as_str().into(),
-                    password: client::Secret::new(&*login.password.reveal()?),
+            Authentication::Password(login) => {
+                let username = login.username.as_str().into();
+                let password = revealed(&login.password, "password")?;
+                let scram = |hash| client::Authentication::Scram { hash, username, password };
+                match login.mechanism {
+                    SaslMechanism::ScramSha256 => scram(client::ScramHash::Sha256),
+                    SaslMechanism::ScramSha512 => scram(client::ScramHash::Sha512),
+                    SaslMechanism::Plain => client::Authentication::Plain {
+                        username: login.username.as_str().into(),
+                        password: revealed(&login.password, "password")?,
+                    },
                 }
             }
-            Authentication::Password(_) => return Err(ClientOptionsError::NotSupported("SCRAM")),
+            Authentication::Oauth(oauth) => {
+                client::Authentication::OauthBearer(OauthTokens::new(oauth.settings()?)?)
+            }
             Authentication::Kerberos(_) => return Err(ClientOptionsError::NotSupported("Kerberos")),
         };
         let hosts = self.bootstrap_hosts.iter().map(|host| Address::new(host.host.as_str(), host.port));
@@ -71,12 +84,86 @@ impl ConnectionConfig {
                     probes: probes.probes,
                 }),
             },
+            tls,
             authentication,
             allow_auto_topic_creation: self.allow_auto_topic_creation,
             reconnect_backoff: reconnect_delay
                 .map_or(defaults.reconnect_backoff, |max| Backoff { first: FIRST_RECONNECT.min(max), max }),
             ..defaults
         })
+    }
+}
+
+/// The secret itself, read from its file if it is in one.
+fn revealed(secret: &Secret, what: &'static str) -> Result<client::Secret, ClientOptionsError> {
+    if secret.is_mask() {
+        return Err(ClientOptionsError::Masked(what));
+    }
+    Ok(client::Secret::new(&*secret.reveal()?))
+}
+
+fn loaded(pem: &PemText, key: &str) -> Result<Pem, ClientOptionsError> {
+    if pem.is_mask() {
+        return Err(ClientOptionsError::Masked("key"));
+    }
+    let (origin, text) = pem.load(key)?;
+    Ok(Pem { origin: origin.into(), text: text.into() })
+}
+
+impl SslConfig {
+    fn settings(&self) -> Result<TlsSettings, ClientOptionsError> {
+        let authorities = self.cacertfile.as_ref().map(|pem| loaded(pem, "cacertfile")).transpose()?;
+        let identity = match (&self.certfile, &self.keyfile) {
+            (Some(certificate), Some(key)) => {
+                Some((loaded(certificate, "certfile")?, loaded(key, "keyfile")?))
+            }
+            _ => None,
+        };
+        let password = self.password.as_ref();
+        Ok(TlsSettings {
+            verify: self.verify == Verify::Peer,
+            authorities,
+            identity,
+            key_password: password.map(|password| revealed(password, "password of the key")).transpose()?,
+            depth: self.depth,
+            tls13: self.versions.contains(&TlsVersion::V1_3),
+            tls12: self.versions.contains(&TlsVersion::V1_2),
+            ciphers: self.ciphers.iter().map(|name| name.as_str().into()).collect(),
+            server_name: match &self.server_name_indication {
+                ServerName::Auto => client::ServerName::Host,
+                ServerName::Disable => client::ServerName::Unchecked,
+                ServerName::Name(name) => client::ServerName::Fixed(name.as_str().into()),
+            },
+        })
+    }
+}
+
+impl OauthAuthentication {
+    fn settings(&self) -> Result<OauthSettings, ClientOptionsError> {
+        let text = |text: &Option<String>| -> Box<str> { text.as_deref().unwrap_or_default().into() };
+        let source = match self.grant_type {
+            GrantType::TokenFile => OauthSource::File(self.token_file.as_deref().unwrap_or_default().into()),
+            GrantType::ClientCredentials => {
+                let secret = self.client_secret.as_ref();
+                let authorities = self.endpoint_cacertfile.as_ref();
+                OauthSource::ClientCredentials {
+                    endpoint: text(&self.endpoint_uri),
+                    client_id: text(&self.client_id),
+                    client_secret: secret
+                        .map(|secret| revealed(secret, "client_secret"))
+                        .transpose()?
+                        .unwrap_or_default(),
+                    scope: self.scope.as_deref().map(Into::into),
+                    tls: Box::new(TlsSettings {
+                        authorities: authorities.map(|pem| loaded(pem, "endpoint_cacertfile")).transpose()?,
+                        ..TlsSettings::default()
+                    }),
+                }
+            }
+        };
+        let extensions = self.extensions.iter();
+        let extensions = extensions.map(|(name, value)| (name.as_str().into(), value.as_str().into()));
+        Ok(OauthSettings { source, extensions: extensions.collect() })
     }
 }
 
@@ -127,12 +214,109 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_of_tls_reaches_the_client() {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["a".into()]).unwrap();
+        let (certificate, key) = (&cert.pem(), &signing_key.serialize_pem());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cert.pem");
+        std::fs::write(&file, certificate).unwrap();
+        let text = format!(
+            "ssl {{ enable = true, verify = verify_peer, cacertfile = \"{0}\", certfile = \"{0}\", keyfile = {1:?}
+               depth = 3, versions = [tlsv1.2, tlsv1.1], ciphers = [ECDHE-ECDSA-AES128-GCM-SHA256, AES128-SHA]
+               server_name_indication = broker.example, password = lion, reuse_sessions = true }}",
+            file.display(),
+            key
+        );
+        let pem = |key: &str, text: &str| Pem { origin: key.into(), text: text.as_bytes().into() };
+        let in_file = |key: &str| pem(&format!("{key} {}", file.display()), certificate);
+        let expected = Tls::new(TlsSettings {
+            verify: true,
+            authorities: Some(in_file("cacertfile")),
+            identity: Some((in_file("certfile"), pem("keyfile (inline)", key))),
+            key_password: Some(client::Secret::new("lion")),
+            depth: 3,
+            tls13: false,
+            tls12: true,
+            ciphers: vec!["ECDHE-ECDSA-AES128-GCM-SHA256".into(), "AES128-SHA".into()],
+            server_name: client::ServerName::Fixed("broker.example".into()),
+        })
+        .unwrap();
+        assert_eq!(connection(&text).client_options("id", None).unwrap().tls, Some(expected));
+
+        let written =
+            connection("ssl { enable = true, cacertfile = x, server_name_indication = disable, depth = 2 }");
+        let error = written.client_options("id", None).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read cacertfile x: "), "{error}");
+        assert!(
+            connection("ssl { enable = false, cacertfile = x }")
+                .client_options("id", None)
+                .unwrap()
+                .tls
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn every_mechanism_reaches_the_client() {
+        let certificate = &rcgen::generate_simple_self_signed(["a".into()]).unwrap().cert.pem();
+        let login = |text: &str| connection(text).client_options("id", None).unwrap().authentication;
+        for (word, hash) in
+            [("scram_sha_256", client::ScramHash::Sha256), ("scram_sha_512", client::ScramHash::Sha512)]
+        {
+            assert_eq!(
+                login(&format!("authentication {{ mechanism = {word}, username = u, password = p }}")),
+                client::Authentication::Scram {
+                    hash,
+                    username: "u".into(),
+                    password: client::Secret::new("p")
+                }
+            );
+        }
+        let expected = OauthSettings {
+            source: OauthSource::ClientCredentials {
+                endpoint: "http://h/t".into(),
+                client_id: "i".into(),
+                client_secret: client::Secret::new("s"),
+                scope: Some("a b".into()),
+                tls: Box::new(TlsSettings {
+                    authorities: Some(Pem {
+                        origin: "endpoint_cacertfile (inline)".into(),
+                        text: certificate.as_bytes().into(),
+                    }),
+                    ..TlsSettings::default()
+                }),
+            },
+            extensions: [("logicalCluster".into(), "c".into())].into(),
+        };
+        assert_eq!(
+            login(&format!(
+                "authentication {{ mechanism = oauth, grant_type = client_credentials, endpoint_uri = \"http://h/t\", client_id = i
+                   client_secret = s, scope = \"a b\", extensions {{ logicalCluster = c }}, endpoint_cacertfile = {certificate:?} }}"
+            )),
+            client::Authentication::OauthBearer(OauthTokens::new(expected).unwrap())
+        );
+        let file = OauthSettings { source: OauthSource::File("/t".into()), extensions: [].into() };
+        assert_eq!(
+            login("authentication { mechanism = oauth, grant_type = token_file, token_file = \"/t\" }"),
+            client::Authentication::OauthBearer(OauthTokens::new(file).unwrap())
+        );
+    }
+
+    #[test]
     fn less_protection_than_asked_for_is_refused() {
         for (text, expected) in [
-            ("ssl.enable = true", "TLS is not supported in this version"),
             (
-                "authentication { mechanism = scram_sha_256, username = u, password = p }",
-                "SCRAM is not supported in this version",
+                "ssl { enable = true, verify = verify_peer, certfile = \"-----BEGIN X\", keyfile = \"******\" }",
+                "the key is `******`, which is what is shown in place of a key; the real one is needed",
+            ),
+            (
+                "ssl { enable = true, verify = verify_peer, cacertfile = \"-----BEGIN X-----\\nAAAA\\n-----END X-----\\n\" }",
+                "cacertfile (inline) has no certificate: PEM with -----BEGIN CERTIFICATE----- is expected",
+            ),
+            (
+                "authentication { mechanism = oauth, endpoint_uri = \"http://h\", client_id = i, client_secret = \"******\" }",
+                "the client_secret is `******`, which is what is shown in place of a client_secret; the real one is needed",
             ),
             (
                 "authentication { kerberos_principal = p, kerberos_keytab_file = k }",

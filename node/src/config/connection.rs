@@ -1,5 +1,6 @@
 //! How a bridge connects to Kafka: the fields that producer and consumer bridges share.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -9,10 +10,12 @@ use super::kafka_names::check_kafka_topic;
 use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{bytes, integer, millis};
 use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
+use super::pem_text::{PemText, pem_text};
 use super::secret::Secret;
-use super::section::{Section, choices, list, nested, section};
+use super::section::{Section, choices, list, named, nested, section};
 use super::tree::{Node, Object, Walk};
 use super::units::ByteSize;
+use crate::kafka::client::{self, CipherVersion};
 
 section! {
     /// Connection to a Kafka cluster.
@@ -30,7 +33,8 @@ section! {
         /// made again.
         request_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(30));
         /// How the bridge proves who it is: `none`, or an object with `mechanism`, `username` and `password`,
-        /// or one with `kerberos_principal` and `kerberos_keytab_file`.
+        /// one with `mechanism = oauth` and where tokens come from, or one with `kerberos_principal` and
+        /// `kerberos_keytab_file`.
         authentication: Authentication => AuthenticationKind;
         /// Options of the TCP connections.
         socket_opts: SocketOptions => nested();
@@ -50,14 +54,22 @@ section! {
 impl ConnectionConfig {
     /// Takes the secrets of `stored` where this configuration has only their mask.
     pub(super) fn keep_secrets_of(&mut self, stored: &Self) {
-        if let (Authentication::Password(new), Authentication::Password(old)) =
-            (&mut self.authentication, &stored.authentication)
-            && new.password.is_mask()
-        {
-            new.password = old.password.clone();
+        match (&mut self.authentication, &stored.authentication) {
+            (Authentication::Password(new), Authentication::Password(old)) if new.password.is_mask() => {
+                new.password = old.password.clone();
+            }
+            (Authentication::Oauth(new), Authentication::Oauth(old))
+                if new.client_secret.as_ref().is_some_and(Secret::is_mask) =>
+            {
+                new.client_secret.clone_from(&old.client_secret);
+            }
+            _ => {}
         }
         if self.ssl.password.as_ref().is_some_and(Secret::is_mask) {
             self.ssl.password.clone_from(&stored.ssl.password);
+        }
+        if self.ssl.keyfile.as_ref().is_some_and(PemText::is_mask) {
+            self.ssl.keyfile.clone_from(&stored.ssl.keyfile);
         }
     }
 }
@@ -83,6 +95,8 @@ pub enum Authentication {
     Password(PasswordAuthentication),
     /// With a Kerberos key table.
     Kerberos(KerberosAuthentication),
+    /// With a token.
+    Oauth(Box<OauthAuthentication>),
 }
 
 section! {
@@ -107,11 +121,94 @@ section! {
     }
 }
 
+choices! {
+    /// The SASL mechanism with tokens.
+    pub enum OauthMechanism {
+        /// A token that another service gives out (OAUTHBEARER, RFC 7628).
+        Oauth = "oauth";
+    }
+}
+
+choices! {
+    /// Where tokens come from.
+    pub enum GrantType {
+        /// From a token endpoint, for the client's credentials (RFC 6749 section 4.4).
+        ClientCredentials = "client_credentials";
+        /// From the file in `token_file`, which something else keeps up to date.
+        TokenFile = "token_file";
+    }
+}
+
+section! {
+    /// SASL with a token (OAUTHBEARER).
+    pub struct OauthAuthentication {
+        /// SASL mechanism.
+        mechanism: OauthMechanism => choice();
+        /// Where tokens come from. They are renewed at the login that comes when four fifths of their life are over.
+        grant_type: GrantType => choice().or(GrantType::ClientCredentials);
+        /// URL of the token endpoint, `https://HOST/PATH`; `http` only where the network is trusted. It has 5 s to
+        /// answer.
+        endpoint_uri: Option<String> => text().check(|uri| client::check_endpoint(uri)).optional();
+        /// Client id at the token endpoint.
+        client_id: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// Client secret at the token endpoint.
+        client_secret: Option<Secret> => secret().optional();
+        /// Scope to ask for.
+        scope: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// Certificates of authorities for an https endpoint; unset, those that the system trusts.
+        endpoint_cacertfile: Option<PemText> => pem_text().optional();
+        /// File with the token; read at each login.
+        token_file: Option<String> => text().check(|text| not_empty(text)).optional();
+        /// Extensions that the broker wants beside the token (KIP-342), such as `logicalCluster`.
+        extensions: BTreeMap<String, String> => named(text(), |_| Ok(()));
+    }
+    validate check_oauth;
+}
+
+fn check_oauth(oauth: &OauthAuthentication, object: &Object<'_>, walk: &mut Walk) {
+    let of_endpoint = [
+        ("endpoint_uri", oauth.endpoint_uri.is_some()),
+        ("client_id", oauth.client_id.is_some()),
+        ("client_secret", oauth.client_secret.is_some()),
+    ];
+    let from_endpoint = oauth.grant_type == GrantType::ClientCredentials;
+    for (key, given) in of_endpoint {
+        if from_endpoint && !given {
+            walk.wrong_at::<()>(
+                &object.path,
+                object.place,
+                format!("{key} is required with grant_type = client_credentials"),
+            );
+        } else if !from_endpoint && given {
+            walk.wrong_under(object, &[key], "has no meaning with grant_type = token_file");
+        }
+    }
+    match (from_endpoint, oauth.token_file.is_some()) {
+        (true, true) => {
+            walk.wrong_under(object, &["token_file"], "has a meaning with grant_type = token_file only");
+        }
+        (false, false) => {
+            walk.wrong_at::<()>(
+                &object.path,
+                object.place,
+                "token_file is required with grant_type = token_file",
+            );
+        }
+        _ => {}
+    }
+    let name_problem = oauth.extensions.iter().find_map(|(name, value)| {
+        client::check_extension(name, value).err().map(|problem| (name.as_str(), problem))
+    });
+    if let Some((name, problem)) = name_problem {
+        walk.wrong_under(object, &["extensions", name], &problem);
+    }
+}
+
 /// Kind of [`Authentication`].
 struct AuthenticationKind;
 
 const AUTHENTICATION_SHAPES: &str = "write none, an object with mechanism (plain, scram_sha_256, scram_sha_512), username \
-     and password, or one with kerberos_principal and kerberos_keytab_file";
+     and password, one with mechanism oauth, or one with kerberos_principal and kerberos_keytab_file";
 
 impl Kind for AuthenticationKind {
     type Out = Authentication;
@@ -125,6 +222,9 @@ impl Kind for AuthenticationKind {
             return walk.wrong_at(&node.path, node.place, format!("not known; {AUTHENTICATION_SHAPES}"));
         }
         let object = walk.object(node)?;
+        if object.get("mechanism").is_some_and(|mechanism| mechanism.scalar() == Some("oauth")) {
+            return OauthAuthentication::read_object(&object, walk).map(Box::new).map(Authentication::Oauth);
+        }
         if object.get("mechanism").is_some() {
             return PasswordAuthentication::read_object(&object, walk).map(Authentication::Password);
         }
@@ -143,6 +243,7 @@ impl Kind for AuthenticationKind {
             Authentication::None => "none".into(),
             Authentication::Password(password) => password.to_json(secrets),
             Authentication::Kerberos(kerberos) => kerberos.to_json(secrets),
+            Authentication::Oauth(oauth) => oauth.to_json(secrets),
         }
     }
 
@@ -163,7 +264,10 @@ impl Kind for AuthenticationKind {
             meaning: meaning.to_owned(),
             not_in_effect: None,
         }];
-        let nested = PasswordAuthentication::docs().into_iter().chain(KerberosAuthentication::docs());
+        let nested = PasswordAuthentication::docs()
+            .into_iter()
+            .chain(OauthAuthentication::docs())
+            .chain(KerberosAuthentication::docs());
         docs.extend(nested.map(|doc| FieldDoc { key: format!("{key}.{}", doc.key), ..doc }));
         docs
     }
@@ -223,7 +327,7 @@ choices! {
     pub enum Verify {
         /// Any certificate is taken.
         None = "verify_none";
-        /// It has to be signed by an authority in `cacertfile` (or one that the system trusts) and to name the host.
+        /// It has to be signed by an authority in `cacertfile` (unset: one that the system trusts), or to stand there itself, and to name the host.
         Peer = "verify_peer";
     }
 }
@@ -260,20 +364,22 @@ section! {
         enable: bool => boolean().or(false);
         /// Whether the broker's certificate is checked.
         verify: Verify => choice().or(Verify::None);
-        /// File with the certificates of authorities (PEM).
-        cacertfile: Option<String> => text().check(|text| not_empty(text)).optional();
-        /// File with this client's certificate (PEM).
-        certfile: Option<String> => text().check(|text| not_empty(text)).optional();
-        /// File with the key of this client's certificate (PEM).
-        keyfile: Option<String> => text().check(|text| not_empty(text)).optional();
-        /// Password of the key file.
+        /// Certificates of authorities; unset, those that the system trusts (the file in `SSL_CERT_FILE`, or the
+        /// distribution's).
+        cacertfile: Option<PemText> => pem_text().optional();
+        /// This client's certificate and the chain above it, for brokers that want one.
+        certfile: Option<PemText> => pem_text().optional();
+        /// Key of this client's certificate.
+        keyfile: Option<PemText> => pem_text().optional();
+        /// Password of the key, where it is an encrypted PKCS#8 one (`openssl pkcs8 -topk8`).
         password: Option<Secret> => secret().optional();
-        /// Longest chain of certificates.
+        /// Most certificates between the broker's and an authority's; more than 6 are never taken.
         depth: u8 => integer(0..=255).or(10);
         /// Versions of TLS that may be used; those below 1.2 are left out with a warning.
         versions: Vec<TlsVersion> => list(choice().advise(|version| old_tls(*version))).or(vec![TlsVersion::V1_3, TlsVersion::V1_2]);
-        /// Cipher suites that may be used; empty: all that are safe.
-        ciphers: Vec<String> => list(text()).or(Vec::new());
+        /// Cipher suites that may be used, by the names of OpenSSL or IANA; others are left out with a warning.
+        /// Empty: all that are safe.
+        ciphers: Vec<String> => list(text().advise(|name| unknown_cipher(name))).or(Vec::new());
         /// Host name that is sent to the broker and looked for in its certificate.
         server_name_indication: ServerName => server_name().or(ServerName::Auto);
     }
@@ -282,6 +388,10 @@ section! {
         "user_lookup_fun" "verify_peer_ext_key_usage"
     }
     validate check_ssl;
+}
+
+fn unknown_cipher(name: &str) -> Option<String> {
+    client::cipher_version(name).is_none().then(|| "not supported here, this cipher suite is left out".into())
 }
 
 pub(super) fn old_tls(version: TlsVersion) -> Option<String> {
@@ -295,6 +405,29 @@ fn check_ssl(ssl: &SslConfig, object: &Object<'_>, walk: &mut Walk) {
             &object.path,
             object.place,
             "certfile and keyfile are given together or not at all",
+        );
+    }
+    let speaks = |version| {
+        let cipher = match version {
+            TlsVersion::V1_3 => CipherVersion::Tls13,
+            TlsVersion::V1_2 => CipherVersion::Tls12,
+            TlsVersion::V1_1 | TlsVersion::V1_0 => return false,
+        };
+        ssl.ciphers.iter().any(|name| client::cipher_version(name) == Some(cipher))
+    };
+    if ssl.enable && !ssl.ciphers.is_empty() && !ssl.versions.iter().copied().any(speaks) {
+        let known = client::cipher_names().collect::<Vec<_>>().join(", ");
+        walk.wrong_under(
+            object,
+            &["ciphers"],
+            format!("none of them is supported with the versions; leave it empty, or write some of {known}"),
+        );
+    }
+    if ssl.enable && ssl.verify == Verify::Peer && ssl.server_name_indication == ServerName::Disable {
+        walk.warn_at(
+            &object.path,
+            object.place,
+            "with server_name_indication = disable a certificate may name anybody: whoever has one of the authority is taken for the broker",
         );
     }
     if ssl.enable && !ssl.versions.iter().any(|v| matches!(v, TlsVersion::V1_3 | TlsVersion::V1_2)) {
@@ -328,7 +461,9 @@ fn server_name() -> super::kind::Allowing<Parsed<ServerName>> {
             ServerName::Name(name) => name.as_str().into(),
         },
     )
-    .allowing("`auto`: the host name of each broker; `disable`: none; or a host name")
+    .allowing(
+        "`auto`: the host name of each broker; `disable`: none is sent, and any name will do; or a host name",
+    )
 }
 
 section! {

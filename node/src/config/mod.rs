@@ -21,6 +21,7 @@ mod kind_values;
 mod lines;
 mod listeners;
 mod mqtt;
+mod pem_text;
 mod producer;
 mod reference;
 mod secret;
@@ -42,8 +43,9 @@ use tree::{Node, Walk};
 pub use address::{HostPort, KAFKA_PORT};
 pub use client_options::ClientOptionsError;
 pub use connection::{
-    Authentication, ConnectionConfig, KerberosAuthentication, PasswordAuthentication, ResourceOptions,
-    SaslMechanism, ServerName, SocketOptions, SslConfig, TcpKeepalive, TlsVersion, Verify,
+    Authentication, ConnectionConfig, GrantType, KerberosAuthentication, OauthAuthentication, OauthMechanism,
+    PasswordAuthentication, ResourceOptions, SaslMechanism, ServerName, SocketOptions, SslConfig,
+    TcpKeepalive, TlsVersion, Verify,
 };
 pub use consumer::{
     ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping, WhenNoSubscriber,
@@ -59,6 +61,7 @@ pub use listeners::{
     WssListenerConfig,
 };
 pub use mqtt::{MqttConfig, QueueFull, RetainConfig, ShareStrategy};
+pub use pem_text::PemText;
 pub use producer::{
     BufferConfig, BufferMode, Compression, DynamicTopicsConfig, ExtHeaderConfig, HeaderEncoding,
     MessageConfig, PartitionStrategy, ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,

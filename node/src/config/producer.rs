@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::{Authentication, ConnectionConfig, SaslMechanism, not_empty};
+use super::connection::{Authentication, ConnectionConfig, not_empty};
 use super::kafka_names::{check_kafka_topic, check_topic_template, template, topic_filter};
 use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, millis, seconds};
@@ -282,24 +282,11 @@ pub(super) fn check_connection(
     object: &Object<'_>,
     walk: &mut Walk,
 ) {
-    if enable && connection.ssl.enable {
-        walk.wrong_under(
-            object,
-            &["ssl", "enable"],
-            "TLS is not supported in this version, and plain text is not used in its place; set ssl.enable = false, or \
-             disable the bridge",
-        );
-    }
-    let supported = match &connection.authentication {
-        Authentication::None => true,
-        Authentication::Password(password) => password.mechanism == SaslMechanism::Plain,
-        Authentication::Kerberos(_) => false,
-    };
-    if enable && !supported {
+    if enable && matches!(connection.authentication, Authentication::Kerberos(_)) {
         walk.wrong_under(
             object,
             &["authentication"],
-            "this mechanism is not supported in this version; use none or the mechanism plain, or disable the bridge",
+            "Kerberos is not supported in this version; use another mechanism, or disable the bridge",
         );
     }
 }

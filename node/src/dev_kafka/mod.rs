@@ -11,7 +11,7 @@
 //! cluster.rs    what the brokers share             batch.rs           the batch header
 //! topics.rs     topics, leaders, who waits         store.rs           the data directory
 //! faults.rs     faults on command                  groups/            the group state machine
-//! coordinator.rs  its timers and waiting requests   sasl.rs            PLAIN and SCRAM
+//! coordinator.rs  its timers and waiting requests   sasl.rs, tls.rs    PLAIN and SCRAM, certificates
 //! ```
 //!
 //! What it does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
@@ -29,6 +29,7 @@ mod run;
 mod sasl;
 mod server;
 mod store;
+mod tls;
 mod topics;
 
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub use kafka_protocol::messages::ApiKey;
 pub use producer_state::Producer;
 pub use run::{Args, RunError, run};
 pub use sasl::Sasl;
+pub use tls::Tls;
 
 use api::Context;
 use cluster::Cluster;
@@ -93,6 +95,8 @@ pub struct Options {
     pub retention_bytes: usize,
     /// Who may connect; with it every connection has to authenticate. Default: anybody.
     pub sasl: Option<Sasl>,
+    /// With it all listeners speak TLS. Default: they do not.
+    pub tls: Option<Tls>,
     /// Shortest session timeout that a group member may ask for. Default: Kafka's 6 s.
     pub group_min_session_timeout: Duration,
     /// Longest session timeout that a group member may ask for. Default: Kafka's 30 min.
@@ -112,6 +116,7 @@ impl Default for Options {
             max_message_bytes: 1_048_588,
             retention_bytes: 1 << 30,
             sasl: None,
+            tls: None,
             group_min_session_timeout: Duration::from_secs(6),
             group_max_session_timeout: Duration::from_mins(30),
             group_initial_rebalance_delay: Duration::ZERO,
@@ -152,6 +157,9 @@ pub enum Error {
     /// No address at all.
     #[error("no address to listen on: at least one is needed")]
     NoAddress,
+    /// The certificate or key cannot be used.
+    #[error("cannot speak TLS: {0}")]
+    Tls(String),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {path}: {source}")]
     Storage {
@@ -184,13 +192,19 @@ impl DevKafka {
         if options.bind.is_empty() {
             return Err(Error::NoAddress);
         }
+        let tls = options.tls.as_ref().map(Tls::acceptor).transpose().map_err(Error::Tls)?;
         let bound = server::bind(&options.bind).await?;
         let addresses = bound.iter().map(|(_, address)| *address).collect();
         let cluster = Cluster::open(options, addresses)?;
         let mut tasks = server::Tasks::default();
         for (broker, (listener, address)) in (1..).zip(bound) {
             info!(broker, %address, "development Kafka listens");
-            tasks.0.spawn(server::listen(listener, address, Context::new(cluster.clone(), broker)));
+            tasks.0.spawn(server::listen(
+                listener,
+                address,
+                tls.clone(),
+                Context::new(cluster.clone(), broker),
+            ));
         }
         let timers = cluster.clone();
         let timers = tasks.0.spawn(async move { timers.groups.run_timers().await });

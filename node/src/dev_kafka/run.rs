@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{DevKafka, Error, Options, Sasl, TopicSpec};
+use super::{DevKafka, Error, Options, Sasl, Tls, TopicSpec};
 
 /// Runs only the development Kafka, until ctrl-C. For development and tests, never for data that matters.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,6 +26,31 @@ pub struct Args {
     /// User that clients have to authenticate as (PLAIN or SCRAM); may be given several times.
     #[arg(long, value_name = "NAME:PASSWORD", value_parser = parse_user)]
     pub user: Vec<(String, String)>,
+    /// File with the certificate (PEM); with it all listeners speak TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// File with the key of the certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// File with authorities (PEM); clients need a certificate that one of them signed.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_client_authorities: Option<PathBuf>,
+}
+
+impl Args {
+    fn tls(&self) -> Result<Option<Tls>, Error> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|error| Error::Tls(format!("cannot read {}: {error}", path.display())))
+        };
+        let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };
+        Ok(Some(Tls {
+            certificate: read(certificate)?,
+            key: read(key)?,
+            client_authorities: self.tls_client_authorities.as_ref().map(read).transpose()?,
+            only_tls12: false,
+        }))
+    }
 }
 
 fn parse_user(text: &str) -> Result<(String, String), String> {
@@ -71,7 +96,8 @@ pub enum RunError {
 
 /// Runs until ctrl-C.
 pub async fn run(args: Args) -> Result<(), RunError> {
-    let kafka = DevKafka::start(args.into()).await?;
+    let tls = args.tls()?;
+    let kafka = DevKafka::start(Options { tls, ..args.into() }).await?;
     println!("development Kafka: bootstrap {}; ctrl-C ends it", kafka.bootstrap());
     tokio::signal::ctrl_c().await?;
     kafka.stop().await;

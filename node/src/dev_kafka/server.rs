@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::api::{self, Context, Served};
@@ -30,7 +31,12 @@ const WRITE_CHUNK: usize = 256 << 10;
 const REBIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts connections for one broker until it is stopped; `context` is what each of them starts with.
-pub(super) async fn listen(listener: TcpListener, address: SocketAddr, context: Context) {
+pub(super) async fn listen(
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    context: Context,
+) {
     let Some(switch) = context.cluster.faults.switch(context.broker) else { return };
     let mut wanted = switch.wanted.subscribe();
     let mut connections = JoinSet::new();
@@ -62,7 +68,7 @@ pub(super) async fn listen(listener: TcpListener, address: SocketAddr, context: 
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept => match accepted {
                 Ok(Some((stream, peer))) => {
-                    connections.spawn(connection(stream, peer, context.clone(), wanted.clone()));
+                    connections.spawn(connection(stream, peer, tls.clone(), context.clone(), wanted.clone()));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -78,10 +84,11 @@ pub(super) async fn listen(listener: TcpListener, address: SocketAddr, context: 
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
     mut context: Context,
     mut wanted: watch::Receiver<Wanted>,
 ) {
-    let generation = wanted.borrow().generation;
+    let (generation, broker) = (wanted.borrow().generation, context.broker);
     let ended = async move {
         // A closed channel ends the connection too: its cluster is gone.
         let _ = wanted.wait_for(|now| now.generation != generation || now.stopped).await;
@@ -89,11 +96,17 @@ async fn connection(
     if let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) {
         context.local = local;
         context.peer = peer;
+        let conversation = async {
+            match tls {
+                None => converse(stream, &mut context).await,
+                Some(tls) => converse(tls.accept(stream).await?, &mut context).await,
+            }
+        };
         tokio::select! {
             () = ended => {}
-            result = converse(stream, &mut context) => {
+            result = conversation => {
                 if let Err(error) = result {
-                    debug!(%peer, broker = context.broker, %error, "connection ended");
+                    debug!(%peer, broker, %error, "connection ended");
                 }
             }
         }
@@ -120,7 +133,7 @@ fn split_frame(input: &mut BytesMut) -> io::Result<Option<Bytes>> {
     Ok(Some(input.split_to(length).freeze()))
 }
 
-async fn converse(mut stream: TcpStream, context: &mut Context) -> io::Result<()> {
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, context: &mut Context) -> io::Result<()> {
     let mut input = BytesMut::with_capacity(READ_CHUNK);
     let mut output = BytesMut::new();
     loop {
@@ -149,9 +162,11 @@ async fn converse(mut stream: TcpStream, context: &mut Context) -> io::Result<()
     }
 }
 
-async fn flush(stream: &mut TcpStream, output: &mut BytesMut) -> io::Result<()> {
+async fn flush<S: AsyncWrite + Unpin>(stream: &mut S, output: &mut BytesMut) -> io::Result<()> {
     if !output.is_empty() {
         stream.write_all(output).await?;
+        // TLS keeps what the socket did not take.
+        stream.flush().await?;
         output.clear();
         if output.capacity() > 4 * WRITE_CHUNK {
             *output = BytesMut::new();

@@ -16,5 +16,6 @@ mod rebalance;
 mod records;
 mod second_opinion;
 mod sections;
+mod security;
 mod transports;
 mod way_back;

@@ -16,7 +16,8 @@ pub(super) fn handshake(context: &mut Context, request: SaslHandshakeRequest) ->
     let offered = Mechanism::ALL.iter().map(|mechanism| StrBytes::from_static_str(mechanism.name()));
     let response = SaslHandshakeResponse::default();
     if context.cluster.options.sasl.is_none() {
-        return response.with_error_code(ResponseError::UnsupportedSaslMechanism.code());
+        // As Kafka on a listener without SASL.
+        return response.with_error_code(ResponseError::IllegalSaslState.code());
     }
     let response = response.with_mechanisms(offered.collect());
     match Mechanism::find(&request.mechanism) {

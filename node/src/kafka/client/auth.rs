@@ -1,7 +1,9 @@
 //! Logging in: SASL, one mechanism a variant. A mechanism is a small conversation that says what to send
-//! next; the exchange itself (SaslHandshake, SaslAuthenticate) is the connection's.
+//! next; the exchange itself (SaslHandshake, SaslAuthenticate) is [`super::login`]'s.
 
 use super::Secret;
+use super::oauth::OauthTokens;
+use super::scram::{Scram, ScramHash};
 
 /// How a client proves who it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -16,22 +18,48 @@ pub enum Authentication {
         /// Password.
         password: Secret,
     },
+    /// SASL/SCRAM (RFC 5802).
+    Scram {
+        /// SHA-256 or SHA-512.
+        hash: ScramHash,
+        /// User name.
+        username: Box<str>,
+        /// Password.
+        password: Secret,
+    },
+    /// SASL/OAUTHBEARER (RFC 7628, KIP-255).
+    OauthBearer(OauthTokens),
 }
 
 impl Authentication {
-    /// A new conversation; `None` where no login is wanted.
-    pub(super) fn start(&self) -> Option<Conversation> {
+    /// Name of the mechanism; empty where no login is wanted.
+    pub(super) fn mechanism(&self) -> &'static str {
         match self {
-            Self::None => None,
+            Self::None => "",
+            Self::Plain { .. } => "PLAIN",
+            Self::Scram { hash, .. } => hash.mechanism(),
+            Self::OauthBearer(_) => "OAUTHBEARER",
+        }
+    }
+
+    /// A new conversation; `None` where no login is wanted. May take time: a token is got where there is none
+    /// that will last.
+    pub(super) async fn start(&self) -> Result<Option<Conversation>, String> {
+        Ok(Some(match self {
+            Self::None => return Ok(None),
             Self::Plain { username, password } => {
                 let mut token = Vec::with_capacity(username.len() + password.reveal().len() + 2);
                 token.push(0);
                 token.extend_from_slice(username.as_bytes());
                 token.push(0);
                 token.extend_from_slice(password.reveal().as_bytes());
-                Some(Conversation::Plain { token: Some(token) })
+                Conversation::Plain { token: Some(token) }
             }
-        }
+            Self::Scram { hash, username, password } => {
+                Conversation::Scram(Scram::new(*hash, username, password.reveal())?)
+            }
+            Self::OauthBearer(tokens) => Conversation::Bearer(Bearer::New(tokens.message().await?)),
+        }))
     }
 }
 
@@ -42,6 +70,20 @@ pub(super) enum Conversation {
         /// What to say, until it is said.
         token: Option<Vec<u8>>,
     },
+    /// Challenge and response.
+    Scram(Scram),
+    /// A token, and an answer where it is refused.
+    Bearer(Bearer),
+}
+
+/// Where a login with a token stands.
+pub(super) enum Bearer {
+    /// This is to be said.
+    New(Vec<u8>),
+    /// It was said.
+    Said,
+    /// The broker refused it with this text and was told that we heard it.
+    Refused(String),
 }
 
 /// What a conversation wants.
@@ -57,6 +99,8 @@ impl Conversation {
     pub(super) fn mechanism(&self) -> &'static str {
         match self {
             Self::Plain { .. } => "PLAIN",
+            Self::Scram(scram) => scram.mechanism(),
+            Self::Bearer(_) => "OAUTHBEARER",
         }
     }
 
@@ -69,6 +113,43 @@ impl Conversation {
                 None if challenge.is_empty() => Ok(Step::Done),
                 None => Err(format!("unexpected challenge of {} bytes", challenge.len())),
             },
+            Self::Scram(scram) => scram.step(challenge),
+            Self::Bearer(bearer) => match std::mem::replace(bearer, Bearer::Said) {
+                Bearer::New(message) => Ok(Step::Send(message)),
+                Bearer::Said if challenge.is_empty() => Ok(Step::Done),
+                // RFC 7628 section 3.2.3: a refusal comes as a challenge and is acknowledged with one byte.
+                Bearer::Said => {
+                    let text = String::from_utf8_lossy(challenge);
+                    let text = text.chars().take(500).filter(|c| !c.is_control()).collect();
+                    *bearer = Bearer::Refused(text);
+                    Ok(Step::Send(vec![1]))
+                }
+                Bearer::Refused(text) => Err(format!("the broker refused the token: {text}")),
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_token_is_acknowledged_and_never_taken_for_a_login() {
+        let mut conversation = Conversation::Bearer(Bearer::New(b"token".to_vec()));
+        assert!(matches!(conversation.step(b""), Ok(Step::Send(message)) if message == b"token"));
+        assert!(matches!(
+            conversation.step(br#"{"status":"invalid_token"}"#),
+            Ok(Step::Send(message)) if message == [1]
+        ));
+        let Err(error) = conversation.step(b"") else { panic!("taken for a login") };
+        assert!(error.contains("invalid_token"), "{error}");
+    }
+
+    #[test]
+    fn a_token_that_is_taken_ends_the_login() {
+        let mut conversation = Conversation::Bearer(Bearer::New(b"token".to_vec()));
+        conversation.step(b"").unwrap_or(Step::Done);
+        assert!(matches!(conversation.step(b""), Ok(Step::Done)));
     }
 }

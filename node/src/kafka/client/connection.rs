@@ -12,6 +12,8 @@
 //! * What is queued or unanswered is bounded in bytes ([`ClientOptions::max_in_flight_bytes`]); more
 //!   waits in [`BrokerConnection::submit`].
 //! * No lock is held while a completion runs.
+//! * While a login is renewed (see [`renewal`]) nothing else goes out; what is accepted meanwhile follows in its
+//!   order.
 //!
 //! A broker that closes a connection on which nothing is outstanding does what its
 //! `connections.max.idle.ms` says: that is no error.
@@ -21,7 +23,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,11 +35,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::greeting::Greeting;
-use super::transport::{ReadHalf, WriteHalf, read_frame};
+use super::transport::{ReadHalf, Stage, WriteHalf, read_frame};
 use super::wire::{
     api_name, common_version, decode_answer, encode_body, encode_header, strip_response_header,
 };
 use super::{Address, ClientOptions, Error, transport};
+
+mod renewal;
 
 /// Slices handed to one vectored write; the system's own limit is 1024.
 const SLICES_PER_WRITE: usize = 64;
@@ -94,7 +98,7 @@ type WrittenSender = oneshot::Sender<Result<(), Error>>;
 /// A part of the out-queue.
 enum Outgoing {
     Bytes(Bytes),
-    Written { sender: WrittenSender, _room: OwnedSemaphorePermit },
+    Written { sender: WrittenSender, _room: Option<OwnedSemaphorePermit> },
 }
 
 /// A request whose answer is outstanding.
@@ -105,7 +109,8 @@ struct Unanswered {
     deadline: Instant,
     timeout: Duration,
     completion: Completion,
-    _room: OwnedSemaphorePermit,
+    /// None for what renews a login: it may not wait for those that wait for it.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
@@ -114,6 +119,15 @@ struct State {
     unanswered: VecDeque<Unanswered>,
     next_correlation_id: i32,
     ended: Option<Error>,
+    /// While a login is renewed: what follows it.
+    held: Option<Held>,
+}
+
+/// Requests that were accepted while a login is renewed.
+#[derive(Default)]
+struct Held {
+    queue: Vec<Outgoing>,
+    unanswered: VecDeque<Unanswered>,
 }
 
 struct Shared {
@@ -124,30 +138,90 @@ struct Shared {
     ended: AtomicBool,
     wake_writer: Notify,
     room: Arc<Semaphore>,
+    /// Nobody logged in.
+    anonymous: bool,
+    started: Instant,
+    /// Milliseconds after `started` from which on it should not be used any more: its login is about to lapse.
+    retire_after: AtomicU64,
+    /// Tells that everything is answered, to who waits for it before a login is renewed.
+    drained: Notify,
 }
+
+/// [`Shared::retire_after`] of a login that does not lapse.
+const NEVER: u64 = u64::MAX;
 
 impl Shared {
     /// Ends the connection: the first cause stays, all that is outstanding fails with it.
     fn end(&self, cause: &Error) {
-        let (queue, unanswered) = {
+        let (queue, unanswered, held) = {
             let mut state = self.state.lock();
             if state.ended.is_some() {
                 return;
             }
             state.ended = Some(cause.clone());
-            (std::mem::take(&mut state.queue), std::mem::take(&mut state.unanswered))
+            let held = state.held.take().unwrap_or_default();
+            (std::mem::take(&mut state.queue), std::mem::take(&mut state.unanswered), held)
         };
         self.ended.store(true, Ordering::Release);
         self.room.close();
         self.wake_writer.notify_one();
-        for outgoing in queue {
+        self.drained.notify_one();
+        for outgoing in queue.into_iter().chain(held.queue) {
             if let Outgoing::Written { sender, .. } = outgoing {
                 let _ = sender.send(Err(cause.clone()));
             }
         }
-        for request in unanswered {
+        for request in unanswered.into_iter().chain(held.unanswered) {
             (request.completion)(Err(cause.clone()));
         }
+    }
+
+    /// Queues a request; `room` is `None` for one that renews the login, which goes before those that are held.
+    fn enqueue(
+        &self,
+        request: &RawRequest,
+        expect: Expect,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Error> {
+        let body_len = request.body.iter().map(Bytes::len).sum();
+        let timeout = request.timeout.unwrap_or(self.request_timeout);
+        {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            if let Some(cause) = &state.ended {
+                return Err(cause.clone());
+            }
+            let correlation_id = state.next_correlation_id;
+            let header = encode_header(
+                &self.address,
+                request.api_key,
+                request.version,
+                correlation_id,
+                &self.client_id,
+                body_len,
+            )?;
+            state.next_correlation_id = correlation_id.wrapping_add(1);
+            let (queue, unanswered) = match &mut state.held {
+                Some(held) if room.is_some() => (&mut held.queue, &mut held.unanswered),
+                _ => (&mut state.queue, &mut state.unanswered),
+            };
+            queue.push(Outgoing::Bytes(header));
+            queue.extend(request.body.iter().filter(|part| !part.is_empty()).cloned().map(Outgoing::Bytes));
+            match expect {
+                Expect::Answer(completion) => unanswered.push_back(Unanswered {
+                    correlation_id,
+                    api_key: request.api_key,
+                    version: request.version,
+                    deadline: Instant::now() + timeout,
+                    timeout,
+                    completion,
+                    _room: room,
+                }),
+                Expect::Nothing(sender) => queue.push(Outgoing::Written { sender, _room: room }),
+            }
+        }
+        self.wake_writer.notify_one();
+        Ok(())
     }
 
     fn disconnected(&self, reason: &str) -> Error {
@@ -162,10 +236,11 @@ impl Shared {
 /// A live (or ended) connection to one broker.
 pub struct BrokerConnection {
     shared: Arc<Shared>,
-    versions: HashMap<i16, VersionRange>,
+    versions: Arc<HashMap<i16, VersionRange>>,
     max_permits: usize,
-    retire_at: Option<Instant>,
     reader: tokio::task::JoinHandle<()>,
+    /// Renews the login, where it lapses.
+    renewal: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for BrokerConnection {
@@ -180,21 +255,37 @@ impl std::fmt::Debug for BrokerConnection {
 impl BrokerConnection {
     /// Connects, agrees on versions and logs in, all within [`ClientOptions::connect_timeout`].
     pub async fn connect(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
-        let attempt = Self::establish(address, options);
+        let stage = Stage::default();
+        let attempt = Self::establish(address, options, &stage);
         tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
             Err(Error::Timeout {
                 address: address.clone(),
-                what: "connecting".into(),
+                what: stage.words().into(),
                 after: options.connect_timeout,
             })
         })
     }
 
-    async fn establish(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
-        let (read, write) = transport::open(address, &options.socket).await?;
+    async fn establish(
+        address: &Address,
+        options: &ClientOptions,
+        stage: &Stage,
+    ) -> Result<Arc<Self>, Error> {
+        // A token is got before the connection is made: the broker need not wait for it.
+        stage.enter(Stage::CREDENTIALS);
+        let conversation = options.authentication.start().await.map_err(|reason| Error::Authentication {
+            address: address.clone(),
+            mechanism: options.authentication.mechanism(),
+            reason: reason.into(),
+        })?;
+        let anonymous = conversation.is_none();
+        stage.enter(Stage::TCP);
+        let (read, write) = transport::open(address, options, stage).await?;
+        stage.enter(Stage::VERSIONS);
         let mut greeting = Greeting::new(address, options, read, write);
-        let versions = greeting.negotiate().await?;
-        let lifetime = greeting.authenticate(&versions).await?;
+        let versions = Arc::new(greeting.negotiate().await?);
+        stage.enter(Stage::LOGIN);
+        let lifetime = greeting.authenticate(&versions, conversation).await?;
         let (read, write, correlation_id) = greeting.into_parts();
 
         let max_permits =
@@ -207,18 +298,24 @@ impl BrokerConnection {
             ended: AtomicBool::new(false),
             wake_writer: Notify::new(),
             room: Arc::new(Semaphore::new(max_permits)),
+            anonymous,
+            started: Instant::now(),
+            retire_after: AtomicU64::new(NEVER),
+            drained: Notify::new(),
         });
         let limit = options.max_response_bytes;
         tokio::spawn(write_queue(shared.clone(), write));
         let reader = tokio::spawn(read_answers(shared.clone(), read, limit));
-        Ok(Arc::new(Self {
-            shared,
-            versions,
-            max_permits,
-            // A broker ends a session at its lifetime (KIP-368): stop using it a little before.
-            retire_at: lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(0.85)),
-            reader,
-        }))
+        let renewal = lifetime.map(|lifetime| {
+            tokio::spawn(renewal::keep_logged_in(
+                shared.clone(),
+                versions.clone(),
+                options.authentication.clone(),
+                options.connect_timeout,
+                lifetime,
+            ))
+        });
+        Ok(Arc::new(Self { shared, versions, max_permits, reader, renewal }))
     }
 
     /// Whom it leads to.
@@ -233,7 +330,9 @@ impl BrokerConnection {
 
     /// Alive, and its login is not about to lapse.
     pub fn is_usable(&self) -> bool {
-        self.is_alive() && self.retire_at.is_none_or(|at| Instant::now() < at)
+        let retire_after = self.shared.retire_after.load(Ordering::Relaxed);
+        self.is_alive()
+            && (retire_after == NEVER || self.shared.started.elapsed().as_millis() < u128::from(retire_after))
     }
 
     /// Why it ended; `None` while it is alive.
@@ -243,13 +342,17 @@ impl BrokerConnection {
 
     /// Requests whose answers are outstanding.
     pub fn outstanding(&self) -> usize {
-        self.shared.state.lock().unanswered.len()
+        let state = self.shared.state.lock();
+        state.unanswered.len() + state.held.as_ref().map_or(0, |held| held.unanswered.len())
     }
 
     /// Closes it; what is outstanding fails with [`Error::Closed`].
     pub fn close(&self) {
         self.shared.end(&Error::Closed);
         self.reader.abort();
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
+        }
     }
 
     /// The version in which an API is spoken here: the highest that both sides know.
@@ -294,7 +397,7 @@ impl BrokerConnection {
     /// dropped uncalled.
     pub async fn submit_with(&self, request: RawRequest, completion: Completion) -> Result<(), Error> {
         let room = self.room_for(&request).await?;
-        self.enqueue(&request, Expect::Answer(completion), room)
+        self.shared.enqueue(&request, Expect::Answer(completion), Some(room))
     }
 
     /// As [`Self::submit_with`] for callers that must not wait. Where there is no room now the request
@@ -305,7 +408,7 @@ impl BrokerConnection {
         completion: Completion,
     ) -> Result<Result<(), (RawRequest, Completion)>, Error> {
         match self.shared.room.clone().try_acquire_many_owned(self.permits(&request)) {
-            Ok(room) => self.enqueue(&request, Expect::Answer(completion), room).map(Ok),
+            Ok(room) => self.shared.enqueue(&request, Expect::Answer(completion), Some(room)).map(Ok),
             Err(tokio::sync::TryAcquireError::NoPermits) => Ok(Err((request, completion))),
             Err(tokio::sync::TryAcquireError::Closed) => Err(self.shared.cause()),
         }
@@ -315,7 +418,7 @@ impl BrokerConnection {
     pub async fn submit_unanswered(&self, request: RawRequest) -> Result<Written, Error> {
         let room = self.room_for(&request).await?;
         let (sender, receiver) = oneshot::channel();
-        self.enqueue(&request, Expect::Nothing(sender), room)?;
+        self.shared.enqueue(&request, Expect::Nothing(sender), Some(room))?;
         Ok(Written(receiver))
     }
 
@@ -327,46 +430,6 @@ impl BrokerConnection {
     async fn room_for(&self, request: &RawRequest) -> Result<OwnedSemaphorePermit, Error> {
         let room = self.shared.room.clone().acquire_many_owned(self.permits(request)).await;
         room.map_err(|_| self.shared.cause())
-    }
-
-    fn enqueue(&self, request: &RawRequest, expect: Expect, room: OwnedSemaphorePermit) -> Result<(), Error> {
-        let shared = &*self.shared;
-        let body_len = request.body.iter().map(Bytes::len).sum();
-        let timeout = request.timeout.unwrap_or(shared.request_timeout);
-        {
-            let mut state = shared.state.lock();
-            if let Some(cause) = &state.ended {
-                return Err(cause.clone());
-            }
-            let correlation_id = state.next_correlation_id;
-            let header = encode_header(
-                &shared.address,
-                request.api_key,
-                request.version,
-                correlation_id,
-                &shared.client_id,
-                body_len,
-            )?;
-            state.next_correlation_id = correlation_id.wrapping_add(1);
-            state.queue.push(Outgoing::Bytes(header));
-            state
-                .queue
-                .extend(request.body.iter().filter(|part| !part.is_empty()).cloned().map(Outgoing::Bytes));
-            match expect {
-                Expect::Answer(completion) => state.unanswered.push_back(Unanswered {
-                    correlation_id,
-                    api_key: request.api_key,
-                    version: request.version,
-                    deadline: Instant::now() + timeout,
-                    timeout,
-                    completion,
-                    _room: room,
-                }),
-                Expect::Nothing(sender) => state.queue.push(Outgoing::Written { sender, _room: room }),
-            }
-        }
-        shared.wake_writer.notify_one();
-        Ok(())
     }
 }
 
@@ -463,7 +526,7 @@ async fn write_batch(write: &mut WriteHalf, batch: &mut [Outgoing]) -> io::Resul
             used += 1;
         }
         if used == 0 {
-            return Ok(());
+            break;
         }
         let mut written = write.write_vectored(slices.get(..used).unwrap_or_default()).await?;
         if written == 0 {
@@ -481,11 +544,13 @@ async fn write_batch(write: &mut WriteHalf, batch: &mut [Outgoing]) -> io::Resul
             next += 1;
         }
     }
-    Ok(())
+    // TLS keeps what the socket did not take.
+    write.flush().await
 }
 
 /// The reader: one frame after another until the connection ends.
 async fn read_answers(shared: Arc<Shared>, mut read: BufReader<ReadHalf>, limit: usize) {
+    let mut answered = false;
     loop {
         let frame = match read_frame(&mut read, &shared.address, limit).await {
             Ok(Some(frame)) => frame,
@@ -494,7 +559,13 @@ async fn read_answers(shared: Arc<Shared>, mut read: BufReader<ReadHalf>, limit:
                 if idle {
                     tracing::debug!(broker = %shared.address, "kafka closed an idle connection");
                 }
-                shared.end(&shared.disconnected("closed by the broker"));
+                // A broker that wants a login answers ApiVersions and closes at whatever comes after it.
+                let reason = if !idle && !answered && shared.anonymous {
+                    "closed by the broker at the first request; does it want a login? If so, set authentication"
+                } else {
+                    "closed by the broker"
+                };
+                shared.end(&shared.disconnected(reason));
                 return;
             }
             Err(error) => return shared.end(&error),
@@ -502,6 +573,7 @@ async fn read_answers(shared: Arc<Shared>, mut read: BufReader<ReadHalf>, limit:
         if let Err(error) = deliver(&shared, frame) {
             return shared.end(&error);
         }
+        answered = true;
     }
 }
 
@@ -518,7 +590,13 @@ fn deliver(shared: &Shared, mut frame: Bytes) -> Result<(), Error> {
     let request = {
         let mut state = shared.state.lock();
         match state.unanswered.front() {
-            Some(oldest) if oldest.correlation_id == correlation_id => state.unanswered.pop_front(),
+            Some(oldest) if oldest.correlation_id == correlation_id => {
+                let answered = state.unanswered.pop_front();
+                if state.held.is_some() && state.unanswered.is_empty() {
+                    shared.drained.notify_one();
+                }
+                answered
+            }
             Some(oldest) => {
                 let reason = format!("correlation id {correlation_id} in place of {}", oldest.correlation_id);
                 return Err(malformed(api_name(oldest.api_key), reason));

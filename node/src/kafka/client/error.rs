@@ -39,6 +39,22 @@ pub enum Error {
         /// How long.
         after: Duration,
     },
+    /// TLS did not come about, or the other side is not whom it should be.
+    #[error("{address}: TLS failed: {reason}")]
+    Tls {
+        /// Whom we called.
+        address: Address,
+        /// What was wrong, and what would be right.
+        reason: Box<str>,
+    },
+    /// The broker answered in TLS, and we spoke in the clear.
+    #[error(
+        "{address}: the broker speaks TLS on this port: set ssl.enable = true, or take the port without TLS"
+    )]
+    SpeaksTls {
+        /// Whom we called.
+        address: Address,
+    },
     /// The broker refused our login.
     #[error("{address}: authentication with {mechanism} failed: {reason}")]
     Authentication {

@@ -5,21 +5,21 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, SaslAuthenticateRequest, SaslHandshakeRequest,
-};
-use kafka_protocol::protocol::{Message, Request, StrBytes, VersionRange};
+use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 use tokio::io::{AsyncWriteExt, BufReader};
 
-use super::auth::Step;
+use super::auth::Conversation;
+use super::login::{Ask, log_in};
 use super::transport::{ReadHalf, WriteHalf, read_frame};
-use super::wire::{
-    api_name, common_version, decode_answer, encode_body, encode_header, strip_response_header,
-};
+use super::wire::{api_name, decode_answer, encode_body, encode_header, strip_response_header};
 use super::{Address, ClientOptions, Error, ResponseError};
 
 /// Read at most this much ahead of the frame being taken apart: room for a few small answers.
 const READ_AHEAD: usize = 8 * 1024;
+
+/// How long we look for the reason why a broker ended a connection, after it did.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A connection that is coming up.
 pub(super) struct Greeting<'a> {
@@ -44,40 +44,6 @@ impl<'a> Greeting<'a> {
     /// The stream and the next correlation id.
     pub(super) fn into_parts(self) -> (BufReader<ReadHalf>, WriteHalf, i32) {
         (self.read, self.write, self.correlation_id)
-    }
-
-    /// Sends `request` and returns the body of the answer.
-    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<Bytes, Error> {
-        let body = encode_body(self.address, request, version)?;
-        let id = self.correlation_id;
-        let header = encode_header(self.address, R::KEY, version, id, &self.options.client_id, body.len())?;
-        self.correlation_id = id.wrapping_add(1);
-        let lost = |error: io::Error| Error::Disconnected {
-            address: self.address.clone(),
-            reason: error.to_string().into(),
-        };
-        self.write.write_all(&header).await.map_err(lost)?;
-        self.write.write_all(&body).await.map_err(lost)?;
-        let frame = read_frame(&mut self.read, self.address, self.options.max_response_bytes).await?;
-        let mut frame = frame.ok_or_else(|| Error::Disconnected {
-            address: self.address.clone(),
-            reason: format!(
-                "closed by the broker after {}; is this a Kafka port, and does it want TLS or a login?",
-                api_name(R::KEY)
-            )
-            .into(),
-        })?;
-        let malformed = |reason: &str| Error::MalformedAnswer {
-            address: self.address.clone(),
-            what: api_name(R::KEY),
-            reason: reason.into(),
-        };
-        match frame.try_get_i32() {
-            Ok(answered) if answered == id => {}
-            _ => return Err(malformed("wrong correlation id")),
-        }
-        strip_response_header(R::KEY, version, &mut frame).map_err(malformed)?;
-        Ok(frame)
     }
 
     /// Learns the broker's versions (KIP-35, KIP-511). A broker that does not know our version of
@@ -105,47 +71,79 @@ impl<'a> Greeting<'a> {
             .collect())
     }
 
-    /// Logs in (KIP-43, KIP-152). Returns how long the login lasts, where the broker limits it.
+    /// Carries the login's conversation through. Returns how long the login lasts, where the broker limits it.
     pub(super) async fn authenticate(
         &mut self,
         versions: &HashMap<i16, VersionRange>,
+        conversation: Option<Conversation>,
     ) -> Result<Option<Duration>, Error> {
-        let Some(mut conversation) = self.options.authentication.start() else { return Ok(None) };
-        let mechanism = conversation.mechanism();
         let address = self.address;
-        let refused = |reason: String| Error::Authentication {
-            address: address.clone(),
-            mechanism,
+        match conversation {
+            None => Ok(None),
+            Some(conversation) => log_in(self, address, versions, conversation).await,
+        }
+    }
+}
+
+impl Greeting<'_> {
+    async fn send(&mut self, header: &[u8], body: &[u8]) -> io::Result<()> {
+        self.write.write_all(header).await?;
+        self.write.write_all(body).await?;
+        // TLS keeps what the socket did not take.
+        self.write.flush().await
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        Error::Disconnected { address: self.address.clone(), reason: reason.into() }
+    }
+
+    /// Adds to a connection that was lost so early what is mostly the reason.
+    fn hinted(&self, error: Error) -> Error {
+        let Error::Disconnected { address, reason } = error else { return error };
+        let hint = match &self.options.tls {
+            _ if reason.contains("certificate") => "",
+            None => "; is this a Kafka port, and does it want TLS or a login?",
+            Some(tls) if tls.has_identity() => {
+                "; is this a Kafka port, and does the broker trust our certificate (ssl.certfile)?"
+            }
+            Some(_) => {
+                "; is this a Kafka port, and does it want a certificate of ours (ssl.certfile, ssl.keyfile)?"
+            }
+        };
+        Error::Disconnected { address, reason: format!("{reason}{hint}").into() }
+    }
+}
+
+impl Ask for Greeting<'_> {
+    async fn ask<R: Request + Sync>(&mut self, request: &R, version: i16) -> Result<Bytes, Error> {
+        let body = encode_body(self.address, request, version)?;
+        let id = self.correlation_id;
+        let header = encode_header(self.address, R::KEY, version, id, &self.options.client_id, body.len())?;
+        self.correlation_id = id.wrapping_add(1);
+        if let Err(error) = self.send(&header, &body).await {
+            // Why it does not read any more may be waiting for us: an alert of TLS.
+            let said = read_frame(&mut self.read, self.address, self.options.max_response_bytes);
+            let said = tokio::time::timeout(LAST_WORDS, said).await;
+            return Err(match said {
+                Ok(Err(said @ (Error::Disconnected { .. } | Error::SpeaksTls { .. }))) => self.hinted(said),
+                _ => self.hinted(self.lost(&error.to_string())),
+            });
+        }
+        let frame = read_frame(&mut self.read, self.address, self.options.max_response_bytes).await;
+        let frame = frame.map_err(|error| self.hinted(error))?;
+        let mut frame = frame.ok_or_else(|| {
+            self.hinted(self.lost(&format!("closed by the broker after {}", api_name(R::KEY))))
+        })?;
+        let malformed = |reason: &str| Error::MalformedAnswer {
+            address: self.address.clone(),
+            what: api_name(R::KEY),
             reason: reason.into(),
         };
-        // Version 1 of the handshake wraps the tokens in SaslAuthenticate requests.
-        let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
-        common_version(address, versions, ApiKey::SaslHandshake as i16, VersionRange { min: 1, max: 1 })?;
-        let body = self.ask(&handshake, 1).await?;
-        let answer = decode_answer::<SaslHandshakeRequest>(address, 1, body)?;
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            let offered: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
-            return Err(refused(format!("Kafka answered {code}, it offers {}", offered.join(", "))));
+        match frame.try_get_i32() {
+            Ok(answered) if answered == id => {}
+            _ => return Err(malformed("wrong correlation id")),
         }
-        let version = common_version(
-            address,
-            versions,
-            SaslAuthenticateRequest::KEY,
-            <SaslAuthenticateRequest as Message>::VERSIONS,
-        )?;
-        let mut challenge = Bytes::new();
-        let mut lifetime = None;
-        while let Step::Send(token) = conversation.step(&challenge).map_err(refused)? {
-            let request = SaslAuthenticateRequest::default().with_auth_bytes(token.into());
-            let body = self.ask(&request, version).await?;
-            let answer = decode_answer::<SaslAuthenticateRequest>(address, version, body)?;
-            if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-                let text = answer.error_message.filter(|text| !text.is_empty());
-                return Err(refused(text.map_or_else(|| code.to_string(), |text| text.to_string())));
-            }
-            lifetime = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
-            challenge = answer.auth_bytes;
-        }
-        Ok(lifetime.map(Duration::from_millis))
+        strip_response_header(R::KEY, version, &mut frame).map_err(malformed)?;
+        Ok(frame)
     }
 }

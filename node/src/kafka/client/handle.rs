@@ -191,8 +191,9 @@ impl Client {
         self.inner.options.bootstrap.first().cloned().unwrap_or_else(|| Address::new("", 0))
     }
 
-    /// Asks a broker for its picture of `topics` (all where `None`, none where empty), now. Hosts that do
-    /// not answer are passed over within [`ClientOptions::metadata_request_timeout`].
+    /// Asks a broker for its picture of `topics` (all where `None`, none where empty), now. Hosts that cannot be
+    /// reached within [`ClientOptions::connect_timeout`] are passed over; the answer of the one that can may take
+    /// [`ClientOptions::metadata_request_timeout`].
     pub async fn metadata(
         &self,
         topics: Option<&[&str]>,
@@ -205,18 +206,19 @@ impl Client {
         let request =
             MetadataRequest::default().with_topics(names).with_allow_auto_topic_creation(allow_auto_create);
         let budget = self.inner.options.metadata_request_timeout;
-        let deadline = Instant::now() + budget;
+        // As many as there are hosts may have gone stale since they were used last; one more is no accident.
+        let mut stale = self.inner.options.bootstrap.len();
         loop {
-            let connection =
-                within(deadline, budget, "Metadata", &self.any_address(), self.any_broker()).await?;
+            let connection = self.any_broker().await?;
+            let deadline = Instant::now() + budget;
             let answer =
                 within(deadline, budget, "Metadata", connection.address(), connection.call(&request)).await;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     self.forget_any(&connection).await;
-                    // A connection that had gone stale is worth another host; silence has used up the time.
-                    if matches!(error, Error::Disconnected { .. }) && Instant::now() < deadline {
+                    if matches!(error, Error::Disconnected { .. }) && stale > 0 {
+                        stale -= 1;
                         continue;
                     }
                     return Err(error);

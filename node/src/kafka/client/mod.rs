@@ -16,10 +16,15 @@ mod connection;
 mod error;
 mod greeting;
 mod handle;
+mod http;
 pub(in crate::kafka) mod layout;
 mod links;
+mod login;
 mod metadata;
+mod oauth;
 mod options;
+mod scram;
+mod tls;
 mod transport;
 mod wire;
 
@@ -29,8 +34,14 @@ pub use error::Error;
 pub use handle::{Client, ClientPool, Coordinator, ListedOffset, OffsetAt, ProducerIdentity};
 pub use links::Purpose;
 pub use metadata::{Broker, PartitionView, TopicView, TopicWatch};
+pub use oauth::{OauthSettings, OauthSource, OauthTokens, check_endpoint, check_extension};
 pub use options::{Address, Backoff, ClientOptions, Keepalive, Secret, SocketOptions};
+pub use scram::ScramHash;
+pub use tls::{CipherVersion, Pem, ServerName, Tls, TlsError, TlsSettings, cipher_names, cipher_version};
 pub use wire::decode_answer;
 
 /// An error code in a broker's answer.
 pub use kafka_protocol::error::ResponseError;
+
+#[cfg(test)]
+mod security_tests;

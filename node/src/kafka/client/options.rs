@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::auth::Authentication;
+use super::tls::Tls;
 
 /// A host (name or address) and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,16 +135,18 @@ pub struct ClientOptions {
     pub bootstrap: Vec<Address>,
     /// Name shown in the broker's logs and quotas.
     pub client_id: Box<str>,
-    /// Budget for one connection to come up: resolve, TCP, version negotiation, SASL.
+    /// Budget for one connection to come up: resolve, TCP, TLS, version negotiation, SASL.
     pub connect_timeout: Duration,
     /// A connection whose oldest request waits longer is dead.
     pub request_timeout: Duration,
-    /// Budget for one metadata refresh, over all hosts that are tried.
+    /// How long the answer to a metadata request may take, once a broker is connected.
     pub metadata_request_timeout: Duration,
     /// A topic is not asked for again sooner than this.
     pub min_metadata_refresh_interval: Duration,
     /// TCP options.
     pub socket: SocketOptions,
+    /// TLS; `None` speaks in the clear.
+    pub tls: Option<Tls>,
     /// How to log in.
     pub authentication: Authentication,
     /// Between attempts to connect to one broker.
@@ -167,6 +170,7 @@ impl ClientOptions {
             metadata_request_timeout: Duration::from_secs(5),
             min_metadata_refresh_interval: Duration::from_secs(3),
             socket: SocketOptions::default(),
+            tls: None,
             authentication: Authentication::None,
             reconnect_backoff: Backoff::default(),
             max_response_bytes: 128 * 1024 * 1024,

@@ -1,15 +1,18 @@
-//! The byte stream below a connection: TCP now, TLS over it later. Nothing above knows which.
+//! The byte stream below a connection: TCP, or TLS over it. Nothing above knows which.
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Address, Error, SocketOptions};
+use super::{Address, ClientOptions, Error, SocketOptions, tls};
 
 /// Reading half.
 pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
@@ -19,19 +22,64 @@ pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 /// A frame's buffer starts no larger than this and grows with what really arrives.
 const FIRST_FRAME_BUFFER: usize = 256 * 1024;
 
-/// Opens a stream to `address`, trying every address that the name stands for. The caller bounds the
-/// time.
-pub(super) async fn open(address: &Address, options: &SocketOptions) -> Result<(ReadHalf, WriteHalf), Error> {
+/// A TLS record that carries an alert, version 3.x: what a TLS port answers when it does not understand us.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
+/// What a connection is doing while it comes up, for the text of a timeout.
+#[derive(Debug, Default)]
+pub(super) struct Stage(AtomicU8);
+
+impl Stage {
+    const WORDS: [&str; 5] = [
+        "the question for credentials",
+        "connecting (TCP)",
+        "the TLS handshake (does this port speak TLS?)",
+        "ApiVersions",
+        "the login",
+    ];
+    pub(super) const CREDENTIALS: u8 = 0;
+    pub(super) const TCP: u8 = 1;
+    pub(super) const TLS: u8 = 2;
+    pub(super) const VERSIONS: u8 = 3;
+    pub(super) const LOGIN: u8 = 4;
+
+    pub(super) fn enter(&self, stage: u8) {
+        self.0.store(stage, Ordering::Relaxed);
+    }
+
+    pub(super) fn words(&self) -> &'static str {
+        Self::WORDS.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or("connecting")
+    }
+}
+
+/// Opens a stream to `address`, trying every address that the name stands for, and speaks TLS over it where the
+/// options say so. The caller bounds the time.
+pub(super) async fn open(
+    address: &Address,
+    options: &ClientOptions,
+    stage: &Stage,
+) -> Result<(ReadHalf, WriteHalf), Error> {
+    let stream = connect(address, &options.socket).await?;
+    let Some(tls) = &options.tls else {
+        let (read, write) = stream.into_split();
+        return Ok((Box::new(read), Box::new(write)));
+    };
+    stage.enter(Stage::TLS);
+    let stream = tls.connect(stream, address).await?;
+    let has_identity = tls.has_identity();
+    let (read, write) = tokio::io::split(stream);
+    Ok((Box::new(Explained { read, has_identity }), Box::new(write)))
+}
+
+/// Opens a TCP connection to `address`, trying every address that the name stands for. The caller bounds the time.
+pub(super) async fn connect(address: &Address, options: &SocketOptions) -> Result<TcpStream, Error> {
     let resolved = tokio::net::lookup_host((&*address.host, address.port)).await.map_err(|error| {
         Error::Unresolvable { address: address.clone(), reason: error.to_string().into() }
     })?;
     let mut last = None;
     for candidate in resolved {
-        match connect(candidate, options).await {
-            Ok(stream) => {
-                let (read, write) = stream.into_split();
-                return Ok((Box::new(read), Box::new(write)));
-            }
+        match connect_to(candidate, options).await {
+            Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
@@ -44,7 +92,29 @@ pub(super) async fn open(address: &Address, options: &SocketOptions) -> Result<(
     })
 }
 
-async fn connect(to: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+/// Reads from TLS; what goes wrong is told in our words.
+struct Explained<R> {
+    read: R,
+    has_identity: bool,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Explained<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let has_identity = self.has_identity;
+        Pin::new(&mut self.read).poll_read(context, buffer).map_err(|error| {
+            match tls::words::broken(&error, has_identity) {
+                Some(words) => io::Error::new(error.kind(), words),
+                None => error,
+            }
+        })
+    }
+}
+
+async fn connect_to(to: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Buffer sizes go before connect: the window scale is agreed in the handshake.
     if let Some(size) = options.send_buffer {
@@ -84,11 +154,18 @@ pub(super) async fn read_frame<R: AsyncRead + Unpin>(
         Error::Disconnected { address: address.clone(), reason: reason.into() }
     };
     let mut prefix = [0; 4];
-    let first = read.read(&mut prefix).await.map_err(lost)?;
+    let first = match read.read(&mut prefix).await {
+        // TLS that ends without its farewell: between two frames nothing can have been cut off.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+        other => other.map_err(lost)?,
+    };
     if first == 0 {
         return Ok(None);
     }
     read.read_exact(prefix.get_mut(first..).unwrap_or_default()).await.map_err(lost)?;
+    if prefix.starts_with(&TLS_ALERT) {
+        return Err(Error::SpeaksTls { address: address.clone() });
+    }
     let declared = u32::from_be_bytes(prefix);
     let size = declared as usize;
     if size > limit {
@@ -106,4 +183,38 @@ pub(super) async fn read_frame<R: AsyncRead + Unpin>(
         }
     }
     Ok(Some(frame.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::client::Keepalive;
+
+    #[tokio::test]
+    async fn every_socket_option_is_set_on_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::new("127.0.0.1", listener.local_addr().unwrap().port());
+        let (idle, interval) = (Duration::from_secs(50), Duration::from_secs(6));
+        for nodelay in [false, true] {
+            let options = SocketOptions {
+                nodelay,
+                send_buffer: Some(64 * 1024),
+                receive_buffer: Some(32 * 1024),
+                keepalive: nodelay.then_some(Keepalive { idle, interval, probes: 7 }),
+            };
+            let stream = connect(&address, &options).await.unwrap();
+            assert_eq!(stream.nodelay().unwrap(), nodelay);
+            let socket = SockRef::from(&stream);
+            // Linux counts its own book-keeping in and reports twice what was asked for.
+            let (sent, received) = (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap());
+            assert!((64 * 1024..=128 * 1024).contains(&sent), "{sent}");
+            assert!((32 * 1024..=64 * 1024).contains(&received), "{received}");
+            assert_eq!(socket.keepalive().unwrap(), nodelay);
+            if nodelay {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), interval);
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 7);
+            }
+        }
+    }
 }

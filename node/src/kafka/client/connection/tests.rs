@@ -9,6 +9,7 @@ use kafka_protocol::messages::{
     SaslAuthenticateResponse, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -336,4 +337,117 @@ async fn dropping_the_last_handle_closes_the_socket() {
     drop(connection);
     let end = tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// Answers logins well, each good for `lifetime`; heartbeats only while nobody logs in.
+fn logs_in(
+    lifetime: Duration,
+    seen: Arc<Mutex<Vec<ApiKey>>>,
+    last_login: usize,
+) -> impl FnMut(&Seen) -> Act + Send {
+    let mut logins = 0;
+    greeted(move |request| {
+        let api = ApiKey::try_from(request.api).unwrap();
+        seen.lock().push(api);
+        match api {
+            ApiKey::SaslHandshake => Act::Answer(encode(&SaslHandshakeResponse::default(), request.version)),
+            ApiKey::SaslAuthenticate => {
+                logins += 1;
+                let answer =
+                    SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime.as_millis() as i64);
+                let answer = if logins > last_login {
+                    answer
+                        .with_error_code(58)
+                        .with_error_message(Some(StrBytes::from_static_str("not any more")))
+                } else {
+                    answer
+                };
+                Act::Answer(encode(&answer, request.version))
+            }
+            _ => heartbeat_ok(request),
+        }
+    })
+}
+
+fn plain() -> Authentication {
+    Authentication::Plain { username: "bridge".into(), password: Secret::new("hunter2") }
+}
+
+#[tokio::test]
+async fn a_login_is_renewed_on_its_connection_and_nothing_comes_between() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let options = broker(logs_in(Duration::from_millis(1_300), seen.clone(), usize::MAX)).await;
+    let connection = connect(&ClientOptions { authentication: plain(), ..options }).await.unwrap();
+    let logins = || seen.lock().iter().filter(|api| **api == ApiKey::SaslAuthenticate).count();
+    let mut asked = 0;
+    while logins() < 3 {
+        let calls = (0..20).map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.call(&HeartbeatRequest::default()).await.map(drop) })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap().unwrap();
+            asked += 1;
+        }
+        assert!(connection.is_usable());
+    }
+    let seen = seen.lock();
+    assert_eq!(seen.iter().filter(|api| **api == ApiKey::Heartbeat).count(), asked);
+    for pair in seen.windows(2) {
+        if let [ApiKey::SaslHandshake, next] = pair {
+            assert_eq!(*next, ApiKey::SaslAuthenticate);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_ends_the_connection_with_the_brokers_words() {
+    let options = broker(logs_in(Duration::from_millis(1_300), Arc::default(), 1)).await;
+    let connection = connect(&ClientOptions { authentication: plain(), ..options }).await.unwrap();
+    let error = loop {
+        if let Err(error) = connection.call(&HeartbeatRequest::default()).await {
+            break error;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(
+        matches!(&error, Error::Authentication { reason, .. } if reason.contains("not any more")),
+        "{error}"
+    );
+    assert!(!connection.is_alive());
+}
+
+#[tokio::test]
+async fn a_login_that_lapses_too_soon_to_be_renewed_is_not_used_to_its_end() {
+    let options = broker(logs_in(Duration::from_millis(200), Arc::default(), 1)).await;
+    let connection = connect(&ClientOptions { authentication: plain(), ..options }).await.unwrap();
+    assert!(connection.is_usable());
+    tokio::time::sleep(Duration::from_millis(175)).await;
+    assert!(connection.is_alive() && !connection.is_usable());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_outstanding_when_a_login_is_renewed_is_answered_first() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let inner = seen.clone();
+    let mut login = logs_in(Duration::from_millis(1_300), seen.clone(), usize::MAX);
+    // The first heartbeat is not answered before 1.5 s are over: longer than the login lasts.
+    let mut slow = true;
+    let options = broker(move |request| {
+        if request.api == ApiKey::Heartbeat as i16 && std::mem::take(&mut slow) {
+            std::thread::sleep(Duration::from_millis(1_500));
+            assert!(!inner.lock()[2..].contains(&ApiKey::SaslHandshake));
+        }
+        login(request)
+    })
+    .await;
+    let connection = connect(&ClientOptions { authentication: plain(), ..options }).await.unwrap();
+    let answer = connection.submit(heartbeat()).await.unwrap();
+    answer.await.unwrap();
+    // Accepted while the login is renewed, or after it: answered in any case.
+    connection.submit(heartbeat()).await.unwrap().await.unwrap();
+    let order = seen.lock().clone();
+    let login = [ApiKey::SaslHandshake, ApiKey::SaslAuthenticate];
+    let expected = [&login[..], &[ApiKey::Heartbeat], &login, &[ApiKey::Heartbeat]].concat();
+    assert_eq!(order, expected);
 }
