@@ -321,6 +321,14 @@ impl<T> Batch<'_, T> {
         Ok(())
     }
 
+    /// Puts in an item whatever the capacity: it was taken before, by an earlier process.
+    pub fn push_anyway(&mut self, item: T, bytes: usize) {
+        if !self.inner.closed {
+            self.inner.charge.add(bytes);
+            self.inner.queue.push_back(item);
+        }
+    }
+
     /// Puts in an item that is bounded by other means; it is not charged. Lost when closed.
     pub fn push_uncharged(&mut self, item: T) {
         if !self.inner.closed {

@@ -75,6 +75,9 @@ section! {
         /// in it.
         max_memory: ByteSize => bytes().at_least(ByteSize::mb(16))
             .or_else(|| ByteSize(mqtt::half_of_memory()), "half of the machine's memory, or the container's");
+        /// Where sessions that outlive their connection (session expiry above 0, for MQTT 3 clean session 0), what
+        /// waits for them, and retained messages are kept. See docs/sessions.md.
+        session_store: SessionStore => choice().or(SessionStore::Disk);
         /// Retained messages.
         retain: RetainConfig => nested();
     }
@@ -105,6 +108,16 @@ choices! {
         HashClientId = "hash_clientid";
         /// The same one for all messages of a topic.
         HashTopic = "hash_topic";
+    }
+}
+
+choices! {
+    /// Where sessions are kept.
+    pub enum SessionStore {
+        /// In `sessions.redb` in the data directory: they survive the end of the process, however it ends.
+        Disk = "disk";
+        /// In memory: they end with the process.
+        Memory = "memory";
     }
 }
 
@@ -146,6 +159,7 @@ impl Config {
             queue_full,
             max_memory,
             shared_subscription_strategy,
+            session_store,
             // Reaches the router: `retained_limits`.
             retain: _,
         } = self.mqtt;
@@ -158,6 +172,10 @@ impl Config {
             receive_maximum,
             max_inflight,
             session_queue: Capacity { bytes: max_mqueue_bytes.as_usize(), items: max_mqueue as usize },
+            session_store: match session_store {
+                SessionStore::Disk => Some(self.node.data_dir.join(mqtt::SESSION_FILE)),
+                SessionStore::Memory => None,
+            },
             queue_full: match queue_full {
                 QueueFull::DropNewest => mqtt::QueueFull::DropNewest,
                 QueueFull::DropOldest => mqtt::QueueFull::DropOldest,
@@ -215,7 +233,8 @@ mod tests {
         let config = load_text("empty", "node.name = causeway").unwrap().value;
         let listeners = config.mqtt_options().listeners;
         assert_eq!(listeners.len(), 1);
-        let front = mqtt::Options { listeners, ..mqtt::Options::default() };
+        let session_store = Some("data/sessions.redb".into());
+        let front = mqtt::Options { listeners, session_store, ..mqtt::Options::default() };
         assert_eq!(format!("{:?}", config.mqtt_options()), format!("{front:?}"));
         assert_eq!(
             format!("{:?}", config.retained_limits()),

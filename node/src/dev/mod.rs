@@ -33,7 +33,7 @@ pub struct DevArgs {
     /// Use this Kafka instead of the one inside; the topics testtopic-in and testtopic-out must exist there.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "kafka_port")]
     pub kafka: Option<String>,
-    /// Keep the data (records and offsets of the development Kafka) in this folder. Without it nothing outlives
+    /// Keep the data (records and offsets of the development Kafka, MQTT sessions) in this folder. Without it nothing outlives
     /// the process.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -95,12 +95,14 @@ fn config_text(args: &DevArgs, bootstrap: &str, data_dir: &Path, websocket: bool
     } else {
         String::new()
     };
+    let session_store = if args.data_dir.is_some() { "disk" } else { "memory" };
     format!(
         r#"
 {websocket}
 node {{ name = "dev", data_dir = {data_dir} }}
 listeners.tcp.default {{ bind = "127.0.0.1:{mqtt_port}" }}
 admin {{ bind = "127.0.0.1:{admin_port}" }}
+mqtt.session_store = {session_store}
 bridges.kafka.to_kafka {{
   bootstrap_hosts = "{bootstrap}"
   local_topic = "t/#"

@@ -49,6 +49,19 @@ enum Phase {
     Pending,
     /// Complete: PUBREC was sent or may be.
     Complete(ReasonCode),
+    /// From before a restart: sessions have it, sinks may not.
+    Sinks,
+}
+
+/// What a QoS 2 PUBLISH begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExactlyOnce {
+    /// A publication: its sequence.
+    New(u64),
+    /// One that sessions have from before a restart, and sinks may not: its sequence.
+    Sinks(u64),
+    /// Nothing: it has arrived before.
+    Repeated,
 }
 
 /// An acknowledgement to send now.
@@ -95,15 +108,26 @@ impl AckTracker {
         self.add(identifier, Answer::Acknowledged)
     }
 
-    /// A QoS 2 publication arrived: its sequence, as with QoS 1; `None` where it has arrived before and must
-    /// not be dispatched again.
-    pub(crate) fn begin_exactly_once(&mut self, identifier: u16) -> Option<u64> {
-        if self.exactly_once.contains_key(&identifier) {
-            self.add(identifier, Answer::ReceivedAgain);
-            return None;
+    /// A QoS 2 publication arrived: its sequence, as with QoS 1, unless it has arrived before and must not be
+    /// dispatched again.
+    pub(crate) fn begin_exactly_once(&mut self, identifier: u16) -> ExactlyOnce {
+        match self.exactly_once.insert(identifier, Phase::Pending) {
+            None => ExactlyOnce::New(self.add(identifier, Answer::Received)),
+            Some(Phase::Sinks) => ExactlyOnce::Sinks(self.add(identifier, Answer::Received)),
+            Some(known) => {
+                self.exactly_once.insert(identifier, known);
+                self.add(identifier, Answer::ReceivedAgain);
+                ExactlyOnce::Repeated
+            }
         }
-        self.exactly_once.insert(identifier, Phase::Pending);
-        Some(self.add(identifier, Answer::Received))
+    }
+
+    /// Takes up what a store had: QoS 2 identifiers between PUBLISH and PUBREL; true where sinks may not have
+    /// the publication.
+    pub(crate) fn restore(&mut self, received: &[(u16, bool)]) {
+        self.exactly_once.extend(received.iter().map(|&(identifier, sinks)| {
+            (identifier, if sinks { Phase::Sinks } else { Phase::Complete(ReasonCode::Success) })
+        }));
     }
 
     fn add(&mut self, identifier: u16, answer: Answer) -> u64 {
@@ -221,7 +245,7 @@ impl AckTracker {
         match self.exactly_once.get(&identifier) {
             None => Released::Unknown,
             Some(Phase::Pending) => Released::TooEarly,
-            Some(Phase::Complete(_)) => {
+            Some(Phase::Complete(_) | Phase::Sinks) => {
                 self.exactly_once.remove(&identifier);
                 Released::Known
             }

@@ -57,27 +57,27 @@ fn a_publication_completes_only_when_its_dispatch_is_over() {
 #[test]
 fn a_repeated_qos_2_publication_waits_for_the_first() {
     let mut tracker = AckTracker::default();
-    let sequence = tracker.begin_exactly_once(7).unwrap();
+    let ExactlyOnce::New(sequence) = tracker.begin_exactly_once(7) else { panic!("repeated") };
     tracker.ticket_taken(sequence);
     tracker.dispatched(sequence, true);
     assert_eq!(tracker.released(7), Released::TooEarly);
     tracker.disconnected();
-    assert_eq!(tracker.begin_exactly_once(7), None);
+    assert_eq!(tracker.begin_exactly_once(7), ExactlyOnce::Repeated);
     assert_eq!(tracker.release(), None);
     tracker.complete(one(sequence), Outcome::Success);
     assert_eq!(tracker.release().unwrap().kind, AckKind::PubRec);
     assert_eq!(tracker.released(7), Released::Known);
     assert_eq!(tracker.released(7), Released::Unknown);
-    assert!(tracker.begin_exactly_once(7).is_some());
+    assert!(matches!(tracker.begin_exactly_once(7), ExactlyOnce::New(_)));
 }
 
 #[test]
 fn an_abandoned_publication_may_come_again() {
     let mut tracker = AckTracker::default();
-    let sequence = tracker.begin_exactly_once(7).unwrap();
+    let ExactlyOnce::New(sequence) = tracker.begin_exactly_once(7) else { panic!("repeated") };
     tracker.abandon(sequence);
     tracker.disconnected();
-    assert!(tracker.begin_exactly_once(7).is_some());
+    assert!(matches!(tracker.begin_exactly_once(7), ExactlyOnce::New(_)));
 }
 
 /// What the test's client and sinks know.
@@ -115,8 +115,11 @@ fn random_interleavings_keep_the_promises() {
                     let Some(identifier) = identifier(&mut random, taken) else { continue };
                     let exactly_once = random.random_bool(0.5);
                     let sequence = if exactly_once {
-                        let sequence = tracker.begin_exactly_once(identifier);
-                        sequence.unwrap_or_else(|| panic!("identifier {identifier} is free, seed {seed}"))
+                        let begun = tracker.begin_exactly_once(identifier);
+                        let ExactlyOnce::New(sequence) = begun else {
+                            panic!("identifier {identifier} is free, seed {seed}")
+                        };
+                        sequence
                     } else {
                         tracker.begin_at_least_once(identifier)
                     };
@@ -135,7 +138,8 @@ fn random_interleavings_keep_the_promises() {
                     let mut known: Vec<_> = world.exactly_once.keys().copied().collect();
                     known.shuffle(&mut random);
                     if let Some(identifier) = known.first() {
-                        assert_eq!(tracker.begin_exactly_once(*identifier), None, "seed {seed}");
+                        let begun = tracker.begin_exactly_once(*identifier);
+                        assert_eq!(begun, ExactlyOnce::Repeated, "seed {seed}");
                         world.expected.push_back((*identifier, true));
                     }
                 }
@@ -198,4 +202,18 @@ fn random_interleavings_keep_the_promises() {
         assert!(world.dispatches.values().all(|count| *count == 1), "seed {seed}");
         assert!(world.exactly_once.keys().all(|identifier| tracker.knows(*identifier)), "seed {seed}");
     }
+}
+
+#[test]
+fn what_a_store_had_is_not_dispatched_twice() {
+    let mut tracker = AckTracker::default();
+    tracker.restore(&[(5, false), (6, true)]);
+    assert_eq!(tracker.begin_exactly_once(5), ExactlyOnce::Repeated);
+    let release = |identifier| Release { kind: AckKind::PubRec, identifier, reason: ReasonCode::Success };
+    assert_eq!(tracker.release(), Some(release(5)));
+    assert_eq!(tracker.released(5), Released::Known);
+    let ExactlyOnce::Sinks(sequence) = tracker.begin_exactly_once(6) else { panic!("sinks need it") };
+    tracker.dispatched(sequence, true);
+    assert_eq!(tracker.release(), Some(release(6)));
+    assert_eq!((tracker.released(6), tracker.released(6)), (Released::Known, Released::Unknown));
 }

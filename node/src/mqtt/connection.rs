@@ -45,7 +45,7 @@ use super::{
     publisher::{Block, LOOK},
     rate::{ClientRates, Limited},
     requests,
-    session::Output,
+    session::{Output, Session},
     shared::{Client, Shared},
     stats::{Stats, Tally},
     sys,
@@ -284,7 +284,11 @@ impl Connection {
             Phase::Connecting { .. } => true,
             Phase::Authenticating(authenticating) => authenticating.listens(),
             Phase::Running => {
-                matches!(self.block, Block::No) && self.client.as_ref().is_some_and(|c| c.draining.is_none())
+                let client = self.client.as_deref_mut().filter(|client| client.draining.is_none());
+                // What waits for the disk is bounded as well.
+                let held = |session: &mut Session| session.holds_much();
+                matches!(self.block, Block::No)
+                    && client.is_some_and(|client| !client.lease.session().is_some_and(held))
             }
             Phase::Claiming(_) | Phase::Closing { .. } => false,
         };
@@ -487,7 +491,7 @@ impl Connection {
         }
         client.release_acknowledgements(&self.shared, &mut self.out, work);
         let Some(session) = client.lease.session() else { return Err(End::Gone) };
-        let held = session.tracker.held();
+        let held = session.tracker.held() + session.holding();
         session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall });
         match client.draining {
             Some(deadline) if held == 0 || now >= deadline => {

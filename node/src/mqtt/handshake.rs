@@ -16,6 +16,7 @@ use super::{
     options::{CertificateUsername, Options},
     session::{ClientLimits, Output},
     shared::Client,
+    store::Presence,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -94,6 +95,10 @@ impl Connection {
         }
         let prepared = self.prepare(connect);
         self.decoder.version = Some(version);
+        if prepared.expiry.is_some() && self.shared.router.store().is_some_and(|store| store.has_failed()) {
+            // A session that lasts cannot be had until the disk is seen to.
+            return refuse(ReasonCode::ServerUnavailable);
+        }
         let method = connect.authentication_method.map(|method| (method, connect.authentication_data));
         let named = self.username_by_certificate().map(Box::<str>::from);
         let username = named.as_deref().or(connect.username);
@@ -102,7 +107,8 @@ impl Connection {
 
     /// The client may come in: asks for its session.
     pub(super) fn claim(&mut self, prepared: Prepared, work: &mut Work) -> Result<(), End> {
-        match self.shared.keeper.claim(&prepared.origin.client_id, prepared.clean_start) {
+        let lasts = prepared.expiry.is_some();
+        match self.shared.keeper.claim(&prepared.origin.client_id, prepared.clean_start, lasts) {
             Claim::Granted(granted) => self.accept(granted, prepared, work),
             Claim::Wait(granted) => {
                 let deadline = Instant::now() + self.shared.options.connect_timeout;
@@ -189,6 +195,9 @@ impl Connection {
         }
         self.out.use_aliases(connect.topic_alias_maximum);
         session.connected(connect.limits);
+        let window = u32::try_from(connect.limits.window).unwrap_or(u32::MAX);
+        let presence = Presence::Connected { window };
+        session.inbox.record(connect.expiry, presence, connect.will.as_deref());
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
         session.pump(&mut out);
         let ending = lease.ending();

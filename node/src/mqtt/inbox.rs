@@ -14,6 +14,9 @@
 //! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]).
 //! Acknowledgements and control messages are always taken: the tickets bound the former.
 //!
+//! A stored session's QoS 1 and 2 deliveries go to the [`Store`] in the same breath, and a hand-over is complete
+//! when they are on the disk; see [`super::stored`].
+//!
 //! While the client is away everything that waits for it is in the queue here, the packets in flight excepted.
 
 use std::{
@@ -23,6 +26,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use causeway_protocol::mqtt::{QoS, ReasonCode};
@@ -32,6 +36,9 @@ use super::{
     options::QueueFull,
     publication::{Delivery, Via},
     stats::{Stats, StatsSnapshot, Tally},
+    store::{Entry, Op, Presence, Record, Store, StoredWill, message_bytes},
+    stored::StoredSession,
+    will::Will,
 };
 use crate::{
     flow::{AckSink, HandOver, Outcome, Room, SequenceRange, Wake, WakeList},
@@ -71,6 +78,8 @@ pub(crate) struct Inbox {
     ending: AtomicBool,
     /// A connection drains it; a hint for those who choose between several.
     connected: AtomicBool,
+    /// Where its session is stored, if it is.
+    stored: Option<Arc<StoredSession>>,
     _held: Held,
 }
 
@@ -94,8 +103,14 @@ pub(crate) struct Filling {
 }
 
 impl Inbox {
-    pub(crate) fn new(id: u64, client_id: &str, rules: &Arc<Rules>) -> Arc<Self> {
+    pub(crate) fn new(
+        id: u64,
+        client_id: &str,
+        rules: &Arc<Rules>,
+        stored: Option<Arc<StoredSession>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            stored,
             id,
             client_id: client_id.into(),
             mailbox: Mailbox::new(rules.capacity),
@@ -116,6 +131,26 @@ impl Inbox {
     /// The client identifier.
     pub(crate) fn client_id(&self) -> &str {
         &self.client_id
+    }
+
+    /// Where its session is stored, if it is.
+    pub(crate) fn stored(&self) -> Option<&Arc<StoredSession>> {
+        self.stored.as_ref()
+    }
+
+    /// Puts down what is known of its session, if it is stored.
+    pub(crate) fn record(&self, expiry: Option<Duration>, presence: Presence, will: Option<&Will>) {
+        let Some(stored) = &self.stored else { return };
+        let expiry = expiry.map_or(0, |expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
+        let record = Record {
+            client_id: self.client_id.clone(),
+            username: will.and_then(|will| will.message.origin.username.clone()),
+            expiry,
+            presence,
+            will: will
+                .map(|will| StoredWill { delay: will.delay, message: will.message.with(message_bytes) }),
+        };
+        stored.store.put(Op::Session { session: stored.number, record: Box::new(record) });
     }
 
     /// Where its memory is counted.
@@ -191,6 +226,7 @@ impl Inbox {
         }
         let queued = offering.put(&mut batch, delivery);
         offering.count_places(before, batch.charge().items);
+        offering.store();
         let wake = batch.finish();
         // The lock is free here: completing a hand-over may call anybody, this inbox included.
         let mut tally = Tally::default();
@@ -217,6 +253,7 @@ impl Inbox {
         }
         offering.put(&mut batch, delivery);
         offering.count_places(before, batch.charge().items);
+        offering.store();
         let wake = batch.finish();
         self.finish(offering, &mut Tally::default());
         Some(wake)
@@ -274,9 +311,41 @@ impl Inbox {
             offering.put(&mut batch, delivery);
         }
         offering.count_places(before, batch.charge().items);
+        offering.store();
         let wake = batch.finish();
         self.finish(offering, tally);
         wake
+    }
+
+    /// Queues retained messages with QoS 1 and 2 for the client of a stored session. They are not charged:
+    /// all share them with the router, whose bounds hold.
+    pub(crate) fn offer_retained(&self, deliveries: impl Iterator<Item = Delivery>) {
+        let Some(stored) = &self.stored else { return };
+        let mut ops = Vec::new();
+        let mut batch = self.mailbox.lock();
+        for mut delivery in deliveries {
+            let position = stored.next();
+            (delivery.charged, delivery.position) = (false, position as u32);
+            ops.push(Op::Append { session: stored.number, position, entry: Entry::of(&delivery) });
+            stored.advance();
+            batch.push_uncharged(Mail::Delivery(delivery));
+        }
+        stored.store.append(ops.into_iter(), None);
+        if batch.finish() {
+            self.mailbox.wake();
+        }
+    }
+
+    /// Queues what the store had, whatever the capacity is now.
+    pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) {
+        let mut batch = self.mailbox.lock();
+        let before = batch.charge().items;
+        for delivery in deliveries {
+            let weight = delivery.weight();
+            batch.push_anyway(Mail::Delivery(delivery), weight);
+        }
+        self.rules.memory.take((batch.charge().items - before) * memory::PLACE);
+        let _ = batch.finish();
     }
 
     /// Asks the connection, if there is one, to end.
@@ -338,6 +407,9 @@ struct Offering<'a> {
     completed: Option<Arc<HandOver>>,
     /// Not taken, and others of its group may.
     passed_on: Vec<Delivery>,
+    /// Complete when what is put in is on the disk.
+    stored: Option<Arc<HandOver>>,
+    ops: Vec<Op>,
 }
 
 #[derive(Default)]
@@ -353,7 +425,16 @@ struct Dropped {
 impl<'a> Offering<'a> {
     fn new(inbox: &'a Inbox) -> Self {
         let pressure = inbox.rules.memory.pressure();
-        Self { inbox, pressure, counts: Dropped::default(), completed: None, passed_on: Vec::new() }
+        let counts = Dropped::default();
+        Self {
+            inbox,
+            pressure,
+            counts,
+            completed: None,
+            passed_on: Vec::new(),
+            stored: None,
+            ops: Vec::new(),
+        }
     }
 
     /// True where memory allows one more delivery to wait.
@@ -361,8 +442,42 @@ impl<'a> Offering<'a> {
         self.pressure == Pressure::None || !self.pressure.refuses(batch.charge().bytes)
     }
 
-    /// Takes a delivery by the table at the top; false where it was dropped.
+    /// Takes a delivery; false where it was dropped. What a stored session takes goes to the store as well,
+    /// which has its hand-over from now on.
     fn put(&mut self, batch: &mut Batch<'_, Mail>, mut delivery: Delivery) -> bool {
+        let reliable = delivery.qos != QoS::AtMostOnce;
+        let Some(stored) = self.inbox.stored.as_ref().filter(|_| reliable && batch.is_open()) else {
+            return self.put_in(batch, delivery);
+        };
+        let hand_over = delivery.hand_over.take();
+        let position = stored.next();
+        delivery.position = position as u32;
+        let entry = Entry::of(&delivery);
+        let passed_on = self.passed_on.len();
+        if !self.put_in(batch, delivery) {
+            match self.passed_on.get_mut(passed_on) {
+                Some(delivery) => delivery.hand_over = hand_over,
+                None => self.completed = hand_over,
+            }
+            return false;
+        }
+        stored.advance();
+        self.ops.push(Op::Append { session: stored.number, position, entry });
+        self.stored = hand_over;
+        true
+    }
+
+    /// The inbox is locked: a connection cannot acknowledge what is not in the store yet.
+    fn store(&mut self) {
+        if let Some(stored) = &self.inbox.stored
+            && !self.ops.is_empty()
+        {
+            stored.store.append(self.ops.drain(..), self.stored.take());
+        }
+    }
+
+    /// Takes a delivery by the table at the top; false where it was dropped.
+    fn put_in(&mut self, batch: &mut Batch<'_, Mail>, mut delivery: Delivery) -> bool {
         if !batch.is_open() {
             if delivery.group().is_some() {
                 self.passed_on.push(delivery);
@@ -446,10 +561,17 @@ impl<'a> Offering<'a> {
                 };
             }
             let oldest = batch.evict(|mail| match mail {
-                Mail::Delivery(delivery) if delivery.hand_over.is_none() => Some(delivery.weight()),
+                Mail::Delivery(delivery) if delivery.hand_over.is_none() && delivery.charged => {
+                    Some(delivery.weight())
+                }
                 _ => None,
             });
             let Some(oldest) = oldest else { return Err(mail) };
+            if let (Some(stored), Mail::Delivery(delivery)) = (&self.inbox.stored, &oldest)
+                && delivery.qos != QoS::AtMostOnce
+            {
+                self.ops.push(stored.done(delivery.position));
+            }
             may_put = true;
             let unreliable = matches!(oldest, Mail::Delivery(delivery) if delivery.qos == QoS::AtMostOnce);
             match (may_wait, attached, unreliable) {
@@ -521,9 +643,36 @@ pub(crate) struct Outbox {
     index: hashbrown::HashMap<u64, usize>,
     spare: Vec<Vec<Delivery>>,
     last: usize,
+    /// Set where something of this batch is to be stored.
+    store: Option<Arc<Store>>,
+    /// Whose publications wait for that, and which.
+    publisher: Option<Arc<Inbox>>,
+    sequences: Vec<SequenceRange>,
+    ops: Vec<Op>,
 }
 
 impl Outbox {
+    /// A publication is acknowledged when everything of this batch is on the disk, with `op`.
+    pub(crate) fn await_store(
+        &mut self,
+        store: &Arc<Store>,
+        publisher: &Arc<Inbox>,
+        sequence: u64,
+        op: Option<Op>,
+    ) {
+        if self.store.is_none() {
+            self.store = Some(store.clone());
+            self.publisher = Some(publisher.clone());
+        }
+        match self.sequences.last_mut() {
+            Some(last) if last.first + u64::from(last.count) == sequence && last.count < u32::MAX => {
+                last.count += 1;
+            }
+            _ => self.sequences.push(SequenceRange { first: sequence, count: 1 }),
+        }
+        self.ops.extend(op);
+    }
+
     /// Adds a delivery for a session.
     pub(crate) fn push(&mut self, inbox: &Arc<Inbox>, delivery: Delivery) {
         if let Some((last, deliveries)) = self.slots.get_mut(self.last)
@@ -557,6 +706,8 @@ impl Outbox {
         const SPARE: usize = 32;
         self.last = 0;
         self.index.clear();
+        let store = self.store.take();
+        let gate = store.as_ref().map(|store| store.gate());
         for (inbox, mut deliveries) in self.slots.drain(..) {
             if inbox.offer_all(&mut deliveries, tally) {
                 wakes.push(inbox);
@@ -564,6 +715,10 @@ impl Outbox {
             if self.spare.len() < SPARE && deliveries.capacity() <= 2048 {
                 self.spare.push(deliveries);
             }
+        }
+        if let (Some(gate), Some(publisher)) = (gate, self.publisher.take()) {
+            gate.finish(self.ops.drain(..), &publisher, &self.sequences);
+            self.sequences.clear();
         }
     }
 }
@@ -590,7 +745,7 @@ pub(crate) mod tests {
 
     fn inbox_that(full: QueueFull, items: usize) -> Arc<Inbox> {
         let rules = Rules { full, ..rules(Capacity { bytes: 1 << 20, items }, Arc::default()) };
-        Inbox::new(1, "c", &Arc::new(rules))
+        Inbox::new(1, "c", &Arc::new(rules), None)
     }
 
     /// Rules without a limit of memory.
@@ -600,7 +755,7 @@ pub(crate) mod tests {
 
     fn delivery(qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
         let publication = Arc::new(publication("t", b"x", qos, false));
-        Delivery { publication, via: None, hand_over, qos, retain: false }
+        Delivery { hand_over, ..Delivery::new(publication, qos) }
     }
 
     fn hand_over(completed: &Arc<Completed>, sequence: u64) -> Arc<HandOver> {
@@ -638,7 +793,7 @@ pub(crate) mod tests {
 
     fn numbered(number: u8, qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
         let publication = Arc::new(publication("t", &[number], qos, false));
-        Delivery { publication, via: None, hand_over, qos, retain: false }
+        Delivery { hand_over, ..Delivery::new(publication, qos) }
     }
 
     fn numbers(inbox: &Inbox) -> Vec<u8> {
@@ -712,7 +867,7 @@ pub(crate) mod tests {
             let memory = memory::Ledger::new(64 << 10);
             let rules =
                 Rules { full, memory, ..rules(Capacity { bytes: 1 << 20, items: 100 }, Arc::default()) };
-            let inbox = Inbox::new(1, "c", &Arc::new(rules));
+            let inbox = Inbox::new(1, "c", &Arc::new(rules), None);
             let _full = Held::new(memory, 64 << 10);
             memory::settle();
             let completed = Arc::new(Completed::default());
@@ -734,7 +889,7 @@ pub(crate) mod tests {
         let capacity = Capacity { bytes: 1 << 20, items: 10 };
         let rules =
             Arc::new(Rules { full: QueueFull::DropOldest, memory, ..rules(capacity, Arc::default()) });
-        let inbox = Inbox::new(1, "client", &rules);
+        let inbox = Inbox::new(1, "client", &rules, None);
         inbox.detach();
         for next in 0..30 {
             inbox.offer(numbered(next, QoS::AtLeastOnce, None));
@@ -782,15 +937,14 @@ pub(crate) mod tests {
         let inboxes: Vec<_> = (0..20)
             .map(|id| {
                 let rules = rules(Capacity { bytes: 1 << 20, items: 1000 }, Arc::default());
-                Inbox::new(id, "c", &Arc::new(rules))
+                Inbox::new(id, "c", &Arc::new(rules), None)
             })
             .collect();
         let mut outbox = Outbox::default();
         for round in 0..10u8 {
             for inbox in &inboxes {
                 let publication = Arc::new(publication("t", &[round], QoS::AtMostOnce, false));
-                let delivery =
-                    Delivery { publication, via: None, hand_over: None, qos: QoS::AtMostOnce, retain: false };
+                let delivery = Delivery::new(publication, QoS::AtMostOnce);
                 outbox.push(inbox, delivery);
             }
         }

@@ -33,9 +33,14 @@ use super::{
     router::{Published, Router},
     session::Session,
     stats::{Stats, Tally},
-    will::{Errand, Will},
+    store::{LoadedSession, Op, Presence, Store, read_message},
+    stored::StoredSession,
+    will::{Errand, OwnedMessage, Will},
 };
-use crate::{flow::WakeList, mailbox::Capacity};
+use crate::{
+    flow::{Origin, WakeList},
+    mailbox::Capacity,
+};
 
 /// Wills and the like that wait for sinks without room. More are dropped and counted.
 pub(crate) const ERRANDS: usize = 10_000;
@@ -81,6 +86,7 @@ impl SessionView {
 
 struct Claimant {
     clean_start: bool,
+    lasts: bool,
     answer: oneshot::Sender<Granted>,
 }
 
@@ -171,19 +177,26 @@ impl Keeper {
         Lease { session: Some(session), keeper: self.clone(), ending }
     }
 
-    fn new_session(&self, client_id: &str) -> Box<Session> {
-        Stats::add(&self.stats.sessions, 1);
-        let id = self.router.next_inbox_id();
-        Box::new(Session::new(Inbox::new(id, client_id, &self.rules)))
+    /// A new session; one that outlives its connection is stored, where sessions are.
+    fn new_session(&self, client_id: &str, lasts: bool) -> Box<Session> {
+        let store = self.router.store().filter(|_| lasts);
+        let stored = store.map(|store| StoredSession::new(store.clone(), store.new_session(), 0));
+        self.session_with(client_id, stored)
     }
 
-    /// A client asks for its session.
-    pub(crate) fn claim(self: &Arc<Self>, client_id: &str, clean_start: bool) -> Claim {
+    fn session_with(&self, client_id: &str, stored: Option<Arc<StoredSession>>) -> Box<Session> {
+        Stats::add(&self.stats.sessions, 1);
+        let id = self.router.next_inbox_id();
+        Box::new(Session::new(Inbox::new(id, client_id, &self.rules, stored)))
+    }
+
+    /// A client asks for its session; `lasts`: it is to outlive the connection.
+    pub(crate) fn claim(self: &Arc<Self>, client_id: &str, clean_start: bool, lasts: bool) -> Claim {
         let mut state = self.state.lock();
         if let Some(Entry::Connected { inbox, next }) = state.entries.get_mut(client_id) {
             let (answer, granted) = oneshot::channel();
             let inbox = inbox.clone();
-            let outdone = next.replace(Claimant { clean_start, answer });
+            let outdone = next.replace(Claimant { clean_start, lasts, answer });
             drop(state);
             drop(outdone);
             Stats::add(&self.stats.sessions_taken_over, 1);
@@ -208,7 +221,7 @@ impl Keeper {
         let (session, present, ended) = match away {
             // The will is not published: the client is back before its delay passed (MQTT-3.1.3-9).
             Some((session, _)) if !clean_start => (session, true, None),
-            ended => (self.new_session(client_id), false, ended),
+            ended => (self.new_session(client_id, lasts), false, ended),
         };
         let entry = Entry::Connected { inbox: session.inbox.clone(), next: None };
         state.entries.insert(client_id.into(), entry);
@@ -247,9 +260,10 @@ impl Keeper {
                 return;
             }
         };
-        if let Some(Claimant { clean_start, answer }) = next {
+        if let Some(Claimant { clean_start, lasts, answer }) = next {
             drop(state);
-            self.hand_on(session, expiry.is_some() && !clean_start, will, answer);
+            let resume = expiry.is_some() && !clean_start;
+            self.hand_on(session, resume, lasts, will, answer);
             return;
         }
         let Some(expiry) = expiry else {
@@ -270,6 +284,8 @@ impl Keeper {
         };
         state.deadlines.extend(ends.map(|at| (at, client_id.clone())));
         state.deadlines.extend(delayed.iter().map(|(at, _)| (*at, client_id.clone())));
+        let presence = Presence::Away { since: clock::unix_millis(), sent: session.sent_upto() };
+        session.inbox.record(Some(expiry), presence, delayed.as_ref().map(|(_, will)| &**will));
         state.entries.insert(client_id, Entry::Away { session, ends, will: delayed });
         drop(state);
         self.publish_will(due);
@@ -281,6 +297,7 @@ impl Keeper {
         self: &Arc<Self>,
         session: Box<Session>,
         resume: bool,
+        lasts: bool,
         will: Option<Box<Will>>,
         answer: oneshot::Sender<Granted>,
     ) {
@@ -291,7 +308,7 @@ impl Keeper {
             session
         } else {
             let client_id: Box<str> = session.inbox.client_id().into();
-            let new = self.new_session(&client_id);
+            let new = self.new_session(&client_id, lasts);
             if let Some(Entry::Connected { inbox, .. }) = self.state.lock().entries.get_mut(&client_id) {
                 *inbox = new.inbox.clone();
             }
@@ -315,6 +332,10 @@ impl Keeper {
         let undelivered = session.undelivered(mails).filter(|delivery| delivery.group().is_some());
         for delivery in undelivered {
             inbox.pass_on(delivery, &mut wakes);
+        }
+        if let Some(stored) = inbox.stored() {
+            // Behind what others take over: a crash in between doubles it, and does not lose it.
+            stored.store.put(Op::End { session: stored.number });
         }
     }
 
@@ -441,15 +462,97 @@ impl Keeper {
                 if over || will.as_ref().is_some_and(|(at, _)| *at <= now) { will.take() } else { None };
             let ended = if over { state.entries.remove(&client_id) } else { None };
             if over && let Some((at, _)) = &due_will {
-                state.deadlines.remove(&(*at, client_id));
+                state.deadlines.remove(&(*at, client_id.clone()));
             }
             drop(state);
             if let Some(Entry::Away { session, .. }) = ended {
                 Stats::add(&self.stats.sessions_expired, 1);
                 self.end(session);
             }
+            let had_will = due_will.is_some();
             self.publish_will(due_will.map(|(_, will)| will));
+            if had_will && !over {
+                self.forget_will(&client_id);
+            }
         }
+    }
+
+    /// A will was published: a restart must not do so again.
+    fn forget_will(&self, client_id: &str) {
+        let state = self.state.lock();
+        if let Some(Entry::Away { session, will: None, ends }) = state.entries.get(client_id)
+            && session.inbox.stored().is_some()
+        {
+            // How long it has been away follows from when it ends.
+            let expiry = session.expiry.unwrap_or_default();
+            let left = ends.map_or(expiry, |ends| ends.saturating_duration_since(Instant::now()));
+            let gone = i64::try_from(expiry.saturating_sub(left).as_millis()).unwrap_or(i64::MAX);
+            let since = clock::unix_millis().saturating_sub(gone);
+            let presence = Presence::Away { since, sent: session.sent_upto() };
+            session.inbox.record(Some(expiry), presence, None);
+        }
+    }
+
+    /// Takes up the sessions that the store had: all clients are away. What ended meanwhile ends now.
+    pub(crate) fn restore(self: &Arc<Self>, store: &Arc<Store>, found: Vec<LoadedSession>) {
+        let (now, wall) = (Instant::now(), clock::unix_millis());
+        let mut restored = 0u64;
+        for mut found in found {
+            let (since, sent) = match found.record.presence {
+                Presence::Away { since, sent } => (since, sent),
+                // The end of the process was the end of its connection. What its window held may have been
+                // sent.
+                Presence::Connected { window } => {
+                    let sent =
+                        found.entries.get(window as usize).map_or(found.next, |(position, _)| *position);
+                    (wall, sent)
+                }
+            };
+            let will = found.record.will.take().and_then(|will| {
+                let origin = Arc::new(Origin {
+                    client_id: found.record.client_id.clone(),
+                    username: found.record.username.take(),
+                    peer: None,
+                });
+                let memory = self.router.memory();
+                let message =
+                    read_message(&will.message, &origin, |message| OwnedMessage::copy(message, memory))?;
+                let due = since.saturating_add(i64::from(will.delay) * 1000);
+                let left = Duration::from_millis(u64::try_from(due.saturating_sub(wall)).unwrap_or_default());
+                Some((left, Box::new(Will { message, delay: will.delay })))
+            });
+            let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
+            let left = found.record.expiry.saturating_sub(gone);
+            if left == 0 {
+                store.put(Op::End { session: found.session });
+                Stats::add(&self.stats.sessions_expired, 1);
+                self.publish_will(will.map(|(_, will)| will));
+                continue;
+            }
+            let client_id = found.record.client_id.clone();
+            let stored = StoredSession::new(store.clone(), found.session, found.next);
+            let mut session = self.session_with(&client_id, Some(stored));
+            session.restore(&mut found, sent);
+            let expiry = Duration::from_millis(found.record.expiry);
+            session.expiry = Some(expiry);
+            for (filter, options, identifier) in std::mem::take(&mut found.subscriptions) {
+                self.router.subscribe(&session.inbox, &filter, options, identifier);
+                session.subscribed(&filter);
+            }
+            if matches!(found.record.presence, Presence::Connected { .. }) {
+                // Its time runs from now on, also if we end again before it is back.
+                let will = will.as_ref().map(|(_, will)| &**will);
+                session.inbox.record(Some(expiry), Presence::Away { since, sent: session.sent_upto() }, will);
+            }
+            let ends = now.checked_add(Duration::from_millis(left));
+            let will = will.and_then(|(left, will)| Some((now.checked_add(left)?, will)));
+            let mut state = self.state.lock();
+            state.deadlines.extend(ends.map(|at| (at, client_id.clone())));
+            state.deadlines.extend(will.iter().map(|(at, _)| (*at, client_id.clone())));
+            state.entries.insert(client_id, Entry::Away { session, ends, will });
+            restored += 1;
+        }
+        Stats::add(&self.stats.sessions_restored, restored);
     }
 }
 

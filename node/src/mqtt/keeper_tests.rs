@@ -74,11 +74,11 @@ impl World {
 #[tokio::test]
 async fn a_session_outlives_its_connection_until_it_expires() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false));
+    let mut first = granted(world.keeper.claim("c", false, true));
     assert!(!first.present);
     world.subscribe(&mut first.lease);
     leave(first.lease, 60, None);
-    let second = granted(world.keeper.claim("c", false));
+    let second = granted(world.keeper.claim("c", false, true));
     assert!(second.present);
     leave(second.lease, 60, None);
     let now = Instant::now();
@@ -88,13 +88,13 @@ async fn a_session_outlives_its_connection_until_it_expires() {
     assert_eq!(world.router.find_route("t").subscribers(), 0);
     let stats = world.router.stats().snapshot();
     assert_eq!((stats.sessions, stats.sessions_expired, stats.sessions_resumed), (0, 1, 1));
-    assert!(!granted(world.keeper.claim("c", false)).present);
+    assert!(!granted(world.keeper.claim("c", false, true)).present);
 }
 
 #[tokio::test]
 async fn a_session_without_expiry_ends_with_its_connection() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", true));
+    let mut first = granted(world.keeper.claim("c", true, true));
     world.subscribe(&mut first.lease);
     leave(first.lease, 0, Some(will("w", 10)));
     assert_eq!(world.wills(), ["w"], "the end of the session publishes a delayed will");
@@ -105,11 +105,11 @@ async fn a_session_without_expiry_ends_with_its_connection() {
 #[tokio::test]
 async fn a_clean_start_ends_the_session_before_it() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false));
+    let mut first = granted(world.keeper.claim("c", false, true));
     world.subscribe(&mut first.lease);
     leave(first.lease, 60, Some(will("w", 10)));
     assert!(world.wills().is_empty());
-    let second = granted(world.keeper.claim("c", true));
+    let second = granted(world.keeper.claim("c", true, true));
     assert!(!second.present);
     assert_eq!(world.wills(), ["w"]);
     assert_eq!(world.router.find_route("t").subscribers(), 0);
@@ -118,12 +118,12 @@ async fn a_clean_start_ends_the_session_before_it() {
 #[tokio::test]
 async fn a_delayed_will_is_published_when_its_time_comes_and_not_when_the_client_is_back() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false));
+    let first = granted(world.keeper.claim("c", false, true));
     leave(first.lease, 60, Some(will("w", 10)));
-    drop(granted(world.keeper.claim("c", false)));
+    drop(granted(world.keeper.claim("c", false, true)));
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
     assert!(world.wills().is_empty());
-    leave(granted(world.keeper.claim("c", false)).lease, 60, Some(will("w", 10)));
+    leave(granted(world.keeper.claim("c", false, true)).lease, 60, Some(will("w", 10)));
     world.keeper.expire(Instant::now() + Duration::from_secs(9));
     assert!(world.wills().is_empty());
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
@@ -135,7 +135,7 @@ async fn a_delayed_will_is_published_when_its_time_comes_and_not_when_the_client
 #[tokio::test]
 async fn the_end_of_a_session_publishes_its_will_before_the_delay_is_over() {
     let world = world();
-    leave(granted(world.keeper.claim("c", false)).lease, 10, Some(will("w", 60)));
+    leave(granted(world.keeper.claim("c", false, true)).lease, 10, Some(will("w", 60)));
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
     assert_eq!(world.wills(), ["w"]);
     assert!(world.keeper.state.lock().deadlines.is_empty());
@@ -144,9 +144,9 @@ async fn the_end_of_a_session_publishes_its_will_before_the_delay_is_over() {
 #[tokio::test]
 async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false)).lease;
+    let mut first = granted(world.keeper.claim("c", false, true)).lease;
     let inbox = first.session().unwrap().inbox.clone();
-    let Claim::Wait(answer) = world.keeper.claim("c", false) else { panic!("the session is taken") };
+    let Claim::Wait(answer) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
     let mut told = inbox.take();
     assert!(matches!(
         told.make_contiguous(),
@@ -161,9 +161,9 @@ async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
 #[tokio::test]
 async fn a_third_claim_beats_the_second() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false)).lease;
-    let Claim::Wait(second) = world.keeper.claim("c", false) else { panic!("the session is taken") };
-    let Claim::Wait(third) = world.keeper.claim("c", true) else { panic!("the session is taken") };
+    let first = granted(world.keeper.claim("c", false, true)).lease;
+    let Claim::Wait(second) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
+    let Claim::Wait(third) = world.keeper.claim("c", true, true) else { panic!("the session is taken") };
     leave(first, 60, None);
     assert!(second.await.is_err());
     assert!(!third.await.expect("a session").present, "it asked for a clean start");
@@ -173,20 +173,20 @@ async fn a_third_claim_beats_the_second() {
 #[tokio::test]
 async fn a_claimant_that_has_gone_loses_nothing() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false)).lease;
-    let Claim::Wait(second) = world.keeper.claim("c", false) else { panic!("the session is taken") };
+    let first = granted(world.keeper.claim("c", false, true)).lease;
+    let Claim::Wait(second) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
     drop(second);
     leave(first, 60, None);
-    assert!(granted(world.keeper.claim("c", false)).present);
+    assert!(granted(world.keeper.claim("c", false, true)).present);
 }
 
 #[tokio::test]
 async fn sessions_are_bounded() {
     let world = world();
     let leases: Vec<_> =
-        ["a", "b", "c"].map(|id| granted(world.keeper.claim(id, true))).into_iter().collect();
-    assert!(matches!(world.keeper.claim("d", true), Claim::Refused));
-    assert!(matches!(world.keeper.claim("a", true), Claim::Wait(_)));
+        ["a", "b", "c"].map(|id| granted(world.keeper.claim(id, true, true))).into_iter().collect();
+    assert!(matches!(world.keeper.claim("d", true, true), Claim::Refused));
+    assert!(matches!(world.keeper.claim("a", true, true), Claim::Wait(_)));
     drop(leases);
-    drop(granted(world.keeper.claim("d", true)));
+    drop(granted(world.keeper.claim("d", true, true)));
 }

@@ -38,6 +38,8 @@ mod share;
 mod shared;
 mod stamps;
 mod stats;
+mod store;
+mod stored;
 mod supervisor;
 mod sys;
 mod topic_aliases;
@@ -67,6 +69,8 @@ pub use router::{PublishProgress, Published, Router, SinkId};
 pub use share::ShareStrategy;
 use shared::Shared;
 pub use stats::{Stats, StatsSnapshot};
+pub use store::{FILE_NAME as SESSION_FILE, OpenError as StoreError};
+use store::{LoadedSession, Store};
 use supervisor::{ConnectionSupervisor, Notice};
 pub use sys::SysEvents;
 use tokio::{
@@ -85,6 +89,9 @@ pub enum Error {
     /// The certificates of a listener cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The stored sessions cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A supervisor could not be started.
     #[error("cannot start a connection supervisor: {0}")]
     Supervisor(#[from] ractor::SpawnErr),
@@ -100,48 +107,60 @@ pub struct Front;
 
 impl Front {
     /// Opens the listeners and serves them until [`FrontHandle::stop`], or until the handle is dropped.
+    /// What the session store has is there before the first of them opens.
     pub async fn start(options: Options, router: Arc<Router>) -> Result<FrontHandle, Error> {
         let count = match options.acceptors {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let (mut listeners, mut certificates_of_all) = (Vec::new(), Vec::new());
+        let found = open_store(&options, &router).await?;
+        let shared = Shared::new(options, router);
+        // Dropped on the way out, it closes what is open.
+        let mut handle = FrontHandle {
+            listeners: Vec::new(),
+            shared: shared.clone(),
+            tasks: Vec::new(),
+            reload: Arc::default(),
+            supervisors: Vec::new(),
+        };
+        if let Some(store) = shared.router.store() {
+            shared.keeper.restore(store, found);
+        }
+        let mut certificates_of_all = Vec::new();
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for listener in &options.listeners {
+        for listener in &shared.options.listeners {
             let certificates = listener
                 .tls
                 .as_ref()
                 .map(|tls| Certificates::load(&listener.id(), tls).map(Arc::new))
                 .transpose()?;
             certificates_of_all.extend(certificates.clone());
-            let (listener, acceptors) = listener::open(listener, count, certificates, router.stats())?;
-            tracing::info!(node = options.node, listener = listener.id(), address = %listener.address, "MQTT listener open");
-            listeners.push(listener);
+            let (listener, acceptors) = listener::open(listener, count, certificates, &shared.stats)?;
+            tracing::info!(node = shared.options.node, listener = listener.id(), address = %listener.address, "MQTT listener open");
+            handle.listeners.push(listener);
             for (share, acceptor) in shares.iter_mut().zip(acceptors) {
                 share.push(acceptor);
             }
         }
-        let routes = Arc::downgrade(&router);
-        options.access.on_reload(move || {
+        let routes = Arc::downgrade(&shared.router);
+        shared.options.access.on_reload(move || {
             // Publishers keep verdicts beside their routes: new routes, new verdicts.
             if let Some(router) = routes.upgrade() {
                 router.changed();
             }
         });
-        let shared = Shared::new(options, router);
-        let keeper = spawn(shared.keeper.clone().run()).abort_handle();
-        let reload = Arc::new(Notify::new());
+        handle.tasks.push(spawn(shared.keeper.clone().run()).abort_handle());
         let watch = transport::keep_up_to_date(
             certificates_of_all,
             shared.options.certificate_poll,
-            reload.clone(),
+            handle.reload.clone(),
             shared.stats.clone(),
         );
-        let watch = spawn(watch).abort_handle();
+        handle.tasks.push(spawn(watch).abort_handle());
         let interval = shared.options.sys_interval;
-        let sys = (!interval.is_zero()).then(|| spawn(sys::run(shared.clone(), interval)).abort_handle());
-        let mut handle =
-            FrontHandle { sys, listeners, shared, keeper, watch, reload, supervisors: Vec::new() };
+        if !interval.is_zero() {
+            handle.tasks.push(spawn(sys::run(shared.clone(), interval)).abort_handle());
+        }
         for acceptors in shares {
             let arguments = (handle.shared.clone(), acceptors);
             let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
@@ -151,15 +170,35 @@ impl Front {
     }
 }
 
+/// Opens the store of sessions, if there is one, and hands the retained messages to the router; the sessions
+/// that it had.
+async fn open_store(options: &Options, router: &Arc<Router>) -> Result<Vec<LoadedSession>, Error> {
+    let Some(path) = options.session_store.clone() else { return Ok(Vec::new()) };
+    let start = std::time::Instant::now();
+    let (memory, stats) = (router.memory(), router.stats().clone());
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    // Its own thread: reading may take seconds, and nothing else is to wait for it.
+    let opening = std::thread::Builder::new().name("causeway-load".to_owned()).spawn({
+        let path = path.clone();
+        move || drop(sender.send(Store::open(&path, memory, stats)))
+    });
+    let io = |source| StoreError::Io { path: path.clone(), source };
+    opening.map_err(io)?;
+    let opened = answer.await.map_err(|_| io(std::io::Error::other("the reading thread ended")))?;
+    let (store, loaded) = opened?;
+    let (sessions, retained) = (loaded.sessions.len(), loaded.retained.len());
+    router.use_store(&store, loaded.retained, clock::unix_millis());
+    let seconds = start.elapsed().as_secs_f32();
+    tracing::info!(path = %path.display(), sessions, retained, seconds, "stored sessions read");
+    Ok(loaded.sessions)
+}
+
 /// A running front.
 pub struct FrontHandle {
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
-    keeper: AbortHandle,
-    /// What publishes the `$SYS` topics.
-    sys: Option<AbortHandle>,
+    tasks: Vec<AbortHandle>,
     /// Looks at certificate files.
-    watch: AbortHandle,
     reload: Arc<Notify>,
     supervisors: Vec<ActorRef<Notice>>,
 }
@@ -197,7 +236,8 @@ impl FrontHandle {
     }
 
     /// Stops accepting, waits for the acknowledgements that sinks owe (at most `shutdown_drain`), tells MQTT
-    /// 5 clients that the server shuts down (0x8B), and closes all connections. Sessions in memory end.
+    /// 5 clients that the server shuts down (0x8B), and closes all connections. Stored sessions stay, others
+    /// end.
     pub async fn stop(self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_waiters();
@@ -219,6 +259,11 @@ impl FrontHandle {
         if left > 0 {
             tracing::warn!(connections = left, "connections did not close in time");
         }
+        if let Some(store) = self.shared.router.store().cloned()
+            && tokio::task::spawn_blocking(move || store.close_and_wait()).await.is_err()
+        {
+            tracing::error!("the stored sessions were not closed");
+        }
     }
 }
 
@@ -231,10 +276,11 @@ impl Drop for FrontHandle {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_waiters();
         self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);
-        self.keeper.abort();
-        if let Some(sys) = &self.sys {
-            sys.abort();
+        for task in &self.tasks {
+            task.abort();
         }
-        self.watch.abort();
+        if let Some(store) = self.shared.router.store() {
+            store.close();
+        }
     }
 }

@@ -240,6 +240,9 @@ pub struct Options {
     pub max_inflight: u16,
     /// Deliveries that wait for one session, connected or not.
     pub session_queue: Capacity,
+    /// The file that sessions which outlive their connection, and retained messages, are stored in; without
+    /// it they end with the process.
+    pub session_store: Option<PathBuf>,
     /// What happens when that is full.
     pub queue_full: QueueFull,
     /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have together.
@@ -301,6 +304,7 @@ impl Default for Options {
             receive_maximum: 1024,
             max_inflight: 128,
             session_queue: Capacity { bytes: 8 << 20, items: 50_000 },
+            session_store: None,
             queue_full: QueueFull::DropNewest,
             max_memory: memory::half_of_memory(),
             max_subscriptions: 10_000,

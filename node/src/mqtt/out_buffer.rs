@@ -149,6 +149,14 @@ impl OutBuffer {
         queue.grown(before);
     }
 
+    /// Puts in a packet that was encoded before.
+    pub(crate) fn raw(&mut self, packet: &[u8]) {
+        let queue = self.queue();
+        let before = queue.tail.len();
+        queue.tail.extend_from_slice(packet);
+        queue.grown(before);
+    }
+
     /// Puts in a PUBLISH. `identifier` is 0 with QoS 0.
     pub(crate) fn publish(
         &mut self,

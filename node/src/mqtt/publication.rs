@@ -27,6 +27,8 @@ pub(crate) struct Publication {
     pub(crate) retain: bool,
     /// When it reached this node: milliseconds since the Unix epoch.
     pub(crate) received_at: i64,
+    /// See [`Self::number`].
+    number: u64,
     memory: Memory,
 }
 
@@ -52,10 +54,22 @@ impl Publication {
             qos: message.qos,
             retain: message.retain,
             received_at: message.received_at,
+            number: 0,
             memory,
         };
         memory.take(publication.weight());
         publication
+    }
+
+    /// Gives it the number that the store of sessions keeps it under.
+    pub(crate) fn stored_as(mut self, number: u64) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// The number under which the store keeps it, where more than one of its rows refers to it; else 0.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Topic name.
@@ -129,6 +143,10 @@ pub(crate) struct Delivery {
     pub(crate) qos: QoS,
     /// The retain flag to send.
     pub(crate) retain: bool,
+    /// False where it is not charged to the queue it is in: a retained message that all share.
+    pub(crate) charged: bool,
+    /// With QoS 1 and 2 in a stored session: the lower half of its position there.
+    pub(crate) position: u32,
 }
 
 /// What a delivery knows of the subscriptions that it goes through.
@@ -149,6 +167,11 @@ impl Via {
 }
 
 impl Delivery {
+    /// The plain delivery of a publication.
+    pub(crate) fn new(publication: Arc<Publication>, qos: QoS) -> Self {
+        Self { publication, via: None, hand_over: None, qos, retain: false, charged: true, position: 0 }
+    }
+
     /// Identifiers of the subscriptions that matched.
     pub(crate) fn identifiers(&self) -> &[u32] {
         self.via.as_ref().map_or(&[], |via| &via.identifiers)

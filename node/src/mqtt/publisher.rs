@@ -13,6 +13,7 @@ use causeway_protocol::mqtt::{Ack, AckKind, Decoded, Decoder, Packet, Publish, Q
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
+    ack_tracker::ExactlyOnce,
     clock,
     connection::{Connection, End, Work},
     explain::explain,
@@ -22,6 +23,8 @@ use super::{
     router::PublishProgress,
     share::Choice,
     shared::{Client, Shared},
+    store::Op,
+    stored::Held,
     sys,
     will::{Errand, OwnedMessage},
 };
@@ -65,6 +68,8 @@ pub(crate) struct Parked {
     room: Room,
     /// Our place in the queue for room, once we have taken it.
     place: Option<Pin<Box<OwnedNotified>>>,
+    /// Sessions have it from before a restart.
+    sinks_only: bool,
 }
 
 impl Parked {
@@ -131,11 +136,13 @@ impl Client {
         if publish.retain && !options.retain_available {
             return Err(End::Refused(ReasonCode::RetainNotSupported));
         }
-        let (sequence, route, next_sink, place) = if let Some(parked) = self.parked.take() {
-            (parked.sequence, parked.route, parked.next_sink, Some((parked.room, parked.place)))
+        let (sequence, route, next_sink, place, sinks_only) = if let Some(parked) = self.parked.take() {
+            let Parked { sequence, route, next_sink, room, place, sinks_only } = *parked;
+            (sequence, route, next_sink, Some((room, place)), sinks_only)
         } else {
-            let sequence = match self.begin(shared, publish, work)? {
-                Begun::New(sequence) => sequence,
+            let (sequence, sinks_only) = match self.begin(shared, publish, work)? {
+                Begun::New(sequence) => (sequence, false),
+                Begun::Sinks(sequence) => (Some(sequence), true),
                 Begun::Repeated => return Ok(Block::No),
                 Begun::Limit => return Ok(Block::Limit { look: Instant::now() + LOOK }),
             };
@@ -159,7 +166,7 @@ impl Client {
                 work.tally.counts().dropped_invalid_payload += 1;
                 return self.reject(ReasonCode::PayloadFormatInvalid, sequence);
             }
-            (sequence, route, 0, None)
+            (sequence, route, 0, None, sinks_only)
         };
         let message = Message {
             origin: &self.origin,
@@ -183,17 +190,38 @@ impl Client {
                 (Accepted::Full(room), _) => {
                     let place = place
                         .and_then(|(known, place)| if Arc::ptr_eq(&known, &room) { place } else { None });
-                    let parked = Parked { sequence, route: route.clone(), next_sink: at, room, place };
+                    let route = route.clone();
+                    let parked = Parked { sequence, route, next_sink: at, room, place, sinks_only };
                     self.parked = Some(Box::new(parked));
                     return Ok(Block::Room { retry: Instant::now() + RETRY });
                 }
             }
         }
-        let mut matched = !route.sinks.is_empty();
-        if publish.retain || !route.subscribers.is_empty() || !route.groups.is_empty() {
-            let publication = Arc::new(Publication::new(&message, shared.router.memory()));
+        // Who has a session that lasts gets it from the disk, should it come to that.
+        let mut stored = None;
+        if let Some(sequence) = sequence
+            && let Some(store) = shared.router.store()
+        {
+            let identified = publish.qos == QoS::ExactlyOnce && self.inbox.stored().is_some();
+            if (identified || publish.retain || route.stored > 0) && !sinks_only {
+                if !store.has_room() {
+                    let (route, next_sink, room) = (route.clone(), route.sinks.len(), store.room());
+                    let place = place
+                        .and_then(|(known, place)| if Arc::ptr_eq(&known, &room) { place } else { None });
+                    let parked =
+                        Parked { sequence: Some(sequence), route, next_sink, room, place, sinks_only };
+                    self.parked = Some(Box::new(parked));
+                    return Ok(Block::Room { retry: Instant::now() + RETRY });
+                }
+                stored = Some((store, sequence, identified));
+            }
+        }
+        let mut matched = sinks_only || !route.sinks.is_empty();
+        if !sinks_only && (publish.retain || !route.subscribers.is_empty() || !route.groups.is_empty()) {
+            let publication = Publication::new(&message, shared.router.memory());
+            let publication = Arc::new(publication.stored_as(shared.router.number_for(&message, &route)));
             if publish.retain {
-                shared.router.retain(&publication);
+                shared.router.retain(&publication, None);
             }
             for subscriber in &route.subscribers {
                 if subscriber.no_local && subscriber.inbox.id() == self.inbox.id() {
@@ -209,6 +237,15 @@ impl Client {
                 matched = true;
                 work.outbox.push(&member.inbox, member.delivery(&publication, None));
             }
+        }
+        if let Some((store, sequence, identified)) = stored {
+            session.tracker.ticket_taken(sequence);
+            let op = self.inbox.stored().filter(|_| identified).map(|stored| Op::Received {
+                session: stored.number,
+                identifier: publish.packet_identifier,
+                sinks: route.sinks.iter().any(|sink| sink.holds_acknowledgement),
+            });
+            work.outbox.await_store(store, &self.inbox, sequence, op);
         }
         if !matched {
             work.tally.counts().unmatched += 1;
@@ -275,11 +312,13 @@ impl Client {
             }
             QoS::ExactlyOnce => {
                 counts.received_qos2 += 1;
-                if let Some(sequence) = tracker.begin_exactly_once(publish.packet_identifier) {
-                    Begun::New(Some(sequence))
-                } else {
-                    counts.received_duplicates += 1;
-                    Begun::Repeated
+                match tracker.begin_exactly_once(publish.packet_identifier) {
+                    ExactlyOnce::New(sequence) => Begun::New(Some(sequence)),
+                    ExactlyOnce::Sinks(sequence) => Begun::Sinks(sequence),
+                    ExactlyOnce::Repeated => {
+                        counts.received_duplicates += 1;
+                        Begun::Repeated
+                    }
                 }
             }
         })
@@ -320,6 +359,13 @@ impl Client {
                     shared.warn_failed(&self.origin.client_id, reason, work.wall);
                 } else if release.kind == AckKind::PubRec {
                     session.tracker.refused(release.identifier, reason);
+                    if let Some(durable) = &mut session.durable {
+                        // The client may use the identifier for another publication at once.
+                        let (session, identifier) = (durable.stored.number, release.identifier);
+                        let packet = Held::Ack(AckKind::PubRec, identifier, reason);
+                        durable.answer(Op::Forgotten { session, identifier }, packet);
+                        continue;
+                    }
                 }
             }
             if version == Version::V5 && reason.is_error() && self.problem_information {
@@ -386,6 +432,8 @@ impl Client {
 enum Begun {
     /// To be dispatched, with its sequence if it has QoS 1 or 2.
     New(Option<u64>),
+    /// To be dispatched to sinks alone: sessions have it from before a restart.
+    Sinks(u64),
     /// Dispatched before.
     Repeated,
     /// Too many wait.

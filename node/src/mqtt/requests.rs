@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use causeway_protocol::mqtt::{
     AckKind, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubAck, SubscribeFilter, UserProperties,
     Version, topic,
@@ -17,6 +18,8 @@ use super::{
     publication::{Delivery, Via},
     session::{OutOfPlace, Output},
     shared::{Client, Shared},
+    store::Op,
+    stored::Held,
 };
 
 /// Acts on one packet.
@@ -39,12 +42,12 @@ pub(super) fn handle(
             let text = client.problem_information.then(|| why(&subscribe.filters, &reasons)).flatten();
             let answer =
                 SubAck { reason_string: text.as_deref(), ..answer(subscribe.packet_identifier, reasons) };
-            put(client, buffer, &Packet::SubAck(answer))
+            confirm(client, buffer, &Packet::SubAck(answer))
         }
         Packet::Unsubscribe(unsubscribe) => {
             let reasons =
                 unsubscribe.filters.iter().map(|filter| client.unsubscribe(shared, filter)).collect();
-            put(client, buffer, &Packet::UnsubAck(answer(unsubscribe.packet_identifier, reasons)))
+            confirm(client, buffer, &Packet::UnsubAck(answer(unsubscribe.packet_identifier, reasons)))
         }
         Packet::Disconnect(disconnect) => Err(client.disconnect(shared, &disconnect)),
         Packet::PubAck(ack) => {
@@ -67,6 +70,14 @@ pub(super) fn handle(
                 Released::Unknown => ReasonCode::PacketIdentifierNotFound,
                 Released::TooEarly => return Err(End::Refused(ReasonCode::ProtocolError)),
             };
+            if reason == ReasonCode::Success
+                && let Some(durable) = &mut session.durable
+            {
+                let (session, identifier) = (durable.stored.number, ack.packet_identifier);
+                let packet = Held::Ack(AckKind::PubComp, identifier, reason);
+                durable.answer(Op::Forgotten { session, identifier }, packet);
+                return Ok(());
+            }
             buffer.ack(version, AckKind::PubComp, ack.packet_identifier, reason);
             Ok(())
         }
@@ -96,6 +107,23 @@ fn why(filters: &[SubscribeFilter<'_>], reasons: &[ReasonCode]) -> Option<String
     let (filter, reason) = filters.iter().zip(reasons).find(|(_, reason)| reason.is_error())?;
     let shown: String = filter.filter.chars().take(SHOWN).collect();
     Some(format!("{shown}: {}", explain(*reason)?))
+}
+
+/// Answers a change of subscriptions, which a stored session has on the disk first.
+fn confirm(client: &mut Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(), End> {
+    if client.inbox.stored().is_none() {
+        return put(client, buffer, packet);
+    }
+    let limits = client.limits;
+    let mut bytes = BytesMut::new();
+    let encoded = packet.encode_within(limits.version, limits.maximum_packet_size, &mut bytes);
+    if encoded.is_err() {
+        return Err(End::Refused(ReasonCode::PacketTooLarge));
+    }
+    if let Some(durable) = client.lease.session().and_then(|session| session.durable.as_mut()) {
+        durable.hold(Held::Packet(bytes.freeze()));
+    }
+    Ok(())
 }
 
 fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(), End> {
@@ -153,6 +181,10 @@ impl Client {
         if new {
             session.subscribed(filter);
         }
+        if let Some(durable) = &mut session.durable {
+            let session = durable.stored.number;
+            durable.put(Op::Subscribe { session, filter: filter.into(), options, identifier });
+        }
         let send_retained = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => new,
@@ -163,11 +195,9 @@ impl Client {
             let via = Via::identified(identifier);
             let matching = shared.router.retained_matching(filter, wall).into_iter();
             session.deliver_retained(matching.map(|publication| Delivery {
-                qos: publication.qos.min(options.qos),
-                publication,
                 via: via.clone(),
-                hand_over: None,
                 retain: true,
+                ..Delivery::new(publication.clone(), publication.qos.min(options.qos))
             }));
         }
         match options.qos {
@@ -180,6 +210,9 @@ impl Client {
     fn unsubscribe(&mut self, shared: &Shared, filter: &str) -> ReasonCode {
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
         if session.unsubscribed(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
+            if let Some(durable) = &mut session.durable {
+                durable.put(Op::Unsubscribe { session: durable.stored.number, filter: filter.into() });
+            }
             ReasonCode::Success
         } else {
             ReasonCode::NoSubscriptionExisted

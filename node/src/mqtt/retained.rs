@@ -38,11 +38,20 @@ pub(crate) struct Retained {
     limits: RetainedLimits,
     messages: usize,
     bytes: usize,
+    /// Numbers of stored messages that were removed, until somebody asks.
+    removed: Vec<u64>,
 }
 
 impl Retained {
     pub(crate) fn new(limits: RetainedLimits) -> Self {
-        Self { tree: LevelTree::default(), expiries: BTreeSet::new(), limits, messages: 0, bytes: 0 }
+        Self {
+            tree: LevelTree::default(),
+            expiries: BTreeSet::new(),
+            limits,
+            messages: 0,
+            bytes: 0,
+            removed: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -94,10 +103,18 @@ impl Retained {
         if let Some(publication) = self.tree.prune(node) {
             self.messages -= 1;
             self.bytes -= publication.weight();
+            if publication.number() != 0 {
+                self.removed.push(publication.number());
+            }
             if let Some(expires_at) = publication.expires_at() {
                 self.expiries.remove(&(expires_at, topic.into()));
             }
         }
+    }
+
+    /// Stored messages that are not retained any more since the last call.
+    pub(crate) fn take_removed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.removed)
     }
 
     /// Removes what has expired.

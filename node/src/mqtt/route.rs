@@ -24,6 +24,8 @@ pub struct Route {
     /// Where changes that concern it show, and how that was when it was worked out.
     pub(crate) places: Places,
     pub(crate) stamp: u64,
+    /// Subscribers whose messages go to the disk.
+    pub(crate) stored: u32,
     pub(crate) _held: Held,
 }
 

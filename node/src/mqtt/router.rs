@@ -13,11 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
-use causeway_protocol::mqtt::{SubscriptionOptions, topic};
+use causeway_protocol::mqtt::{QoS, SubscriptionOptions, topic};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
@@ -25,13 +25,14 @@ use smallvec::SmallVec;
 use super::{
     inbox::{Inbox, Offered},
     level_tree::{LevelTree, ROOT},
-    memory::{Held, Ledger, Memory},
+    memory::{Held, Ledger, Memory, Pressure},
     publication::{Delivery, Publication, Via},
     retained::{Retained, RetainedLimits},
     route::{Route, RouteCache, RouteGroup, RouteSink, RouteSubscriber},
     share::{Choice, Group, ShareStrategy},
     stamps::Stamps,
     stats::Stats,
+    store::Store,
     sys,
 };
 use crate::flow::{
@@ -271,6 +272,8 @@ pub struct Router {
     sys: Mutex<BTreeMap<Box<str>, Arc<Publication>>>,
     stats: Arc<Stats>,
     memory: Memory,
+    /// Where retained messages are kept, if they outlive the process.
+    store: OnceLock<Arc<Store>>,
 }
 
 impl Router {
@@ -285,6 +288,7 @@ impl Router {
             sys: Mutex::default(),
             stats: Arc::default(),
             memory: Ledger::new(u64::MAX),
+            store: OnceLock::new(),
         })
     }
 
@@ -431,7 +435,10 @@ impl Router {
             + subscribers.len() * size_of::<RouteSubscriber>()
             + groups.len() * size_of::<RouteGroup>()
             + sinks.len() * size_of::<RouteSink>();
+        let stored = subscribers.iter().filter(|subscriber| subscriber.is_stored()).count()
+            + groups.iter().filter(|group| group.members.iter().any(RouteSubscriber::is_stored)).count();
         Arc::new(Route {
+            stored: u32::try_from(stored).unwrap_or(u32::MAX),
             _held: Held::new(self.memory, bytes),
             topic: topic.into(),
             subscribers: subscribers.into_boxed_slice(),
@@ -444,14 +451,50 @@ impl Router {
 
     /// Keeps a message as the retained one of its topic, or removes it where the payload is empty
     /// (MQTT-5.0 3.3.1.3).
-    pub(crate) fn retain(&self, publication: &Arc<Publication>) {
+    ///
+    /// Where retained messages are stored, the publication has a number, and the hand-over is complete when
+    /// it is on the disk.
+    pub(crate) fn retain(&self, publication: &Arc<Publication>, hand_over: Option<&Arc<HandOver>>) {
         let mut retained = self.retained.lock();
+        let mut kept = None;
         if publication.payload().is_empty() {
             retained.remove(publication.topic());
-        } else if !retained.store(publication, publication.received_at, self.memory.pressure()) {
+        } else if retained.store(publication, publication.received_at, self.memory.pressure()) {
+            kept = Some(publication);
+        } else {
             Stats::add(&self.stats.retained_refused, 1);
         }
         self.count_retained(&retained);
+        if let Some(store) = self.store.get() {
+            // Under the lock: in the file the last one must be the last one, too.
+            store.retain(kept, retained.take_removed().into_iter(), hand_over);
+        }
+    }
+
+    /// Keeps retained messages in `store` from now on; `found` is what it has.
+    pub(crate) fn use_store(&self, store: &Arc<Store>, found: Vec<Arc<Publication>>, now: i64) {
+        let mut retained = self.retained.lock();
+        for publication in found {
+            if publication.is_expired(now) || !retained.store(&publication, now, Pressure::None) {
+                store.retain(None, std::iter::once(publication.number()), None);
+            }
+        }
+        store.retain(None, retained.take_removed().into_iter(), None);
+        self.count_retained(&retained);
+        // A second front on one router would be a mistake of ours; the first one's store stays.
+        let _ = self.store.set(store.clone());
+    }
+
+    /// Where retained messages are kept, if they outlive the process.
+    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
+        self.store.get()
+    }
+
+    /// The number that a publication needs, because more than one row of the store will refer to it.
+    pub(crate) fn number_for(&self, message: &Message<'_>, route: &Route) -> u64 {
+        let Some(store) = self.store.get() else { return 0 };
+        let retained = message.retain && !message.payload.is_empty();
+        if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { store.new_message() } else { 0 }
     }
 
     /// Retained messages that match `filter` and have not expired.
@@ -470,6 +513,10 @@ impl Router {
         let mut retained = self.retained.lock();
         retained.expire(now);
         self.count_retained(&retained);
+        let removed = retained.take_removed();
+        if let Some(store) = self.store.get().filter(|_| !removed.is_empty()) {
+            store.retain(None, removed.into_iter(), None);
+        }
     }
 
     fn count_retained(&self, retained: &Retained) {
@@ -546,10 +593,20 @@ impl Router {
         if subscribers.is_empty() && groups.is_empty() && (!message.retain || current.stored) {
             return None;
         }
-        let publication =
-            current.publication.get_or_insert_with(|| Arc::new(Publication::new(message, self.memory)));
+        if let Some(store) = self.store.get()
+            && hand_over.is_some()
+            && message.qos != QoS::AtMostOnce
+            && (message.retain || current.route.stored > 0)
+            && !store.has_room()
+        {
+            return Some(store.room());
+        }
+        let publication = current.publication.get_or_insert_with(|| {
+            let number = self.number_for(message, &current.route);
+            Arc::new(Publication::new(message, self.memory).stored_as(number))
+        });
         if message.retain && !current.stored {
-            self.retain(publication);
+            self.retain(publication, hand_over.filter(|_| message.qos != QoS::AtMostOnce));
             current.stored = true;
         }
         while let Some(subscriber) = current.route.subscribers.get(current.next_subscriber) {
@@ -634,6 +691,11 @@ impl RouteSubscriber {
         self.via.as_ref().map_or(&[], |via| &via.identifiers)
     }
 
+    /// True where messages with QoS 1 and 2 go to the disk.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.qos != QoS::AtMostOnce && self.inbox.stored().is_some()
+    }
+
     /// The delivery of a publication to this session.
     pub(crate) fn delivery(
         &self,
@@ -646,6 +708,8 @@ impl RouteSubscriber {
             hand_over,
             qos: publication.qos.min(self.qos),
             retain: publication.retain && self.retain_as_published,
+            charged: true,
+            position: 0,
         }
     }
 }

@@ -18,7 +18,7 @@ fn router() -> Arc<Router> {
 
 fn inbox(router: &Router, items: usize) -> Arc<Inbox> {
     let rules = rules(Capacity { bytes: 1 << 20, items }, router.stats().clone());
-    Inbox::new(router.next_inbox_id(), "c", &Arc::new(rules))
+    Inbox::new(router.next_inbox_id(), "c", &Arc::new(rules), None)
 }
 
 fn options(qos: QoS) -> SubscriptionOptions {

@@ -24,6 +24,8 @@ use super::{
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
+    store::LoadedSession,
+    stored::{self, Durable, Held as HeldPacket},
 };
 use crate::mailbox::Charge;
 
@@ -90,6 +92,8 @@ pub(crate) struct Session {
     waiting: Hollow<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
     unsent: Hollow<Delivery>,
+    /// What a stored session keeps beside.
+    pub(crate) durable: Option<Box<Durable>>,
 }
 
 /// An acknowledgement of another kind than the delivery waits for (MQTT-5.0 4.13: a protocol error).
@@ -109,6 +113,7 @@ impl Session {
         Self {
             filter_bytes: 0,
             held: Held::new(inbox.memory(), 0),
+            durable: inbox.stored().cloned().map(Durable::new),
             inbox,
             filters: HashSet::new(),
             tracker: AckTracker::default(),
@@ -188,6 +193,9 @@ impl Session {
         self.retained.shrink();
         self.inflight.shrink();
         self.tracker.disconnected();
+        if let Some(durable) = &mut self.durable {
+            durable.disconnected(&self.inbox);
+        }
         self.inbox.put_back(self.waiting.take());
         self.inbox.release(std::mem::take(&mut self.released));
         self.count_held();
@@ -209,6 +217,16 @@ impl Session {
 
     /// A delivery came out of the inbox.
     pub(crate) fn deliver(&mut self, delivery: Delivery, out: &mut Output<'_>) {
+        if delivery.qos != QoS::AtMostOnce
+            && let Some(durable) = &mut self.durable
+        {
+            if delivery.qos == QoS::ExactlyOnce {
+                let position = durable.stored.position(delivery.position);
+                durable.fence(&self.inbox, position);
+            }
+            self.waiting.push_back(delivery);
+            return;
+        }
         let room = out.buffer.len() < OUT_HIGH;
         if delivery.qos == QoS::AtMostOnce {
             if room && self.unsent.is_empty() {
@@ -232,13 +250,18 @@ impl Session {
         let mut at = 0;
         while (shed.bytes < excess.bytes || shed.items < excess.items) && at + 1 < self.waiting.len() {
             match self.waiting.get(at) {
-                Some(oldest) if oldest.hand_over.is_none() => shed.add(oldest.weight()),
+                Some(oldest) if oldest.hand_over.is_none() && oldest.charged => shed.add(oldest.weight()),
                 _ => {
                     at += 1;
                     continue;
                 }
             }
-            self.waiting.remove(at);
+            if let Some(oldest) = self.waiting.remove(at)
+                && let Some(durable) = &mut self.durable
+            {
+                let position = durable.stored.position(oldest.position);
+                durable.done(position);
+            }
         }
         if !shed.is_empty() {
             tally.counts().dropped_queue_full += shed.items as u64;
@@ -250,17 +273,31 @@ impl Session {
 
     /// Retained messages that a new subscription matches.
     pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
-        self.retained.extend(deliveries);
+        if let Some(durable) = &mut self.durable {
+            let (unreliable, reliable): (Vec<_>, Vec<_>) =
+                deliveries.partition(|delivery| delivery.qos == QoS::AtMostOnce);
+            self.retained.extend(unreliable.into_iter());
+            durable.retained += reliable.len();
+            if !reliable.is_empty() {
+                self.inbox.offer_retained(reliable.into_iter());
+            }
+        } else {
+            self.retained.extend(deliveries);
+        }
         self.count_held();
     }
 
     /// True while so many retained messages wait that no more are added.
     pub(crate) fn has_retained_backlog(&self) -> bool {
-        self.retained.len() > RETAINED_BACKLOG
+        let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
+        self.retained.len() + stored > RETAINED_BACKLOG
     }
 
     /// Sends what waits, as far as window and buffer allow.
     pub(crate) fn pump(&mut self, out: &mut Output<'_>) {
+        if self.durable.is_some() && !self.pump_store(out) {
+            return;
+        }
         self.resend(out);
         while out.buffer.len() < OUT_HIGH
             && let Some(next) = self.retained.front()
@@ -279,10 +316,19 @@ impl Session {
         }
         while out.buffer.len() < OUT_HIGH
             && self.window_is_open()
+            && self.may_send_next()
             && let Some(delivery) = self.waiting.pop_front()
         {
-            self.released.add(delivery.weight());
+            if delivery.charged {
+                self.released.add(delivery.weight());
+            } else if let Some(durable) = &mut self.durable {
+                durable.retained = durable.retained.saturating_sub(1);
+            }
             self.send_new(delivery, out);
+        }
+        if let Some(durable) = &mut self.durable {
+            // What could not be sent is not in the store any more, either.
+            durable.flush(&self.inbox);
         }
         while out.buffer.len() < OUT_HIGH
             && let Some(delivery) = self.unsent.pop_front()
@@ -295,6 +341,86 @@ impl Session {
         }
         self.count_held();
         self.inbox.set_inflight(self.inflight.len());
+    }
+
+    /// Hands this turn's changes to the store and sends what needs not wait for it any more. False while a
+    /// SUBACK waits, which retained messages follow.
+    fn pump_store(&mut self, out: &mut Output<'_>) -> bool {
+        let Some(durable) = &mut self.durable else { return true };
+        durable.flush(&self.inbox);
+        durable.notice_commits();
+        while let Some(packet) = durable.next_held() {
+            match packet {
+                HeldPacket::Ack(kind, identifier, reason) => {
+                    out.buffer.ack(self.limits.version, kind, identifier, reason);
+                }
+                HeldPacket::Packet(packet) => out.buffer.raw(&packet),
+            }
+        }
+        !durable.holds_packets()
+    }
+
+    /// A stored session sends QoS 2 when it is on the disk, and keeps its identifiers close together: they
+    /// follow from the positions.
+    fn may_send_next(&self) -> bool {
+        let (Some(durable), Some(next)) = (&self.durable, self.waiting.front()) else { return true };
+        let position = durable.stored.position(next.position);
+        let stored = next.qos != QoS::ExactlyOnce || position < durable.stored_upto;
+        stored && (self.inflight.is_empty() || position - durable.first < self.span() as u64)
+    }
+
+    /// Packets that wait for the disk.
+    pub(crate) fn holding(&self) -> usize {
+        self.durable.as_ref().map_or(0, |durable| durable.holding())
+    }
+
+    /// True while so many wait that nothing more is read from the client.
+    pub(crate) fn holds_much(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.holds_much())
+    }
+
+    /// Positions below were sent.
+    pub(crate) fn sent_upto(&self) -> u64 {
+        let durable = self.durable.as_ref().filter(|_| !self.inflight.is_empty());
+        durable.map_or(0, |durable| durable.first + self.inflight.len() as u64)
+    }
+
+    /// Takes up what the store had; the client is away. Positions below `sent_upto` were sent, or may have
+    /// been.
+    pub(crate) fn restore(&mut self, found: &mut LoadedSession, sent_upto: u64) {
+        let Some(durable) = &mut self.durable else { return };
+        self.tracker.restore(&found.received);
+        let mut entries = std::mem::take(&mut found.entries).into_iter().peekable();
+        let mut released = found.released.iter().copied().peekable();
+        let span = u64::from(u16::MAX) - 1;
+        let sent_upto = sent_upto.max(found.released.last().map_or(0, |position| position + 1));
+        let mut first = None;
+        // Both rise: the positions in flight are merged from them, the gaps are done.
+        loop {
+            let entry =
+                entries.peek().map(|(position, _)| *position).filter(|position| *position < sent_upto);
+            let Some(position) = [entry, released.peek().copied()].into_iter().flatten().min() else { break };
+            let first = *first.get_or_insert(position);
+            if position - first >= span {
+                break;
+            }
+            for gap in first + self.inflight.len() as u64..position {
+                self.inflight.push_back(Inflight { identifier: stored::identifier(gap), state: State::Done });
+            }
+            let state = if entry == Some(position) {
+                match entries.next() {
+                    Some((position, entry)) => State::Publish(entry.into_delivery(position)),
+                    None => State::Done,
+                }
+            } else {
+                released.next();
+                State::Release
+            };
+            self.inflight.push_back(Inflight { identifier: stored::identifier(position), state });
+        }
+        durable.first = first.unwrap_or_default();
+        self.inbox.restore(entries.map(|(position, entry)| entry.into_delivery(position)));
+        self.count_held();
     }
 
     /// True when the window, not the buffer, is all that keeps deliveries back.
@@ -314,12 +440,19 @@ impl Session {
         }
         self.waiting.rest();
         self.unsent.rest();
+        if let Some(durable) = &mut self.durable {
+            durable.rest();
+        }
     }
 
     fn window_is_open(&self) -> bool {
         self.sent == self.inflight.len()
             && self.unacknowledged < self.limits.window
-            && self.inflight.len() < self.limits.window.saturating_mul(SPAN).min(usize::from(u16::MAX) - 1)
+            && self.inflight.len() < self.span()
+    }
+
+    fn span(&self) -> usize {
+        span(self.limits.window)
     }
 
     /// Sends again what an earlier connection left unacknowledged (MQTT-4.4.0-1).
@@ -334,9 +467,15 @@ impl Session {
                         self.unacknowledged += 1;
                     } else {
                         *state = State::Done;
+                        if let Some(durable) = &mut self.durable {
+                            durable.done(durable.first + self.sent as u64);
+                        }
                     }
                 }
                 State::Release => {
+                    if self.durable.as_ref().is_some_and(|durable| !durable.releases_are_stored()) {
+                        return;
+                    }
                     out.buffer.ack(self.limits.version, AckKind::PubRel, *identifier, ReasonCode::Success);
                     self.unacknowledged += 1;
                 }
@@ -357,11 +496,26 @@ impl Session {
     }
 
     fn send_new(&mut self, delivery: Delivery, out: &mut Output<'_>) {
-        let identifier = self.next_identifier;
-        if !send(&self.limits, &self.inbox, &delivery, identifier, false, out) {
+        let position = self.durable.as_ref().map(|durable| durable.stored.position(delivery.position));
+        let identifier = position.map_or(self.next_identifier, stored::identifier);
+        let sent = send(&self.limits, &self.inbox, &delivery, identifier, false, out);
+        if let (Some(durable), Some(position)) = (&mut self.durable, position) {
+            if !sent {
+                durable.done(position);
+                return;
+            }
+            if self.inflight.is_empty() {
+                durable.first = position;
+            }
+            for gap in durable.first + self.inflight.len() as u64..position {
+                self.inflight.push_back(Inflight { identifier: stored::identifier(gap), state: State::Done });
+                self.sent += 1;
+            }
+        } else if !sent {
             return;
+        } else {
+            self.next_identifier = identifier.checked_add(1).unwrap_or(1);
         }
-        self.next_identifier = identifier.checked_add(1).unwrap_or(1);
         self.inflight.push_back(Inflight { identifier, state: State::Publish(delivery) });
         self.sent += 1;
         self.unacknowledged += 1;
@@ -384,6 +538,9 @@ impl Session {
         if place < self.sent {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
+        if let Some(durable) = &mut self.durable {
+            durable.done(durable.first + place as u64);
+        }
         self.forget_done();
     }
 
@@ -391,6 +548,9 @@ impl Session {
         while self.inflight.front().is_some_and(|inflight| matches!(inflight.state, State::Done)) {
             self.inflight.pop_front();
             self.sent = self.sent.saturating_sub(1);
+            if let Some(durable) = &mut self.durable {
+                durable.first += 1;
+            }
         }
     }
 
@@ -432,8 +592,16 @@ impl Session {
                     return Ok(());
                 }
                 inflight.state = State::Release;
+                if let Some(durable) = &mut self.durable {
+                    durable.release(durable.first + place as u64, identifier);
+                    return Ok(());
+                }
             }
-            State::Release => {}
+            State::Release => {
+                if self.durable.as_ref().is_some_and(|durable| !durable.releases_are_stored()) {
+                    return Ok(());
+                }
+            }
             State::Publish(_) => return Err(OutOfPlace),
             State::Done => return Ok(()),
         }
@@ -454,6 +622,11 @@ impl Session {
             State::Done => Ok(()),
         }
     }
+}
+
+/// How far identifiers in flight may be apart.
+fn span(window: usize) -> usize {
+    window.saturating_mul(SPAN).min(usize::from(u16::MAX) - 1)
 }
 
 /// A client that refuses a delivery has not been handed it.

@@ -38,7 +38,7 @@ impl World {
     fn new(version: Version, window: usize) -> Self {
         let capacity = Capacity { bytes: 64 << 20, items: 1_000_000 };
         let rules = rules(capacity, Arc::default());
-        let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules)));
+        let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules), None));
         session.connected(limits(version, window));
         Self { session, buffer: OutBuffer::default(), tally: Tally::default(), now: 0 }
     }
@@ -56,7 +56,7 @@ impl World {
 
     fn offer(&mut self, payload: &[u8], qos: QoS, hand_over: Option<Arc<HandOver>>) {
         let publication = Arc::new(publication("t", payload, qos, false));
-        let delivery = Delivery { publication, via: None, hand_over, qos, retain: false };
+        let delivery = Delivery { hand_over, ..Delivery::new(publication, qos) };
         let offered = self.session.inbox.offer(delivery);
         assert!(!matches!(offered, Offered::Full(_)));
     }
@@ -232,8 +232,7 @@ fn what_is_expired_or_too_large_is_not_sent_and_counted() {
     world.session.limits.maximum_packet_size = 50;
     world.now = 2000;
     let expired = Arc::new(with_expiry("t", b"1", QoS::AtLeastOnce, false, Some(2)));
-    let delivery =
-        Delivery { publication: expired, via: None, hand_over: None, qos: QoS::AtLeastOnce, retain: false };
+    let delivery = Delivery::new(expired, QoS::AtLeastOnce);
     world.with(|session, out| session.deliver(delivery, out));
     world.deliver(&[0; 50], QoS::AtLeastOnce);
     world.deliver(b"2", QoS::AtLeastOnce);
@@ -405,4 +404,75 @@ fn random_exchanges_lose_nothing_and_double_no_qos_2() {
         assert_eq!(client.received, offered, "each once and in order, seed {seed}");
         assert!(world.session.inbox.charge().is_empty(), "seed {seed}");
     }
+}
+
+/// A stored session whose next position is `next`, with its store.
+fn stored_world(next: u64, window: usize) -> (World, Arc<super::super::store::Store>, tempfile::TempDir) {
+    use super::super::{store::Store, stored::StoredSession};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sessions.redb");
+    let (store, _) = Store::open(&path, super::super::memory::Ledger::new(u64::MAX), Arc::default()).unwrap();
+    let rules = rules(Capacity { bytes: 64 << 20, items: 1_000_000 }, Arc::default());
+    let stored = StoredSession::new(store.clone(), store.new_session(), next);
+    let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules), Some(stored)));
+    session.connected(limits(Version::V5, window));
+    (World { session, buffer: OutBuffer::default(), tally: Tally::default(), now: 0 }, store, folder)
+}
+
+#[test]
+fn identifiers_of_a_stored_session_follow_from_positions_round_the_end() {
+    let (mut world, store, _folder) = stored_world(65_533, 10);
+    for number in 0..4u8 {
+        world.deliver(&[number], QoS::AtLeastOnce);
+    }
+    let expected: Vec<_> = [(65_534, 0), (65_535, 1), (1, 2), (2, 3)]
+        .map(|(identifier, number)| sent(identifier, &[number], QoS::AtLeastOnce, false))
+        .to_vec();
+    assert_eq!(world.seen(), expected);
+    for identifier in [1, 65_534, 2, 65_535] {
+        world.session.puback(identifier, ReasonCode::Success).unwrap();
+    }
+    assert!(world.session.is_idle());
+    // A hole: what was dropped had a position.
+    let dropped = world.session.inbox.stored().unwrap();
+    dropped.advance();
+    world.deliver(b"a", QoS::AtLeastOnce);
+    world.session.inbox.stored().unwrap().advance();
+    world.deliver(b"b", QoS::AtLeastOnce);
+    let expected = [sent(4, b"a", QoS::AtLeastOnce, false), sent(6, b"b", QoS::AtLeastOnce, false)];
+    assert_eq!(world.seen(), expected);
+    world.session.puback(6, ReasonCode::Success).unwrap();
+    world.session.puback(4, ReasonCode::Success).unwrap();
+    assert!(world.session.is_idle());
+    store.close_and_wait();
+}
+
+#[test]
+fn a_stored_session_sends_qos_2_and_pubrel_when_they_are_on_the_disk() {
+    let (mut world, store, _folder) = stored_world(0, 10);
+    // While a turn is open nothing is written.
+    let turn = store.gate();
+    world.deliver(b"1", QoS::AtLeastOnce);
+    world.deliver(b"2", QoS::ExactlyOnce);
+    world.deliver(b"3", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), [sent(1, b"1", QoS::AtLeastOnce, false)]);
+    drop(turn);
+    let settle = |world: &mut World| {
+        let stamp = store.wake_at(&world.session.inbox);
+        while !store.is_committed(stamp) {
+            std::thread::yield_now();
+        }
+        world.with(Session::pump);
+    };
+    settle(&mut world);
+    let expected = [sent(2, b"2", QoS::ExactlyOnce, false), sent(3, b"3", QoS::AtLeastOnce, false)];
+    assert_eq!(world.seen(), expected);
+    let turn = store.gate();
+    world.with(|session, out| session.pubrec(2, ReasonCode::Success, out)).unwrap();
+    world.with(Session::pump);
+    assert_eq!(world.seen(), []);
+    drop(turn);
+    settle(&mut world);
+    assert_eq!(world.seen(), [Seen::PubRel(2, ReasonCode::Success)]);
+    store.close_and_wait();
 }

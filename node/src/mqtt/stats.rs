@@ -100,6 +100,8 @@ counters! {
     sessions_expired,
     /// Sessions resumed.
     sessions_resumed,
+    /// Sessions found in the store at the start.
+    sessions_restored,
     /// Subscriptions now.
     subscriptions,
     /// Retained messages now.
@@ -162,6 +164,14 @@ counters! {
     wills_published,
     /// Will messages given up: too many waited.
     wills_dropped,
+    /// Transactions that wrote stored sessions.
+    store_commits,
+    /// Attempts to write stored sessions that found no room on the disk.
+    store_retries,
+    /// Bytes that wait to be written to the stored sessions, now.
+    store_waiting_bytes,
+    /// 1 when stored sessions cannot be written any more, until the node is started again.
+    store_failed,
 }
 
 impl Stats {
