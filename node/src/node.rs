@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
 use crate::bridge::admin::NodeAdmin;
 use crate::bridge::service::{Bridges, Definition, Kind, Surroundings};
 use crate::config::Config;
-use crate::mqtt::{Front, FrontHandle, Listener, Router};
+use crate::mqtt::{self, Front, FrontHandle, Listener, Router};
 
 /// How long bridges may take to finish what they hold when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -36,6 +37,9 @@ pub enum Error {
     /// Another node has the data directory.
     #[error("another causeway is using the data directory {0}; give this one its own with node.data_dir")]
     DataDirTaken(PathBuf),
+    /// Access control cannot be set up.
+    #[error(transparent)]
+    Access(#[from] crate::access::Error),
     /// A listener cannot be opened.
     #[error(transparent)]
     Front(#[from] crate::mqtt::Error),
@@ -60,7 +64,9 @@ impl Node {
     /// Starts everything that the configuration names.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let lock = lock_data_dir(&config.node.data_dir)?;
-        let options = config.mqtt_options();
+        let access = Access::start(&config.authentication, &config.authorization, &config.node.data_dir)?;
+        access.watch();
+        let options = mqtt::Options { access: access.clone(), ..config.mqtt_options() };
         let router = Router::new(config.retained_limits());
         let stats = router.stats().clone();
         let bridges = Bridges::start(Surroundings {

@@ -14,11 +14,20 @@
 //! * A failure tells nobody which part was wrong, and an unknown user costs what a wrong password costs.
 //! * No secret reaches a log, an error text or an answer.
 
+mod authenticator;
 mod bans;
+mod checks;
 mod exchange;
+mod files;
 mod filters;
+mod jwt;
+mod password_file;
+pub mod passwords;
 mod permissions;
 pub mod rules;
+mod scram;
+mod start;
+mod users;
 
 use std::{
     fmt,
@@ -30,17 +39,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use authenticator::Authenticator;
 pub use bans::Ban;
-use bans::{Bans, Consequence, Limits};
+use bans::{Bans, Consequence};
 use causeway_protocol::mqtt::ReasonCode;
 pub use exchange::{Exchange, Step};
+use files::Watched;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 pub use permissions::Permissions;
-use permissions::{Rules, Standing};
+use permissions::{Rules, Standing, TokenRules};
 use rules::RuleSet;
 pub use rules::{Allowed, Permission, Rule};
+pub use scram::SCRAM_SHA_256;
+pub use start::{Error, UserError, check};
 use tokio::time::Instant;
+pub use users::{UserRow, UsersError};
 
 /// What a CONNECT says about its client, and what is known about its connection.
 #[derive(Clone, Copy)]
@@ -144,12 +158,17 @@ pub struct Authorization {
 
 /// See the module.
 pub struct Access {
+    authenticator: Authenticator,
     bans: Bans,
     rules: Option<Arc<Rules>>,
+    /// The rules of the configuration, which those of the file come behind.
+    configured: Vec<Rule>,
     /// One a listener.
     standings: RwLock<HashMap<Box<str>, Permissions>>,
     deny_action: DenyAction,
     on_reload: RwLock<Vec<Hook>>,
+    watched: Vec<Watched>,
+    reload_interval: Duration,
 }
 
 impl fmt::Debug for Access {
@@ -169,24 +188,7 @@ impl Access {
         let Authorization { rules, no_match, deny_action } = authorization;
         let rules = rules
             .map(|rules| Arc::new(Rules { current: ArcSwap::from_pointee(RuleSet::new(rules)), no_match }));
-        let limits =
-            Limits { max_failures: 0, window: Duration::ZERO, ban: Duration::ZERO, delay: Duration::ZERO };
-        Arc::new(Self {
-            bans: Bans::new(limits),
-            rules,
-            standings: RwLock::default(),
-            deny_action,
-            on_reload: RwLock::default(),
-        })
-    }
-
-    /// Decides about a CONNECT without an authentication method.
-    pub fn authenticate(&self, credentials: &Credentials<'_>) -> Answer {
-        if self.is_banned(credentials.peer.ip()) {
-            return Answer::Now(Err(Refusal::at_once(ReasonCode::Banned)));
-        }
-        let permissions = self.permissions(credentials.listener);
-        Answer::Now(Ok(Admitted { permissions, ..Admitted::default() }))
+        Self::bare(rules, deny_action)
     }
 
     /// What clients of a listener may do.
@@ -200,6 +202,15 @@ impl Access {
         self.standings.write().entry(listener.into()).or_insert(permissions).clone()
     }
 
+    /// What a client with a token that has rules may do.
+    fn permissions_of_token(&self, listener: &str, token: TokenRules) -> Permissions {
+        let rules = self
+            .rules
+            .clone()
+            .unwrap_or_else(|| Arc::new(Rules { current: ArcSwap::default(), no_match: Permission::Allow }));
+        Permissions(Some(Arc::new(Standing { rules, listener: listener.into(), token: Some(token) })))
+    }
+
     /// Puts other rules in force, for publications from now on and new subscriptions.
     pub fn replace_rules(&self, rules: Vec<Rule>) {
         if let Some(known) = &self.rules {
@@ -208,21 +219,6 @@ impl Access {
                 hook();
             }
         }
-    }
-
-    /// Begins the conversation of a CONNECT with an authentication method, or of an AUTH that asks to
-    /// authenticate again (MQTT-5.0 4.12).
-    pub fn begin(
-        &self,
-        method: &str,
-        data: Option<&[u8]>,
-        credentials: &Credentials<'_>,
-    ) -> Result<Step, Refusal> {
-        let _ = (method, data);
-        if self.is_banned(credentials.peer.ip()) {
-            return Err(Refusal::at_once(ReasonCode::Banned));
-        }
-        Err(self.failed(credentials.peer.ip(), ReasonCode::BadAuthenticationMethod))
     }
 
     /// Whether connections from `address` are to be closed before anything is read.
@@ -258,3 +254,6 @@ impl Access {
         self.bans.clear(address, Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests;

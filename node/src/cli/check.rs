@@ -23,6 +23,13 @@ pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
                 );
                 return Ok(ExitCode::FAILURE);
             }
+            let wrong = crate::access::check(&loaded.value.authentication, &loaded.value.authorization);
+            if !wrong.is_empty() {
+                for error in &wrong {
+                    eprintln!("{error}");
+                }
+                return Ok(ExitCode::FAILURE);
+            }
             super::print(&format!("{}configuration is valid\n{}", remarks(&loaded), summary(&loaded.value)))
         }
         Err(errors) => {

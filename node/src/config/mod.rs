@@ -9,6 +9,7 @@
 //! * Bridges are data: [`parse_producer_bridge`] and [`parse_consumer_bridge`] read them from text (HOCON or
 //!   JSON), their `Serialize` writes canonical JSON that reads back as the same value.
 
+mod access;
 mod address;
 mod client_options;
 mod connection;
@@ -40,6 +41,11 @@ use lines::{LineIndex, Place};
 use section::{Section, named, nested, section};
 use tree::{Node, Walk};
 
+pub use access::{
+    ActionWord, AuthenticationConfig, AuthorizationConfig, BackendConfig, BanConfig, BuiltInDatabaseConfig,
+    CertificateName, ClientCertificateConfig, DenyActionWord, JwtConfig, NoMatch, PasswordChecksConfig,
+    PasswordFileConfig, PermissionWord, RetainWord, RuleConfig, RulesFile, TokenAlgorithm, TokenField,
+};
 pub use address::{HostPort, KAFKA_PORT};
 pub use client_options::ClientOptionsError;
 pub use connection::{
@@ -83,6 +89,10 @@ section! {
         mqtt: MqttConfig => nested();
         /// What the node says about itself under `$SYS/`.
         sys_topics: SysTopicsConfig => nested();
+        /// Who may connect.
+        authentication: AuthenticationConfig => access::AuthenticationKind;
+        /// What clients may do.
+        authorization: AuthorizationConfig => nested();
         /// Logging.
         log: LogConfig => nested();
         /// The link that `causeway ctl` uses.
@@ -90,6 +100,7 @@ section! {
         /// What is carried between MQTT and Kafka.
         bridges: BridgesConfig => nested();
     }
+    validate access::check_access;
 }
 
 section! {
@@ -140,6 +151,15 @@ pub struct Loaded<T> {
 
 /// Reads a configuration file; its includes count from its folder.
 pub fn load_file(path: &Path) -> Result<Loaded<Config>, Errors> {
+    load(path, &nested::<Config>())
+}
+
+/// Reads a file of access rules: `rules = [ .. ]`, as in the section `authorization`.
+pub fn load_rules(path: &Path) -> Result<Loaded<RulesFile>, Errors> {
+    load(path, &nested::<RulesFile>())
+}
+
+fn load<K: Kind>(path: &Path, kind: &K) -> Result<Loaded<K::Out>, Errors> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = match error.kind() {
@@ -150,7 +170,7 @@ pub fn load_file(path: &Path) -> Result<Loaded<Config>, Errors> {
         Errors(vec![Problem::whole(&name, message)])
     })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    read(&name, &text, Source::File(folder), &nested::<Config>())
+    read(&name, &text, Source::File(folder), kind)
 }
 
 /// Reads a configuration from text that messages call `name`. It can include no files and substitute nothing.

@@ -30,6 +30,12 @@ const PARTS: &[(&str, &str, &str)] = &[
         "Where MQTT clients connect over WebSocket and TLS, usually on port 8084.",
     ),
     ("mqtt", "mqtt", "Limits and timers of the device side."),
+    ("authentication", "authentication", "Who may connect. `access-control.md` explains it with examples."),
+    (
+        "authorization",
+        "authorization",
+        "What clients may do: rules, of which the first that fits decides. Without any, everything is allowed.",
+    ),
     ("log", "log", "Logging, to standard error."),
     ("admin", "admin", "The link that `causeway ctl` uses."),
     (
@@ -105,6 +111,11 @@ const EXAMPLE_VALUES: &[(&str, &str)] = &[
     ("listeners.wss.default.bind", "\"0.0.0.0:8084\""),
     ("listeners.wss.default.ssl_options.certfile", "\"certs/server.pem\""),
     ("listeners.wss.default.ssl_options.keyfile", "\"certs/server.key\""),
+    ("authentication.allow_anonymous", "false"),
+    (
+        "authentication.backends",
+        "[\n  # `causeway ctl users add NAME` makes them.\n  { type = built_in_database }\n]",
+    ),
     ("bridges.kafka.to_kafka.enable", "true"),
     ("bridges.kafka.to_kafka.bootstrap_hosts", "\"127.0.0.1:9092\""),
     ("bridges.kafka.to_kafka.local_topic", "\"t/#\""),
