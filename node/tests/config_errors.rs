@@ -6,11 +6,71 @@ use causeway::config::{load_text, parse_consumer_bridge, parse_producer_bridge};
 const GENERAL: &[(&str, &str)] = &[
     (
         "lisseners.tcp.x.bind = 1883",
-        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, log, admin, bridges",
+        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, authentication, authorization, log, admin, bridges",
     ),
     (
         "dashboard { port = 18083 }",
-        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, log, admin, bridges",
+        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, authentication, authorization, log, admin, bridges",
+    ),
+    (
+        "authentication.allow_anonymous = false",
+        "1: authentication.allow_anonymous: no client can connect: anonymous ones may not, and no backends know any other; ...",
+    ),
+    (
+        "authentication.backends = [ { path = x } ]",
+        "1: authentication.backends[0] = {...}: lacks its type; allowed: built_in_database, password_file, jwt, client_certificate",
+    ),
+    (
+        "authentication.backends = [ { type = builtin_database } ]",
+        "1: authentication.backends[0] = {...}: the type \"builtin_database\" is not known; allowed: built_in_database, password_file, jwt, client_certificate; did you mean built_in_database?",
+    ),
+    (
+        "authentication = [ { mechanism = scram, backend = built_in_database } ]",
+        "1: authentication[0].mechanism = \"scram\": SCRAM is a part of the user database here; write { type = built_in_database, scram = true }",
+    ),
+    (
+        "authentication.backends = [ { type = jwt } ]",
+        "1: authentication.backends[0]: a token is checked with one of secret, public_key and jwks_file; give exactly one of them",
+    ),
+    (
+        "authentication.backends = [ { type = jwt, secret = tiger, jwks_file = x } ]",
+        "1: authentication.backends[0]: a token is checked with one of secret, public_key and jwks_file; give exactly one of them",
+    ),
+    (
+        "authentication.backends = [ { type = jwt, secret = tiger, algorithms = [none] } ]",
+        "1: authentication.backends[0].algorithms[0] = \"none\": not known; allowed: HS256, ...",
+    ),
+    (
+        "authentication.backends = [ { type = jwt, from = username, secret = tiger, verify_claims { sub = \"${username}\" } } ]",
+        "1: authentication.backends[0].verify_claims: with from = username the user name is the token itself; only ${clientid} can be asked for",
+    ),
+    (
+        "authentication.backends = [ { type = built_in_database }, { type = built_in_database } ]",
+        "1: authentication.backends: built_in_database is there twice; once is enough",
+    ),
+    (
+        "authorization.no_match = ignore",
+        "1: authorization.no_match = \"ignore\": not known; allowed: allow, deny",
+    ),
+    (
+        "authorization.rules = [ { action = publish } ]",
+        "1: authorization.rules[0].permission: required and missing; allowed: allow, deny",
+    ),
+    (
+        "authorization.rules = [ { permission = allow, topics = [\"a/#/b\"] } ]",
+        "1: authorization.rules[0].topics[0] = \"a/#/b\": `#` must be the whole last level of a topic filter, as in `a/#`",
+    ),
+    (
+        "authorization.rules = [ { permission = allow, topics = \"${client}/x\" } ]",
+        "1: authorization.rules[0].topics = \"${client}/x\": the placeholder ${client} is not known here; allowed: ${clientid}, ${username}",
+    ),
+    (
+        "authorization.rules = [ { permission = allow, ipaddr = \"10.0.0.1/8\" } ]",
+        "1: authorization.rules[0].ipaddr = \"10.0.0.1/8\": the address has bits beyond the length of the network; did you mean 10.0.0.0/8?",
+    ),
+    (
+        "authorization.rules = [ { permission = allow, qos = [] } ]",
+        "1: authorization.rules[0].qos = [...]: no level: the rule would never fit; allowed: 0, 1, 2",
     ),
     ("node.nmae = a", "1: node.nmae: unknown key; did you mean name?; allowed here: name, data_dir"),
     ("node = 5", "1: node = 5: an object in braces is expected here"),

@@ -5,10 +5,20 @@ mod mqtt_front;
 
 use std::sync::Arc;
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use bytes::BytesMut;
+use causeway::access::passwords::Cost;
 use causeway::access::{
-    Access, Authorization, DenyAction, Permission, Rule, rules::Action, rules::TopicPattern,
+    Access, Authorization, DenyAction, Permission, Rule, SCRAM_SHA_256, rules::Action, rules::TopicPattern,
 };
-use causeway_protocol::mqtt::{AckKind, Connect, Packet, QoS, ReasonCode, Version, Will};
+use causeway::config::load_text;
+use causeway_protocol::mqtt::{
+    AckKind, Auth, Connect, Disconnect, Packet, QoS, ReasonCode, Subscribe, SubscribeFilter,
+    SubscriptionOptions, Version, Will,
+};
 use mqtt_front::*;
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
@@ -181,4 +191,334 @@ async fn an_authentication_method_that_nobody_knows_is_refused() {
     let wanted = Connect { authentication_method: Some("GS2-KRB5"), ..connect(Version::V5, "c") };
     assert_eq!(client.connect(&wanted).await.0, ReasonCode::BadAuthenticationMethod);
     assert_eq!(client.next().await, Seen::Closed);
+}
+
+const DATABASE: &str =
+    "authentication.backends = [ { type = built_in_database, scram = true, scram_iterations = 4096 } ]\n";
+const NO_BANS: &str = "authentication.ban { max_failures = 0, delay = 0 }\n";
+
+/// A broker with access from configuration text and the users `ann` and `root` with the password `right`.
+async fn configured(text: &str, folder: &Path) -> (Broker, Arc<Access>) {
+    let config = load_text("test", text).unwrap().value;
+    let access =
+        Access::start_with(&config.authentication, &config.authorization, folder, Cost::LEAST).unwrap();
+    for name in ["ann", "root"] {
+        // Only where there is a database.
+        let _ = access.add_user(name.into(), b"right".to_vec(), name == "root").await;
+    }
+    let broker = broker_with(|options| options.access = access.clone()).await;
+    (broker, access)
+}
+
+fn login<'a>(version: Version, username: &'a str, password: &'a str) -> Connect<'a> {
+    Connect { username: Some(username), password: Some(password.as_bytes()), ..connect(version, "c") }
+}
+
+async fn answer(broker: &Broker, connect: &Connect<'_>) -> ReasonCode {
+    let mut client = Client::open(broker.address, connect.version).await;
+    client.connect(connect).await.0
+}
+
+#[tokio::test]
+async fn each_version_is_told_in_its_own_words_that_it_may_not_come_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    for version in VERSIONS {
+        // MQTT-3.1.1 3.2.2.3: return codes 4 and 5; MQTT-5.0 3.2.2.2: 0x86 and 0x87.
+        assert_eq!(answer(&broker, &login(version, "ann", "right")).await, ReasonCode::Success);
+        assert_eq!(answer(&broker, &login(version, "ann", "wrong")).await, ReasonCode::BadUserNameOrPassword);
+        assert_eq!(answer(&broker, &login(version, "eve", "right")).await, ReasonCode::BadUserNameOrPassword);
+        assert_eq!(answer(&broker, &connect(version, "c")).await, ReasonCode::NotAuthorized);
+    }
+    let stats = broker.front.stats();
+    assert_eq!((stats.authentication_failed, stats.sessions_taken_over), (9, 0));
+}
+
+#[tokio::test]
+async fn what_was_sent_behind_a_connect_is_read_when_the_password_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    let mut client = Client::open(broker.address, Version::V5).await;
+    let mut bytes = BytesMut::new();
+    Packet::Connect(Box::new(login(Version::V5, "ann", "right"))).encode(Version::V5, &mut bytes).unwrap();
+    let filters = vec![SubscribeFilter { filter: "t", options: SubscriptionOptions::default() }];
+    let subscribe = Subscribe { packet_identifier: 1, filters, ..Subscribe::default() };
+    Packet::Subscribe(subscribe).encode(Version::V5, &mut bytes).unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut client.socket, &bytes).await.unwrap();
+    assert_eq!(client.next().await, Seen::ConnAck(ReasonCode::Success, false));
+    assert_eq!(client.next().await, Seen::SubAck(vec![ReasonCode::Success]));
+}
+
+#[tokio::test]
+async fn a_banned_address_is_told_once_and_then_closed_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{DATABASE} authentication.ban {{ max_failures = 3, delay = 200ms }}");
+    let (broker, access) = configured(&text, folder.path()).await;
+    let wrong = login(Version::V5, "ann", "wrong");
+    let started = Instant::now();
+    assert_eq!(answer(&broker, &wrong).await, ReasonCode::BadUserNameOrPassword);
+    assert_eq!(answer(&broker, &wrong).await, ReasonCode::BadUserNameOrPassword);
+    assert!(started.elapsed() >= Duration::from_millis(200), "the second answer came late");
+    let mut waiting = Client::open(broker.address, Version::V5).await;
+    assert_eq!(answer(&broker, &wrong).await, ReasonCode::Banned);
+    assert_eq!(waiting.connect(&login(Version::V5, "ann", "right")).await.0, ReasonCode::Banned);
+    let mut late = Client::open(broker.address, Version::V5).await;
+    assert_eq!(late.next().await, Seen::Closed, "without a CONNECT");
+    assert_eq!(broker.front.stats().connections_banned, 1);
+    assert_eq!(access.clear_bans(None), 1);
+    assert_eq!(answer(&broker, &login(Version::V5, "ann", "right")).await, ReasonCode::Success);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_of_checks_a_client_is_told_that_the_server_is_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{DATABASE}{NO_BANS} authentication.password_checks {{ max_concurrent = 1, max_waiting = 0, remember = 0 }}"
+    );
+    let config = load_text("test", &text).unwrap().value;
+    // Hashes as slow as in earnest, so that two are under way at one time.
+    let access = Access::start(&config.authentication, &config.authorization, folder.path()).unwrap();
+    access.add_user("ann".into(), b"right".to_vec(), false).await.unwrap();
+    let broker = broker_with(|options| options.access = access.clone()).await;
+    let names: Vec<String> = (0..8).map(|number| format!("nobody-{number}")).collect();
+    let connects = names.iter().map(|name| login(Version::V5, name, "x"));
+    let attempts: Vec<_> = connects.collect();
+    let answers =
+        futures_util::future::join_all(attempts.iter().map(|connect| answer(&broker, connect))).await;
+    let busy = answers.iter().filter(|reason| **reason == ReasonCode::ServerBusy).count();
+    assert!((1..8).contains(&busy), "{answers:?}");
+    assert_eq!(broker.front.stats().authentication_busy as usize, busy);
+    assert_eq!(answer(&broker, &login(Version::V311, "ann", "right")).await, ReasonCode::Success);
+}
+
+fn token(claims: &str) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let base64 = base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    let message = format!("{}.{}", base64.encode(r#"{"alg":"HS256"}"#), base64.encode(claims));
+    let mut mac =
+        <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(b"a secret of thirty-two bytes, ok").unwrap();
+    mac.update(message.as_bytes());
+    format!("{message}.{}", base64.encode(mac.finalize().into_bytes()))
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+const TOKENS: &str = r#"authentication.backends = [ {
+  type = jwt, secret = "a secret of thirty-two bytes, ok", leeway = 0, verify_claims { sub = "${username}" }
+} ]
+"#;
+
+#[tokio::test]
+async fn a_connection_ends_with_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{TOKENS}{NO_BANS}"), folder.path()).await;
+    let short = token(&format!(r#"{{"sub":"ann","exp":{}}}"#, unix_now() + 2));
+    for version in VERSIONS {
+        let mut client = Client::open(broker.address, version).await;
+        assert_eq!(client.connect(&login(version, "ann", &short)).await.0, ReasonCode::Success);
+        if version == Version::V5 {
+            assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::MaximumConnectTime));
+        }
+        assert_eq!(client.next().await, Seen::Closed);
+        if version != Version::V5 {
+            break;
+        }
+    }
+    assert_eq!(
+        answer(&broker, &login(Version::V5, "eve", &token(r#"{"sub":"ann"}"#))).await,
+        ReasonCode::BadUserNameOrPassword
+    );
+    assert_eq!(
+        answer(&broker, &login(Version::V5, "ann", &short)).await,
+        ReasonCode::BadUserNameOrPassword,
+        "expired"
+    );
+}
+
+#[tokio::test]
+async fn a_token_brings_its_own_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(TOKENS, folder.path()).await;
+    let mut client = Client::open(broker.address, Version::V5).await;
+    let own = token(r#"{"sub":"ann","acl":{"pub":["up/${clientid}"],"sub":["down/${clientid}/#"]}}"#);
+    assert_eq!(client.connect(&login(Version::V5, "ann", &own)).await.0, ReasonCode::Success);
+    assert_eq!(client.subscribe("down/c/+", QoS::AtMostOnce).await, [ReasonCode::Success]);
+    assert_eq!(client.subscribe("up/c", QoS::AtMostOnce).await, [ReasonCode::NotAuthorized]);
+    client.publish("up/c", b"x", QoS::AtLeastOnce, 1).await;
+    assert_eq!(client.next().await, Seen::Ack("PUBACK", 1, ReasonCode::NoMatchingSubscribers));
+    client.publish("up/d", b"x", QoS::AtLeastOnce, 2).await;
+    assert_eq!(client.next().await, Seen::Ack("PUBACK", 2, ReasonCode::NotAuthorized));
+}
+
+/// What a SCRAM client computes (RFC 5802 3).
+fn scram_client(password: &str, first: &str, challenge: &[u8]) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    use sha2::{Digest, Sha256};
+    let base64 = base64::prelude::BASE64_STANDARD;
+    let challenge = std::str::from_utf8(challenge).unwrap();
+    let hmac = |key: &[u8], message: &[u8]| -> [u8; 32] {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap();
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    };
+    let field = |name: &str| challenge.split(',').find_map(|part| part.strip_prefix(name)).unwrap();
+    let salt = base64.decode(field("s=")).unwrap();
+    let salted =
+        pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password.as_bytes(), &salt, field("i=").parse().unwrap());
+    let client_key = hmac(&salted, b"Client Key");
+    let without_proof = format!("c=biws,r={}", field("r="));
+    let signed = format!("{},{challenge},{without_proof}", first.strip_prefix("n,,").unwrap());
+    let signature = hmac(&Sha256::digest(client_key), signed.as_bytes());
+    let proof: Vec<u8> = client_key.iter().zip(signature).map(|(key, signature)| key ^ signature).collect();
+    format!("{without_proof},p={}", base64.encode(proof))
+}
+
+fn auth<'a>(reason: ReasonCode, method: &'a str, data: &'a [u8]) -> Packet<'a> {
+    let (method, data) = (Some(method), Some(data));
+    Packet::Auth(Auth { reason, authentication_method: method, authentication_data: data, ..Auth::default() })
+}
+
+fn scram<'a>(first: &'a str) -> Connect<'a> {
+    Connect {
+        authentication_method: Some(SCRAM_SHA_256),
+        authentication_data: Some(first.as_bytes()),
+        ..connect(Version::V5, "c")
+    }
+}
+
+/// Begins the exchange; the server's challenge.
+async fn challenged(client: &mut Client, first: &str) -> Vec<u8> {
+    client.send(&Packet::Connect(Box::new(scram(first)))).await;
+    match client.next().await {
+        Seen::Auth(ReasonCode::ContinueAuthentication, Some(method), data) if method == SCRAM_SHA_256 => data,
+        other => panic!("no challenge: {other:?}"),
+    }
+}
+
+/// A client that came in with SCRAM.
+async fn with_scram(broker: &Broker, first: &str) -> Client {
+    let mut client = Client::open(broker.address, Version::V5).await;
+    let challenge = challenged(&mut client, first).await;
+    let last = scram_client("right", first, &challenge);
+    client.send(&auth(ReasonCode::ContinueAuthentication, SCRAM_SHA_256, last.as_bytes())).await;
+    assert_eq!(client.next().await, Seen::ConnAck(ReasonCode::Success, false));
+    client
+}
+
+#[tokio::test]
+async fn scram_leads_in_and_the_server_proves_itself_in_connack() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = r#"authorization { no_match = deny, rules = [ { permission = allow, username = ann, topics = "t" } ] }"#;
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}{rules}"), folder.path()).await;
+    let mut client = with_scram(&broker, "n,,n=ann,r=abc").await;
+    let (method, word) = client.last_word.clone().unwrap();
+    assert!(method == SCRAM_SHA_256 && word.starts_with(b"v="));
+    assert_eq!(client.subscribe("t", QoS::AtMostOnce).await, [ReasonCode::Success], "it is ann");
+    assert_eq!(client.subscribe("u", QoS::AtMostOnce).await, [ReasonCode::NotAuthorized]);
+}
+
+#[tokio::test]
+async fn a_scram_exchange_that_goes_wrong_ends_with_the_reason_of_the_standard() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    let first = "n,,n=ann,r=abc";
+    let go_on = ReasonCode::ContinueAuthentication;
+    // Wrong password; somebody whom nobody knows.
+    for (first, password) in [(first, "wrong"), ("n,,n=eve,r=abc", "right")] {
+        let mut client = Client::open(broker.address, Version::V5).await;
+        let challenge = challenged(&mut client, first).await;
+        let last = scram_client(password, first, &challenge);
+        client.send(&auth(go_on, SCRAM_SHA_256, last.as_bytes())).await;
+        assert_eq!(client.next().await, Seen::ConnAck(ReasonCode::NotAuthorized, false));
+        assert_eq!(client.next().await, Seen::Closed);
+    }
+    // Data that are no SCRAM.
+    assert_eq!(answer(&broker, &scram("hello")).await, ReasonCode::NotAuthorized);
+    // Another method in the middle (MQTT-4.12.0-5), authenticating again too early, something else than AUTH.
+    let disconnect = Packet::Disconnect(Disconnect::default());
+    for (packet, expected) in [
+        (auth(go_on, "SCRAM-SHA-1", b"x"), Some(ReasonCode::ProtocolError)),
+        (auth(ReasonCode::ReAuthenticate, SCRAM_SHA_256, b"x"), Some(ReasonCode::ProtocolError)),
+        (Packet::PingReq, Some(ReasonCode::ProtocolError)),
+        (disconnect, None),
+    ] {
+        let mut client = Client::open(broker.address, Version::V5).await;
+        challenged(&mut client, first).await;
+        client.send(&packet).await;
+        if let Some(reason) = expected {
+            assert_eq!(client.next().await, Seen::ConnAck(reason, false), "{packet:?}");
+        }
+        assert_eq!(client.next().await, Seen::Closed, "{packet:?}");
+    }
+    assert_eq!(broker.front.stats().sessions, 0);
+}
+
+#[tokio::test]
+async fn an_exchange_that_stops_half_way_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = load_text("test", DATABASE).unwrap().value;
+    let access =
+        Access::start_with(&config.authentication, &config.authorization, folder.path(), Cost::LEAST)
+            .unwrap();
+    let broker = broker_with(|options| {
+        options.access = access;
+        options.connect_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let mut client = Client::open(broker.address, Version::V5).await;
+    challenged(&mut client, "n,,n=ann,r=abc").await;
+    assert_eq!(client.next().await, Seen::ConnAck(ReasonCode::NotAuthorized, false));
+    assert_eq!(client.next().await, Seen::Closed);
+}
+
+#[tokio::test]
+async fn a_client_authenticates_again_while_its_session_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    let first = "n,,n=ann,r=def";
+    let mut client = with_scram(&broker, "n,,n=ann,r=abc").await;
+    client.send(&auth(ReasonCode::ReAuthenticate, SCRAM_SHA_256, first.as_bytes())).await;
+    let Seen::Auth(ReasonCode::ContinueAuthentication, _, challenge) = client.next().await else { panic!() };
+    // Other packets go on in between (MQTT-5.0 4.12.1).
+    assert_eq!(client.subscribe("t", QoS::AtMostOnce).await, [ReasonCode::Success]);
+    let last = scram_client("right", first, &challenge);
+    client.send(&auth(ReasonCode::ContinueAuthentication, SCRAM_SHA_256, last.as_bytes())).await;
+    let Seen::Auth(ReasonCode::Success, Some(method), word) = client.next().await else { panic!() };
+    assert!(method == SCRAM_SHA_256 && word.starts_with(b"v="));
+    client.nothing().await;
+}
+
+#[tokio::test]
+async fn authenticating_again_wrongly_ends_the_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    let again = ReasonCode::ReAuthenticate;
+    let first = b"n,,n=ann,r=def";
+    // Another method (MQTT-4.12.1-1), an answer to nothing.
+    for packet in
+        [auth(again, "SCRAM-SHA-1", first), auth(ReasonCode::ContinueAuthentication, SCRAM_SHA_256, first)]
+    {
+        let mut client = with_scram(&broker, "n,,n=ann,r=abc").await;
+        client.send(&packet).await;
+        assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ProtocolError));
+        assert_eq!(client.next().await, Seen::Closed);
+    }
+    // A wrong proof; the right one of another user.
+    for (user, password) in [("ann", "wrong"), ("root", "right")] {
+        let first = format!("n,,n={user},r=def");
+        let mut client = with_scram(&broker, "n,,n=ann,r=abc").await;
+        client.send(&auth(again, SCRAM_SHA_256, first.as_bytes())).await;
+        let Seen::Auth(_, _, challenge) = client.next().await else { panic!() };
+        let last = scram_client(password, &first, &challenge);
+        client.send(&auth(ReasonCode::ContinueAuthentication, SCRAM_SHA_256, last.as_bytes())).await;
+        assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::NotAuthorized), "{user}");
+        assert_eq!(client.next().await, Seen::Closed);
+    }
+    // No method was agreed on (MQTT-4.12.0-6).
+    let mut client = Client::open(broker.address, Version::V5).await;
+    assert_eq!(client.connect(&login(Version::V5, "ann", "right")).await.0, ReasonCode::Success);
+    client.send(&auth(again, SCRAM_SHA_256, first)).await;
+    assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ProtocolError));
 }

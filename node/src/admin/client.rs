@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::link::{Link, LinkError, Patience};
 use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo, Request};
+use super::v1_access::{AccessAnswer, AccessRequest};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(5);
@@ -174,6 +175,17 @@ impl AdminClient {
     pub async fn mqtt(&mut self) -> Result<Vec<Counter>, ClientError> {
         match self.call(&Request::Mqtt).await? {
             Answer::Mqtt(counters) => Ok(counters),
+            other => Err(self.unexpected(&format_args!("{other:?}"))),
+        }
+    }
+
+    /// Users and bans.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn access(&mut self, request: AccessRequest) -> Result<AccessAnswer, ClientError> {
+        match self.call(&Request::Access(request)).await? {
+            Answer::Access(answer) => Ok(answer),
             other => Err(self.unexpected(&format_args!("{other:?}"))),
         }
     }

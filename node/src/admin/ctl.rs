@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::client::{AdminClient, ClientError};
 use super::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
+use super::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
 use super::{DEFAULT_ADDRESS, table};
 
 /// Environment variable that names the admin address where the flag does not.
@@ -72,6 +73,56 @@ pub enum Command {
     },
     /// Show all counters of the MQTT front
     Mqtt,
+    /// Manage the users of the built-in database
+    Users {
+        /// What to do
+        #[command(subcommand)]
+        what: UsersCommand,
+    },
+    /// Show and end the bans of addresses that failed to log in too often
+    Bans {
+        /// What to do
+        #[command(subcommand)]
+        what: BansCommand,
+    },
+}
+
+/// What can be done with users. Passwords are asked for, or read from the first line of standard input; they are
+/// no arguments, which other users of the machine could see.
+#[derive(Debug, Clone, Subcommand)]
+pub enum UsersCommand {
+    /// List them
+    List,
+    /// Add one; its password is asked for, or read from standard input
+    Add {
+        /// Name of the user
+        name: String,
+        /// The authorization rules do not count for this user
+        #[arg(long)]
+        superuser: bool,
+    },
+    /// Set another password, which is asked for, or read from standard input
+    Passwd {
+        /// Name of the user
+        name: String,
+    },
+    /// Remove one; connections that it has stay
+    Delete {
+        /// Name of the user
+        name: String,
+    },
+}
+
+/// What can be done with bans.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BansCommand {
+    /// List them
+    List,
+    /// End all bans, or that of one address
+    Clear {
+        /// The address
+        address: Option<String>,
+    },
 }
 
 impl Ctl {
@@ -130,6 +181,8 @@ impl Ctl {
                 let fields = counters.into_iter().map(|counter| (counter.name, json!(counter.value)));
                 pretty(&fields.collect::<serde_json::Map<_, _>>())
             }
+            Command::Users { what } => users(&mut client, what, json).await,
+            Command::Bans { what } => bans(&mut client, what, json).await,
         }
     }
 }
@@ -151,6 +204,64 @@ async fn clients(
         if !all.more || after.is_none() || all.clients.len() as u64 >= u64::from(limit) {
             return Ok(all);
         }
+    }
+}
+
+async fn users(client: &mut AdminClient, what: UsersCommand, json: bool) -> Result<String> {
+    let (request, done) = match what {
+        UsersCommand::List => {
+            let all = all_users(client).await?;
+            return if json { pretty(&all) } else { Ok(table::users(&all)) };
+        }
+        UsersCommand::Add { name, superuser } => {
+            let password = Password(crate::cli::prompt::new_password().await?);
+            let done = format!("user {name:?} added\n");
+            (AccessRequest::UserAdd { name, password, superuser }, done)
+        }
+        UsersCommand::Passwd { name } => {
+            let password = Password(crate::cli::prompt::new_password().await?);
+            let done = format!("password of {name:?} set\n");
+            (AccessRequest::UserPassword { name, password }, done)
+        }
+        UsersCommand::Delete { name } => {
+            let done = format!("user {name:?} deleted\n");
+            (AccessRequest::UserDelete { name }, done)
+        }
+    };
+    match client.access(request).await? {
+        AccessAnswer::User(user) if json => pretty(&user),
+        _ if json => pretty(&json!({})),
+        _ => Ok(done),
+    }
+}
+
+async fn all_users(client: &mut AdminClient) -> Result<Vec<UserInfo>> {
+    let mut all: Vec<UserInfo> = Vec::new();
+    loop {
+        let after = all.last().map(|user| user.name.clone());
+        let AccessAnswer::Users(page) =
+            client.access(AccessRequest::Users { after, limit: USERS_PAGE }).await?
+        else {
+            anyhow::bail!("the node answered something else than its users");
+        };
+        if page.users.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page.users);
+    }
+}
+
+async fn bans(client: &mut AdminClient, what: BansCommand, json: bool) -> Result<String> {
+    let request = match what {
+        BansCommand::List => AccessRequest::Bans,
+        BansCommand::Clear { address } => AccessRequest::BansClear { address },
+    };
+    match client.access(request).await? {
+        AccessAnswer::Bans(bans) if json => pretty(&bans),
+        AccessAnswer::Bans(bans) => Ok(table::bans(&bans)),
+        AccessAnswer::Cleared(ended) if json => pretty(&json!({ "ended": ended })),
+        AccessAnswer::Cleared(ended) => Ok(format!("{ended} ended\n")),
+        other => anyhow::bail!("the node answered something else: {other:?}"),
     }
 }
 

@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod v1;
+pub mod v1_access;
 
 pub use client::{AdminClient, ClientError};
 pub use server::{AdminHandle, AdminOptions, AdminServer, StartError};

@@ -272,6 +272,7 @@ impl Desk {
                     service.clients(client_id, after, limit).await.map(Answer::Clients)
                 }
                 Request::Mqtt => service.mqtt().await.map(Answer::Mqtt),
+                Request::Access(request) => service.access(request).await.map(Answer::Access),
             }
         });
         match timeout(self.options.operation, operation).await {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo};
+use super::v1_access::{AccessAnswer, AccessRequest};
 
 /// An operation under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
@@ -37,4 +38,7 @@ pub trait AdminService: Send + Sync + 'static {
 
     /// All counters of the MQTT front.
     fn mqtt(&self) -> Pending<'_, Vec<Counter>>;
+
+    /// Users and bans.
+    fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer>;
 }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
+use super::v1_access::{BanInfo, UserInfo};
 use crate::bridge::ledger::Ledger;
 
 enum Align {
@@ -53,6 +54,30 @@ impl Table {
         out.push_str(line.trim_end());
         out.push('\n');
     }
+}
+
+/// Users of the built-in database.
+pub(super) fn users(users: &[UserInfo]) -> String {
+    let yes = |flag: bool| if flag { "yes" } else { "" }.to_owned();
+    Table {
+        columns: vec![("NAME", Align::Left), ("SUPERUSER", Align::Left), ("SCRAM", Align::Left)],
+        rows: users
+            .iter()
+            .map(|user| vec![plain(&user.name), yes(user.superuser), yes(user.scram)])
+            .collect(),
+    }
+    .render()
+}
+
+/// Banned addresses.
+pub(super) fn bans(bans: &[BanInfo]) -> String {
+    let row =
+        |ban: &BanInfo| vec![plain(&ban.address), format!("{} s", ban.remaining_s), ban.failures.to_string()];
+    Table {
+        columns: vec![("ADDRESS", Align::Left), ("REMAINING", Align::Right), ("FAILURES", Align::Right)],
+        rows: bans.iter().map(row).collect(),
+    }
+    .render()
 }
 
 /// A column of counters: its heading, and the number to show.

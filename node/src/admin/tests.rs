@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::ctl::Ctl;
 use super::v1::{self, Request};
+use super::v1_access::{AccessAnswer, AccessRequest, BanInfo, Password, UserInfo, UsersPage};
 use super::*;
 use crate::bridge::ledger::Ledger;
 
@@ -93,6 +94,30 @@ impl AdminService for Fake {
     fn mqtt(&self) -> Pending<'_, Vec<Counter>> {
         let counter = |name: &str, value| Counter { name: name.into(), value };
         Box::pin(async move { Ok(vec![counter("connections", 12_345), counter("sessions", 6)]) })
+    }
+
+    fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer> {
+        Box::pin(async move {
+            let user = |name: &str| UserInfo { name: name.into(), superuser: name == "root", scram: false };
+            Ok(match request {
+                AccessRequest::Users { after: None, .. } => {
+                    AccessAnswer::Users(UsersPage { users: vec![user("ann"), user("root")], total: 2 })
+                }
+                AccessRequest::Users { .. } => AccessAnswer::Users(UsersPage { users: vec![], total: 2 }),
+                AccessRequest::UserAdd { name, .. } | AccessRequest::UserPassword { name, .. } => {
+                    AccessAnswer::User(user(&name))
+                }
+                AccessRequest::UserDelete { name } => {
+                    return Err(AdminError::failed(format_args!("there is no user {name:?}")));
+                }
+                AccessRequest::Bans => AccessAnswer::Bans(vec![BanInfo {
+                    address: "192.0.2.1".into(),
+                    remaining_s: 17,
+                    failures: 50,
+                }]),
+                AccessRequest::BansClear { .. } => AccessAnswer::Cleared(1),
+            })
+        })
     }
 
     fn restart_bridge(&self, id: String) -> Pending<'_, BridgeInfo> {
@@ -430,4 +455,25 @@ async fn the_command_line_says_how_to_find_the_node_when_none_is_there() {
     let text = format!("{error:#}");
     assert!(text.contains(&address) && text.contains("--admin HOST:PORT"), "{text}");
     assert!(text.contains("onnection refused"), "{text}");
+}
+
+#[tokio::test]
+async fn users_and_bans_are_shown() {
+    let server = AdminServer::start("127.0.0.1:0".parse().unwrap(), Arc::new(Fake::default())).await.unwrap();
+    let address = server.local_addr().to_string();
+    let ctl = async |arguments: &[&str]| {
+        let words = ["ctl", "--admin", &address].into_iter().chain(arguments.iter().copied());
+        Line::try_parse_from(words).unwrap().ctl.output(None).await.map_err(|error| format!("{error:#}"))
+    };
+    let users = ctl(&["users", "list"]).await.unwrap();
+    assert_eq!(users, "NAME  SUPERUSER  SCRAM\nann\nroot  yes\n");
+    let bans = ctl(&["bans", "list"]).await.unwrap();
+    assert_eq!(bans, "ADDRESS    REMAINING  FAILURES\n192.0.2.1       17 s        50\n");
+    assert_eq!(ctl(&["bans", "clear"]).await.unwrap(), "1 ended\n");
+    assert_eq!(ctl(&["users", "delete", "eve"]).await.unwrap_err(), "there is no user \"eve\"");
+    let request = Request::Access(AccessRequest::UserPassword {
+        name: "ann".into(),
+        password: Password(b"tiger".to_vec()),
+    });
+    assert!(!format!("{request:?}").contains("tiger"));
 }

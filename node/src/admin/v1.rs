@@ -11,6 +11,7 @@ use causeway_protocol::wire::{MAX_HEADER_LEN, Protocol};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::v1_access::{AccessAnswer, AccessRequest};
 use crate::bridge::ledger::Ledger;
 
 /// The version that these messages are sent as.
@@ -76,6 +77,8 @@ pub enum Request {
     },
     /// All counters of the MQTT front.
     Mqtt,
+    /// Users and bans.
+    Access(AccessRequest),
 }
 
 /// Most clients in one answer.
@@ -96,6 +99,8 @@ pub enum Answer {
     Clients(ClientsPage),
     /// To [`Request::Mqtt`].
     Mqtt(Vec<Counter>),
+    /// To [`Request::Access`].
+    Access(AccessAnswer),
 }
 
 /// A counter by its name, so that more of them do not change the layout.
@@ -345,6 +350,7 @@ mod tests {
     use bytes::BytesMut;
     use causeway_protocol::wire;
 
+    use super::super::v1_access::{Password, UserInfo};
     use super::*;
 
     #[test]
@@ -390,6 +396,11 @@ mod tests {
             Request::BridgeEnable { id: "c".into(), on: true },
             Request::Clients { client_id: None, after: Some("d".into()), limit: 9 },
             Request::Mqtt,
+            Request::Access(AccessRequest::UserAdd {
+                name: "e".into(),
+                password: Password(b"p".to_vec()),
+                superuser: true,
+            }),
         ];
         assert_eq!(encoded(&requests), LAYOUT_OF_REQUESTS);
         let bridge = BridgeInfo {
@@ -450,6 +461,7 @@ mod tests {
                 more: false,
             }),
             Answer::Mqtt(vec![Counter { name: "n".into(), value: 1 }]),
+            Answer::Access(AccessAnswer::User(UserInfo { name: "e".into(), superuser: true, scram: false })),
         ];
         assert_eq!(encoded(&answers), LAYOUT_OF_ANSWERS);
         let errors = [
@@ -470,14 +482,16 @@ mod tests {
 030162
 04016301
 050001016409
-06";
+06
+07010165017001";
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607
 0101076b61666b613a610161010102010172
 0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f010174020102030405060708090a0b0c0d0e0f
 03076b61666b613a610161010102010172
 04010163010102030400
-0501016e01";
+0501016e01
+060101650100";
     const LAYOUT_OF_ERRORS: &str = "\
 000161010162
 010172

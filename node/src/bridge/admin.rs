@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
+use crate::access::{Access, UserError, UserRow};
+use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, UserInfo, UsersPage};
 use crate::admin::{
     AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
     ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, Pending,
@@ -18,6 +20,7 @@ pub struct NodeAdmin {
     listeners: Vec<Listener>,
     stats: Arc<Stats>,
     clients: Clients,
+    access: Arc<Access>,
 }
 
 impl NodeAdmin {
@@ -30,6 +33,7 @@ impl NodeAdmin {
             listeners: front.listeners().to_vec(),
             stats,
             clients: front.clients(),
+            access: front.access(),
         }
     }
 
@@ -54,6 +58,10 @@ impl NodeAdmin {
 }
 
 impl AdminService for NodeAdmin {
+    fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer> {
+        Box::pin(access(&self.access, request))
+    }
+
     fn node(&self) -> Pending<'_, NodeInfo> {
         let stats = self.stats.snapshot();
         let listener = |listener: &Listener| ListenerInfo {
@@ -142,6 +150,55 @@ fn client(row: ClientRow) -> ClientInfo {
         inflight: row.inflight as u64,
         dropped: row.dropped,
     }
+}
+
+async fn access(access: &Access, request: AccessRequest) -> Result<AccessAnswer, AdminError> {
+    let user = |row: UserRow| UserInfo { name: row.name, superuser: row.superuser, scram: row.scram };
+    let failed = |error: UserError| AdminError::failed(error);
+    Ok(match request {
+        AccessRequest::Users { after, limit } => {
+            let limit = limit.min(USERS_PAGE) as usize;
+            let (rows, total) = access.list_users(after, limit).await.map_err(failed)?;
+            AccessAnswer::Users(UsersPage { users: rows.into_iter().map(user).collect(), total })
+        }
+        AccessRequest::UserAdd { name, password, superuser } => {
+            let row = access.add_user(name, password.0, superuser).await.map_err(failed)?;
+            tracing::info!(user = row.name, superuser, "user added");
+            AccessAnswer::User(user(row))
+        }
+        AccessRequest::UserPassword { name, password } => {
+            let row = access.set_password(name, password.0).await.map_err(failed)?;
+            tracing::info!(user = row.name, "password set");
+            AccessAnswer::User(user(row))
+        }
+        AccessRequest::UserDelete { name } => {
+            access.delete_user(name.clone()).await.map_err(failed)?;
+            tracing::info!(user = name, "user deleted");
+            AccessAnswer::Deleted
+        }
+        AccessRequest::Bans => AccessAnswer::Bans(
+            access
+                .bans()
+                .into_iter()
+                .map(|ban| BanInfo {
+                    address: ban.address,
+                    remaining_s: ban.remaining.as_secs(),
+                    failures: ban.failures,
+                })
+                .collect(),
+        ),
+        AccessRequest::BansClear { address } => {
+            let wrong = || AdminError::failed("not an address; write one such as 192.0.2.1 or 2001:db8::");
+            let address = match address {
+                Some(text) => {
+                    let text = text.strip_suffix("/64").unwrap_or(&text);
+                    Some(text.parse().map_err(|_| wrong())?)
+                }
+                None => None,
+            };
+            AccessAnswer::Cleared(access.clear_bans(address) as u64)
+        }
+    })
 }
 
 fn info(row: &Row) -> BridgeInfo {

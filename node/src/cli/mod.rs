@@ -5,6 +5,7 @@
 
 mod check;
 mod logging;
+pub(crate) mod prompt;
 mod serve;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::passwords::{Cost, PasswordHash};
 use crate::dev::{DevArgs, clients};
 use crate::dev_kafka;
 
@@ -43,6 +45,11 @@ enum Command {
     Config {
         #[command(subcommand)]
         what: ConfigCommand,
+    },
+    /// Make a line of a password file; the password is asked for, or read from standard input
+    Passwd {
+        /// Name of the user
+        user: String,
     },
     /// Ask a running node: counters, bridges, the node itself
     Ctl(crate::admin::ctl::Ctl),
@@ -128,6 +135,17 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(ctl.run())?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Passwd { user } => {
+            if user.is_empty() || user.contains([':', '\n', '\r']) || user.starts_with('#') {
+                anyhow::bail!(
+                    "a user name in a password file is not empty, begins with no # and has no colon"
+                );
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let password = runtime.block_on(prompt::new_password())?;
+            let hash = PasswordHash::new(&password, Cost::RECOMMENDED)?;
+            print(&format!("{user}:{hash}\n"))
         }
         Command::Version => print(concat!("causeway ", env!("CARGO_PKG_VERSION"), "\n")),
     }

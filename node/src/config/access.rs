@@ -429,7 +429,7 @@ section! {
         clientid: Vec<String> => one_or_list(text()).or(Vec::new());
         /// Addresses and networks it is for, such as `10.0.0.0/8`.
         ipaddr: Vec<Network> => one_or_list(network()).or(Vec::new());
-        /// Names of the listeners it is for.
+        /// Listeners it is for, by kind and name, such as `tcp:default`.
         listener: Vec<String> => one_or_list(text()).or(Vec::new());
         /// Topic filters, with `${clientid}` and `${username}`; `eq ` before one takes it by the letter. Empty: every
         /// topic. A subscription is allowed where a filter covers it, and denied where one overlaps with it.

@@ -53,6 +53,7 @@ use std::{
     time::Duration,
 };
 
+use crate::access::Access;
 use causeway_protocol::mqtt::ReasonCode;
 pub use clients::{ClientRow, Clients, ClientsPage};
 pub use listener::{ListenError, Listener};
@@ -212,6 +213,11 @@ impl FrontHandle {
     /// The listeners, in the order of the options.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// Who may connect and do what.
+    pub fn access(&self) -> Arc<Access> {
+        self.shared.options.access.clone()
     }
 
     /// All counters now.

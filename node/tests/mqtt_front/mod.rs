@@ -132,6 +132,7 @@ pub enum Seen {
     UnsubAck(Vec<ReasonCode>),
     PingResp,
     Disconnect(ReasonCode),
+    Auth(ReasonCode, Option<String>, Vec<u8>),
     Closed,
 }
 
@@ -170,6 +171,7 @@ pub struct Client {
     /// Topics by alias, and PUBLISHes that were named by alias alone.
     aliases: std::collections::HashMap<u16, String>,
     pub by_alias: usize,
+    pub last_word: Option<(String, Vec<u8>)>,
 }
 
 impl Client {
@@ -197,6 +199,7 @@ impl Client {
             response_information: None,
             aliases: std::collections::HashMap::new(),
             by_alias: 0,
+            last_word: None,
         }
     }
 
@@ -250,6 +253,8 @@ impl Client {
                     self.switches = (connack.maximum_qos, retain, wildcard);
                     self.server_keep_alive = connack.server_keep_alive;
                     self.response_information = connack.response_information.map(str::to_owned);
+                    let word = connack.authentication_data.unwrap_or_default().to_vec();
+                    self.last_word = connack.authentication_method.map(|method| (method.to_owned(), word));
                 }
                 self.reason_string = match &packet {
                     Packet::ConnAck(packet) => packet.reason_string,
@@ -383,6 +388,11 @@ fn see(packet: &Packet<'_>) -> Seen {
         Packet::UnsubAck(SubAck { reasons, .. }) => Seen::UnsubAck(reasons.to_vec()),
         Packet::PingResp => Seen::PingResp,
         Packet::Disconnect(disconnect) => Seen::Disconnect(disconnect.reason),
+        Packet::Auth(auth) => Seen::Auth(
+            auth.reason,
+            auth.authentication_method.map(str::to_owned),
+            auth.authentication_data.unwrap_or_default().to_vec(),
+        ),
         other => panic!("unexpected {other:?}"),
     }
 }
