@@ -6,11 +6,11 @@ use causeway::config::{load_text, parse_consumer_bridge, parse_producer_bridge};
 const GENERAL: &[(&str, &str)] = &[
     (
         "lisseners.tcp.x.bind = 1883",
-        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, authentication, authorization, log, admin, bridges",
+        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, log, admin, bridges",
     ),
     (
         "dashboard { port = 18083 }",
-        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, authentication, authorization, log, admin, bridges",
+        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, log, admin, bridges",
     ),
     (
         "authentication.allow_anonymous = false",

@@ -380,7 +380,7 @@ fn auth<'a>(reason: ReasonCode, method: &'a str, data: &'a [u8]) -> Packet<'a> {
     Packet::Auth(Auth { reason, authentication_method: method, authentication_data: data, ..Auth::default() })
 }
 
-fn scram<'a>(first: &'a str) -> Connect<'a> {
+fn scram(first: &str) -> Connect<'_> {
     Connect {
         authentication_method: Some(SCRAM_SHA_256),
         authentication_data: Some(first.as_bytes()),
@@ -521,4 +521,30 @@ async fn authenticating_again_wrongly_ends_the_session() {
     assert_eq!(client.connect(&login(Version::V5, "ann", "right")).await.0, ReasonCode::Success);
     client.send(&auth(again, SCRAM_SHA_256, first)).await;
     assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ProtocolError));
+}
+
+#[tokio::test]
+async fn a_session_resumed_by_another_user_keeps_only_what_that_user_may_subscribe_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = r#"authorization { no_match = deny, rules = [ { permission = allow, topics = ["${username}/#", "news"] } ] }"#;
+    let (broker, access) = configured(&format!("{DATABASE}{NO_BANS}{rules}"), folder.path()).await;
+    access.add_user("eve".into(), b"right".to_vec(), false).await.unwrap();
+    let lasting = |user| Connect {
+        username: Some(user),
+        password: Some(b"right"),
+        ..persistent(Version::V5, "shared")
+    };
+    let mut ann = Client::open(broker.address, Version::V5).await;
+    assert_eq!(ann.connect(&lasting("ann")).await, (ReasonCode::Success, false));
+    for filter in ["ann/secret", "news"] {
+        assert_eq!(ann.subscribe(filter, QoS::AtMostOnce).await, [ReasonCode::Success]);
+    }
+    let mut eve = Client::open(broker.address, Version::V5).await;
+    assert_eq!(eve.connect(&lasting("eve")).await, (ReasonCode::Success, true));
+    let mut root = Client::open(broker.address, Version::V5).await;
+    root.connect(&Connect { client_id: "root", ..login(Version::V5, "root", "right") }).await;
+    root.publish("ann/secret", b"not for eve", QoS::AtMostOnce, 0).await;
+    root.publish("news", b"for all", QoS::AtMostOnce, 0).await;
+    assert_eq!(eve.next().await, published("news", b"for all"));
+    assert_eq!(broker.front.stats().subscriptions, 1);
 }

@@ -69,6 +69,18 @@ impl ClientAccess {
         self.permissions.publish(origin, topic)
     }
 
+    /// Filters of a resumed session that its client may not subscribe to with any QoS.
+    pub(super) fn denied_filters<'f>(
+        &self,
+        origin: &Origin,
+        filters: impl Iterator<Item = &'f str>,
+    ) -> Vec<Box<str>> {
+        let levels = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+        let denied =
+            |filter: &&str| !levels.iter().any(|qos| self.permissions.may_subscribe(origin, filter, *qos));
+        filters.filter(denied).map(Box::from).collect()
+    }
+
     /// The method, for CONNACK.
     pub(super) fn method(&self) -> Option<&str> {
         self.method.as_deref()

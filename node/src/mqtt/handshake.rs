@@ -194,6 +194,16 @@ impl Connection {
             return Err(End::Gone);
         }
         self.out.use_aliases(connect.topic_alias_maximum);
+        if present && let Some(access) = &connect.access {
+            // The client id may be another user's: what it subscribed to is not for everybody.
+            for filter in
+                access.denied_filters(&connect.origin, session.filters.iter().map(|filter| &**filter))
+            {
+                session.unsubscribed(&filter);
+                self.shared.router.unsubscribe(inbox.id(), &filter);
+                work.tally.counts().denied_subscribes += 1;
+            }
+        }
         session.connected(connect.limits);
         let window = u32::try_from(connect.limits.window).unwrap_or(u32::MAX);
         let presence = Presence::Connected { window };

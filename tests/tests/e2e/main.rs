@@ -3,6 +3,7 @@
 //! Each scenario of the modules is one test per Kafka: the development Kafka, and each release of Apache
 //! Kafka that `tests/kafka/fetch` got. After each, the books of the bridges must balance.
 
+mod access;
 mod crash;
 mod dev;
 mod floods;
