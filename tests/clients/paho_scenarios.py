@@ -27,7 +27,8 @@ class Device:
             protocol=mqtt.MQTTv5 if V5 else mqtt.MQTTv311,
             **more,
         )
-        self.client.on_message = lambda _c, _u, message: self.messages.put(message)
+        self.aliases = {}
+        self.client.on_message = lambda _c, _u, message: self.messages.put(self.named(message))
         self.client.on_connect = lambda _c, _u, flags, reason, props: self.connected.put((flags, reason, props))
         self.client.on_disconnect = lambda _c, _u, _f, reason, _p: self.disconnected.put(reason)
         self.client.on_subscribe = lambda _c, _u, _m, reasons, _p: self.acked.put(reasons)
@@ -46,6 +47,15 @@ class Device:
         self.client.loop_start()
         self.flags, reason, self.properties = self.connected.get(timeout=SOON)
         assert reason == 0, reason
+
+    def named(self, message):
+        """paho leaves topic aliases to its user."""
+        alias = getattr(message.properties, "TopicAlias", None) if V5 else None
+        if alias and message.topic:
+            self.aliases[alias] = message.topic
+        elif alias:
+            message.topic = self.aliases[alias].encode()
+        return message
 
     def subscribe(self, *args, **more):
         result, _ = self.client.subscribe(*args, **more)

@@ -4,7 +4,7 @@
 //! [`versions`]: those that are there, and with `CAUSEWAY_REQUIRE_KAFKA=1` a missing one is a failure.
 
 use std::fmt;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -208,7 +208,13 @@ impl RealKafka {
         let [port, sasl_port, controller_port] = free_ports()?;
         let mut listeners = Vec::new();
         for listener in &extras.listeners {
-            let [port] = free_ports()?;
+            let port = loop {
+                let [free] = free_ports()?;
+                let taken = [port, sasl_port, controller_port];
+                if !taken.contains(&free) && !listeners.iter().any(|(_, known)| *known == free) {
+                    break free;
+                }
+            };
             listeners.push((listener.name, port));
         }
         let addresses: Vec<String> =
@@ -318,7 +324,9 @@ impl RealKafka {
         let deadline = Instant::now() + START_TIMEOUT;
         let bootstrap = self.bootstrap();
         loop {
-            if serves(&bootstrap) {
+            // It serves its first listener before it has opened the others, and ends if one of them is taken.
+            let is_open = |(_, port): &(_, u16)| TcpStream::connect(("127.0.0.1", *port)).is_ok();
+            if serves(&bootstrap) && self.listeners.iter().all(is_open) {
                 return Ok(());
             }
             let process = self.process.as_mut().context("this Kafka does not run")?;

@@ -6,6 +6,7 @@
 mod access;
 mod crash;
 mod dev;
+mod durable;
 mod floods;
 mod ground;
 mod guide;
