@@ -81,21 +81,23 @@ impl Kind {
 pub struct Broker {
     child: Child,
     address: SocketAddr,
+    second: SocketAddr,
     _directory: TempDir,
 }
 
 impl Broker {
-    /// Starts `program` and waits until it answers. `extra` is added to its configuration.
+    /// Starts `program` and waits until it answers over TCP. `extra` is added to its configuration; places for
+    /// `{directory}`, `{port}` and `{second_port}` are filled in there, too.
     pub async fn start(kind: Kind, program: &Path, extra: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (file, template) = kind.template();
         let (port, second_port) = free_ports()?;
-        let text = template
+        let text = format!("{template}{extra}")
             .replace("{directory}", &directory.path().to_string_lossy())
             .replace("{port}", &port.to_string())
             .replace("{second_port}", &second_port.to_string());
         let configuration = directory.path().join(file);
-        std::fs::write(&configuration, text + extra)?;
+        std::fs::write(&configuration, text)?;
         let child = Command::new(program)
             .args(kind.arguments(&configuration))
             .current_dir(directory.path())
@@ -104,11 +106,12 @@ impl Broker {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut broker = Self { child, address, _directory: directory };
+        let second = SocketAddr::from((Ipv4Addr::LOCALHOST, second_port));
+        let mut broker = Self { child, address, second, _directory: directory };
         let start = Instant::now();
         loop {
             let answer =
-                Link::connect(&address.to_string(), "bench-first", true, Duration::from_secs(2)).await;
+                Link::connect(&address.to_string().into(), "bench-first", true, Duration::from_secs(2)).await;
             match answer {
                 Ok(link) => {
                     link.close().await?;
@@ -128,6 +131,11 @@ impl Broker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where a further listener of its configuration listens.
+    pub fn second_address(&self) -> SocketAddr {
+        self.second
     }
 
     /// Its process id.

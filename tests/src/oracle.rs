@@ -94,7 +94,7 @@ pub fn record(key: Option<&str>, value: &str, headers: &[(&str, &str)]) -> Recor
 /// A load that tests begin with: QoS 1, closed loop.
 pub fn load(broker: &str, prefix: &str, topic: &str, clients: u32, messages_each: u64) -> Publishing {
     Publishing {
-        broker: broker.to_owned(),
+        broker: broker.into(),
         clients,
         prefix: prefix.to_owned(),
         topic: topic.to_owned(),

@@ -8,11 +8,14 @@
 //!   back-pressure).
 //! * [`subscriber`]: receivers that judge what they get.
 //! * [`ahead`]: keeps publishers from running away from subscribers where no acknowledgement does.
+//! * [`endpoint`]: where a client connects, over what, and as whom.
 //! * [`link`]: one MQTT 3.1.1 connection.
 //! * [`churn`]: connections that come and go as fast as the server takes them.
 
 pub mod ahead;
 pub mod churn;
+pub mod endpoint;
+mod frames;
 pub mod link;
 pub mod publisher;
 pub mod subscriber;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::Meter;
 use super::ahead::Ahead;
+use super::endpoint::Endpoint;
 use super::link::Link;
 use crate::judge::Published;
 use crate::stamp::{self, Stamp};
@@ -39,8 +40,8 @@ const CONNECTING: usize = 64;
 /// What to publish.
 #[derive(Debug, Clone)]
 pub struct Publishing {
-    /// `HOST:PORT`.
-    pub broker: String,
+    /// The server.
+    pub broker: Endpoint,
     /// Number of publishers.
     pub clients: u32,
     /// Client ids are this and a number.
@@ -462,7 +463,7 @@ mod tests {
     async fn what_was_not_acknowledged_is_sent_again_in_order_and_before_anything_new() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Publishing {
-            broker: listener.local_addr().unwrap().to_string(),
+            broker: listener.local_addr().unwrap().to_string().into(),
             clients: 1,
             prefix: "c".to_owned(),
             topic: "t/{client}/{n}".to_owned(),
@@ -502,7 +503,7 @@ mod tests {
     async fn an_open_loop_keeps_its_rate_and_counts_latency_from_the_moment_a_message_was_due() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Publishing {
-            broker: listener.local_addr().unwrap().to_string(),
+            broker: listener.local_addr().unwrap().to_string().into(),
             clients: 1,
             prefix: "c".to_owned(),
             topic: "t".to_owned(),

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Meter;
+use super::endpoint::Endpoint;
 use super::link::Link;
 use crate::judge::Judge;
 use crate::stamp::{self, Stamp};
@@ -26,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What to subscribe to.
 #[derive(Debug, Clone)]
 pub struct Subscribing {
-    /// `HOST:PORT`.
-    pub broker: String,
+    /// The server.
+    pub broker: Endpoint,
     /// Number of subscribers.
     pub clients: u32,
     /// Client ids are this and a number.
@@ -36,6 +37,9 @@ pub struct Subscribing {
     pub filter: String,
     /// QoS asked for.
     pub qos: QoS,
+    /// Whether their sessions end with their connections. A lasting session that the server has already is
+    /// resumed as it is, without another SUBSCRIBE.
+    pub clean: bool,
     /// How long connecting may take.
     pub patience: Duration,
 }
@@ -56,8 +60,11 @@ impl Subscribers {
         let mut tasks = JoinSet::new();
         for number in 0..settings.clients {
             let id = format!("{}{number}", settings.prefix);
-            let mut link = Link::connect(&settings.broker, &id, true, settings.patience).await?;
-            link.subscribe(&settings.filter.replace("{client}", &number.to_string()), settings.qos).await?;
+            let mut link = Link::connect(&settings.broker, &id, settings.clean, settings.patience).await?;
+            if !link.session_present {
+                let filter = settings.filter.replace("{client}", &number.to_string());
+                link.subscribe(&filter, settings.qos).await?;
+            }
             let receiving = receive(link, stop.subscribe(), Arc::clone(&meter));
             tasks.spawn(async move { anyhow::Ok((number, receiving.await?)) });
         }

@@ -8,10 +8,11 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use causeway_benches::brokers::{Broker, Kind};
+use causeway_benches::setup::Materials;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::connect::RESIDENT;
+use crate::loads::{Load, Table};
 use crate::report::Report;
 
 #[derive(Args)]
@@ -22,7 +23,10 @@ pub(crate) struct Brokers {
     /// Only these brokers; otherwise all that are found.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Kind>,
-    /// Only these loads.
+    /// Which loads.
+    #[arg(long, value_delimiter = ',', default_value = "plain")]
+    tables: Vec<Table>,
+    /// Only these loads, of whichever table.
     #[arg(long, value_delimiter = ',')]
     loads: Vec<Load>,
     /// Each measurement so many times; the one with the median figure is shown.
@@ -31,105 +35,6 @@ pub(crate) struct Brokers {
     /// Seconds of each saturated load.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-}
-
-/// A row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-enum Load {
-    /// 100 publishers, 1 subscriber, QoS 0, saturated.
-    FanInQos0,
-    /// The same with QoS 1.
-    FanInQos1,
-    /// 1 publisher, 100 subscribers, QoS 0, saturated.
-    FanOut,
-    /// 100 pairs of publisher and subscriber, 20,000 messages a second together, QoS 0.
-    OneByOne,
-    /// Memory of 10,000 idle connections.
-    Idle,
-    /// Connections that come and go.
-    Connects,
-}
-
-impl Load {
-    fn title(self) -> &'static str {
-        match self {
-            Self::FanInQos0 => "fan-in 100 to 1, QoS 0: CPU s per million delivered",
-            Self::FanInQos1 => "fan-in 100 to 1, QoS 1: CPU s per million delivered",
-            Self::FanOut => "fan-out 1 to 100, QoS 0: CPU s per million delivered",
-            Self::OneByOne => "one by one, 20,000/s, QoS 0: CPU s per million delivered (p50 / p99 ms)",
-            Self::Idle => "idle connection: KiB resident",
-            Self::Connects => "connects per second (CPU s per million)",
-        }
-    }
-
-    fn arguments(self, broker: &Broker, seconds: f64) -> Vec<String> {
-        // 20,000 ahead fill every queue on the way, and fit into every broker's.
-        let saturated = "--ahead 20000 --messages 1000000000 --warmup 20000";
-        let text = match self {
-            Self::FanInQos0 => {
-                format!(
-                    "mqtt-to-mqtt --clients 100 --qos 0 --subscription-qos 0 {saturated} --seconds {seconds}"
-                )
-            }
-            Self::FanInQos1 => {
-                format!(
-                    "mqtt-to-mqtt --clients 100 --qos 1 --subscription-qos 1 {saturated} --seconds {seconds}"
-                )
-            }
-            Self::FanOut => format!(
-                "mqtt-to-mqtt --clients 1 --subscribers 100 --qos 0 --subscription-qos 0 --ahead 2000 \
-                 --messages 1000000000 --warmup 2000 --seconds {seconds}"
-            ),
-            Self::OneByOne => format!(
-                "mqtt-to-mqtt --clients 100 --subscribers 100 --filter bench/{{client}}/+ --qos 0 \
-                 --subscription-qos 0 --stamp-at-write --rate 20000 --warmup 20000 --messages {}",
-                (20_000.0 * seconds) as u64
-            ),
-            Self::Idle => "connect --clients 10000 --hold 3".into(),
-            Self::Connects => format!("churn --seconds {seconds}"),
-        };
-        let address = broker.address().to_string();
-        let own =
-            ["--json", "--server-pid", &broker.pid().to_string(), "--broker", &address].map(String::from);
-        text.split_ascii_whitespace().map(String::from).chain(own).collect()
-    }
-
-    /// The figure that repetitions are ordered by.
-    fn figure(self, report: &Report) -> f64 {
-        match self {
-            Self::FanInQos0 | Self::FanInQos1 | Self::FanOut | Self::OneByOne => report
-                .server
-                .as_ref()
-                .and_then(|server| server.cpu_seconds_per_million_delivered)
-                .unwrap_or(f64::NAN),
-            Self::Idle => {
-                report.settings.get(RESIDENT).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN)
-            }
-            Self::Connects => report.per_second,
-        }
-    }
-
-    fn cell(self, report: &Report) -> String {
-        let figure = self.figure(report);
-        let cell = match self {
-            Self::FanInQos0 | Self::FanInQos1 | Self::FanOut => format!("{figure:.2}"),
-            Self::OneByOne => {
-                let latency = report.end_to_end.unwrap_or_default();
-                format!("{figure:.1} ({:.2} / {:.2})", latency.p50_us / 1e3, latency.p99_us / 1e3)
-            }
-            Self::Idle => format!("{:.2}", figure / 1024.0),
-            Self::Connects => {
-                let cost = report.server.as_ref().map_or(f64::NAN, |server| server.cpu_seconds_per_million);
-                format!("{figure:.0} ({cost:.1})")
-            }
-        };
-        let lost = report.lost();
-        if lost == 0 {
-            return cell;
-        }
-        let sent = lost + report.delivered.unwrap_or_default();
-        format!("{cell}, loses {:.2} %", lost as f64 * 100.0 / sent as f64)
-    }
 }
 
 fn details(report: &Report) -> String {
@@ -164,13 +69,19 @@ pub(crate) async fn compare(scenario: &Brokers, json: bool) -> Result<()> {
             None => bail!("{}: not found; name its directory with --brokers", kind.name()),
         }
     }
-    let loads = if scenario.loads.is_empty() { Load::value_variants() } else { &scenario.loads };
+    let of_tables =
+        Load::value_variants().iter().copied().filter(|load| scenario.tables.contains(&load.table()));
+    let loads = if scenario.loads.is_empty() { of_tables.collect() } else { scenario.loads.clone() };
+    let causeway =
+        Kind::Causeway.find(&scenario.directories).context("no causeway beside this program; build it")?;
+    let materials = Materials::new(&causeway)?;
     let mut measured: Vec<Measured> = Vec::new();
-    for &load in loads {
+    for &load in &loads {
         for _ in 0..scenario.repeat.max(1) {
             for (kind, program) in &programs {
-                let broker = Broker::start(*kind, program, "").await?;
-                let report = run(load, &broker, scenario.seconds)
+                let Some(extra) = materials.configuration(*kind, load.setup()) else { continue };
+                let broker = Broker::start(*kind, program, &extra).await?;
+                let report = run(load.arguments(&broker, &materials, scenario.seconds)?)
                     .await
                     .with_context(|| format!("{} under {load:?}", kind.name()))?;
                 let figure = load.figure(&report);
@@ -185,7 +96,7 @@ pub(crate) async fn compare(scenario: &Brokers, json: bool) -> Result<()> {
     }
     let names: Vec<_> = programs.iter().map(|(kind, _)| kind.name()).collect();
     println!("| | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
-    for &load in loads {
+    for &load in &loads {
         let cells = names.iter().map(|name| {
             median(measured.iter().filter(|one| one.load == load && one.broker == *name))
                 .map_or_else(String::new, |one| load.cell(&one.report))
@@ -202,9 +113,9 @@ fn median<'a>(of: impl Iterator<Item = &'a Measured>) -> Option<&'a Measured> {
     all.into_iter().nth(middle)
 }
 
-async fn run(load: Load, broker: &Broker, seconds: f64) -> Result<Report> {
+async fn run(arguments: Vec<String>) -> Result<Report> {
     let output = tokio::process::Command::new(std::env::current_exe()?)
-        .args(load.arguments(broker, seconds))
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)

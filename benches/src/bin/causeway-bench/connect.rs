@@ -1,6 +1,5 @@
 //! Connections: many that stay, and many that come and go.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,15 +11,21 @@ use clap::Args;
 use tokio::task::JoinSet;
 
 use crate::report::{Report, Watch};
+use crate::server::Server;
 
 /// Setting of a report: growth of the server's resident memory per connection, in bytes.
 pub(crate) const RESIDENT: &str = "resident_bytes_per_connection";
 
+/// Setting of a report: connections that resumed a TLS session.
+pub(crate) const RESUMED: &str = "resumed";
+
+/// Number of the first measured connection that comes and goes: those before it were the warm-up's.
+const MEASURED_FROM: u64 = 1_000;
+
 #[derive(Args)]
 pub(crate) struct Connect {
-    /// The MQTT side, HOST:PORT.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    broker: String,
+    #[command(flatten)]
+    server: Server,
     /// Connections.
     #[arg(long, default_value_t = 5_000)]
     clients: u32,
@@ -39,6 +44,7 @@ pub(crate) struct Connect {
 }
 
 pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Result<Report> {
+    let endpoint = Arc::new(scenario.server.endpoint()?);
     let watch = Watch::start(server_pid)?;
     let meter = Arc::new(Meter::default());
     let mut links = Vec::new();
@@ -50,11 +56,11 @@ pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Resu
             links.push(link??);
         }
         let keep_alive = scenario.keep_alive;
-        let (broker, id, meter) =
-            (scenario.broker.clone(), format!("{}{number}", scenario.prefix), Arc::clone(&meter));
+        let (endpoint, id, meter) =
+            (Arc::clone(&endpoint), format!("{}{number}", scenario.prefix), Arc::clone(&meter));
         tasks.spawn(async move {
             let start = Instant::now();
-            let link = Link::connect_with(&broker, &id, true, keep_alive, Duration::from_secs(30)).await?;
+            let link = Link::connect_with(&endpoint, &id, true, keep_alive, Duration::from_secs(30)).await?;
             meter.record([start.elapsed().as_nanos() as u64]);
             Ok(link)
         });
@@ -78,9 +84,12 @@ pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Resu
 
 #[derive(Args)]
 pub(crate) struct Churn {
-    /// The MQTT side, ADDRESS:PORT. 127.0.0.1 stands for several addresses of the loopback network.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    broker: SocketAddr,
+    /// Its address must be a number; 127.0.0.1 stands for several addresses of the loopback network.
+    #[command(flatten)]
+    server: Server,
+    /// Resume TLS sessions instead of shaking hands in full.
+    #[arg(long)]
+    resume: bool,
     /// Connections open at the same time.
     #[arg(long, default_value_t = 64)]
     concurrency: u32,
@@ -90,29 +99,25 @@ pub(crate) struct Churn {
     /// Client ids are this and a number.
     #[arg(long, default_value = "bench-")]
     prefix: String,
-    /// User name, where the server wants one.
-    #[arg(long, requires = "password")]
-    username: Option<String>,
-    /// The password that goes with it.
-    #[arg(long, requires = "username")]
-    password: Option<String>,
 }
 
 pub(crate) fn churn_connections(scenario: &Churn, server_pid: Option<u32>) -> Result<Report> {
+    let endpoint = scenario.server.endpoint()?;
     let settings = |seconds| Churning {
-        server: scenario.broker,
+        server: endpoint.clone(),
         concurrency: scenario.concurrency,
         duration: Duration::from_secs_f64(seconds),
         prefix: scenario.prefix.clone(),
-        credentials: scenario.username.clone().zip(scenario.password.clone()),
+        resume: scenario.resume,
     };
-    churn(&settings(0.3), &Meter::default()).context("warm-up")?;
+    churn(&settings(0.3), 0, &Meter::default()).context("warm-up")?;
     let meter = Meter::default();
     let watch = Watch::start(server_pid)?;
-    churn(&settings(scenario.seconds), &meter)?;
+    let resumed = churn(&settings(scenario.seconds), MEASURED_FROM, &meter)?;
     let seconds = watch.start.elapsed().as_secs_f64();
     let mut report = watch.report("churn", meter.count(), seconds)?;
     report.settings.insert("concurrency".into(), scenario.concurrency.into());
+    report.settings.insert(RESUMED.into(), resumed.into());
     report.acknowledged = Some(meter.latency());
     Ok(report)
 }

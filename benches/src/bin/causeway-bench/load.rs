@@ -16,12 +16,18 @@ use clap::Args;
 use mqttbytes::QoS;
 
 use crate::report::{Report, Watch};
+use crate::server::Server;
 
-#[derive(Args)]
+/// Setting of a report: messages a second that were queued for absent subscribers.
+pub(crate) const QUEUED_PER_SECOND: &str = "queued_per_second";
+
+/// Setting of a report: CPU seconds of the server per million of them.
+pub(crate) const QUEUED_COST: &str = "queued_cpu_seconds_per_million";
+
+#[derive(Args, Clone)]
 pub(crate) struct Load {
-    /// The MQTT side, HOST:PORT.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    broker: String,
+    #[command(flatten)]
+    server: Server,
     /// Publishers.
     #[arg(long, default_value_t = 50)]
     clients: u32,
@@ -96,6 +102,13 @@ pub(crate) struct MqttToMqtt {
     /// QoS of the subscriptions.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
     subscription_qos: u8,
+    /// Their sessions outlive their connections (clean session 0).
+    #[arg(long)]
+    lasting: bool,
+    /// With --lasting: they are away while messages are published (no warm-up), come back, and get them.
+    /// The server's costs are shown for both parts.
+    #[arg(long, requires = "lasting", conflicts_with = "ahead")]
+    absent: bool,
 }
 
 impl Load {
@@ -106,7 +119,7 @@ impl Load {
         ahead: Option<Arc<Ahead>>,
     ) -> Result<Arc<Publishing>> {
         Ok(Arc::new(Publishing {
-            broker: self.broker.clone(),
+            broker: self.server.endpoint()?,
             clients: self.clients,
             prefix: self.prefix.clone(),
             topic: self.mqtt_topic.clone(),
@@ -226,39 +239,61 @@ pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: Option<u32
 }
 
 pub(crate) async fn mqtt_to_mqtt(scenario: &MqttToMqtt, server_pid: Option<u32>) -> Result<Report> {
-    let subscribers = Subscribers::start(&Subscribing {
-        broker: scenario.load.broker.clone(),
+    let subscribing = Subscribing {
+        broker: scenario.load.server.endpoint()?,
         clients: scenario.subscribers,
         prefix: format!("{}subscriber-", scenario.load.prefix),
         filter: scenario.filter.clone(),
         qos: qos(scenario.subscription_qos)?,
+        clean: !scenario.lasting,
         patience: Duration::from_secs(30),
-    })
-    .await?;
+    };
+    let mut subscribers = Subscribers::start(&subscribing).await?;
     let pairs = scenario.filter.contains("{client}");
     let fan = if pairs { 1 } else { u64::from(scenario.subscribers) };
     let idle = Duration::from_secs(5);
-    let ahead =
-        || scenario.ahead.map(|limit| Arc::new(Ahead::new(limit, fan, Arc::clone(&subscribers.meter))));
     let mut warm_up = 0;
-    let ran = run_load(&scenario.load, server_pid, ahead, async |count| {
-        warm_up = subscribers.wait_for(count * fan, idle).await;
-        subscribers.meter.forget_latency();
-        Ok(())
-    })
-    .await?;
+    let (ran, away) = if scenario.absent {
+        subscribers.stop().await?;
+        let load = Load { warmup: 0, ..scenario.load.clone() };
+        let ran = run_load(&load, server_pid, || None, async |_| Ok(())).await?;
+        let queued = ran.watch.report("queued", ran.acknowledged, ran.seconds)?;
+        let back = Watch::start(server_pid)?;
+        subscribers = Subscribers::start(&subscribing).await?;
+        (ran, Some((queued, back)))
+    } else {
+        let meter = Arc::clone(&subscribers.meter);
+        let ahead = || scenario.ahead.map(|limit| Arc::new(Ahead::new(limit, fan, Arc::clone(&meter))));
+        let ran = run_load(&scenario.load, server_pid, ahead, async |count| {
+            warm_up = subscribers.wait_for(count * fan, idle).await;
+            subscribers.meter.forget_latency();
+            Ok(())
+        })
+        .await?;
+        (ran, None)
+    };
     let expected: u64 = ran.published.iter().map(|client| client.acknowledged.len()).sum();
     let before = Instant::now();
     let arrived = subscribers.wait_for(expected * fan, idle).await;
     let waited = if arrived == expected * fan { before.elapsed().as_secs_f64() } else { 0.0 };
-    let mut report = ran.watch.report("mqtt-to-mqtt", ran.acknowledged, ran.seconds)?;
-    report.settings = scenario.load.settings();
+    let mut report;
+    if let Some((queued, back)) = away {
+        report = back.report("mqtt-to-mqtt, absent", arrived, back.start.elapsed().as_secs_f64())?;
+        report.settings.insert(QUEUED_PER_SECOND.into(), queued.per_second.into());
+        let cost = queued.server.map(|server| server.cpu_seconds_per_million);
+        report.settings.insert(QUEUED_COST.into(), cost.into());
+        report.delivered(arrived, report.seconds);
+    } else {
+        report = ran.watch.report("mqtt-to-mqtt", ran.acknowledged, ran.seconds)?;
+        report.delivered(arrived - warm_up.min(arrived), ran.seconds + waited);
+        report.end_to_end = Some(subscribers.meter.latency());
+    }
+    report.settings.append(&mut scenario.load.settings());
     report.may_lose = scenario.load.qos.min(scenario.subscription_qos) == 0;
     report.settings.insert("subscribers".into(), scenario.subscribers.into());
     report.settings.insert("subscription_qos".into(), scenario.subscription_qos.into());
+    report.settings.insert("lasting".into(), scenario.lasting.into());
     report.acknowledged = Some(ran.latency);
-    report.end_to_end = Some(subscribers.meter.latency());
-    report.delivered(arrived - warm_up.min(arrived), ran.seconds + waited);
     for (number, judge) in subscribers.stop().await? {
         let of_all = ran.published.as_slice();
         let of_one = of_all.iter().position(|client| client.client == number);

@@ -6,7 +6,9 @@
 mod compare;
 mod connect;
 mod load;
+mod loads;
 mod report;
+mod server;
 mod soak;
 
 use anyhow::{Result, bail};

@@ -66,11 +66,12 @@ pub(crate) async fn soak(scenario: &Soak, server_pid: Option<u32>) -> Result<()>
     println!("soak: {} minutes on {address}, seed {}", scenario.minutes, scenario.seed);
     let duration = Duration::from_secs_f64(scenario.minutes * 60.0);
     let subscribers = Subscribers::start(&Subscribing {
-        broker: address.clone(),
+        broker: address.clone().into(),
         clients: 2,
         prefix: "soak-subscriber-".into(),
         filter: "steady/#".into(),
         qos: QoS::AtLeastOnce,
+        clean: true,
         patience: Duration::from_secs(10),
     })
     .await?;
@@ -89,7 +90,7 @@ pub(crate) async fn soak(scenario: &Soak, server_pid: Option<u32>) -> Result<()>
         });
     }
     let stream = Publishing {
-        broker: address.clone(),
+        broker: address.clone().into(),
         clients: STREAM.0,
         prefix: "soak-publisher-".into(),
         topic: "steady/{client}".into(),
@@ -181,7 +182,7 @@ async fn visit(broker: &str, random: &mut StdRng) -> Result<()> {
     // Two visitors with one persistent name are a takeover, which ends one of them: that is part of it.
     let id =
         if persistent { format!("soak-known-{name}") } else { format!("soak-{:x}", random.random::<u64>()) };
-    let mut link = match Link::connect(broker, &id, !persistent, Duration::from_secs(10)).await {
+    let mut link = match Link::connect(&broker.into(), &id, !persistent, Duration::from_secs(10)).await {
         Ok(link) => link,
         Err(_) if persistent => return Ok(()),
         Err(error) => return Err(error),
