@@ -246,3 +246,23 @@ async fn a_stop_does_not_wait_for_ever() {
     assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ServerShuttingDown));
     tokio::time::timeout(PATIENCE, stop).await.expect("it stops").expect("without a panic");
 }
+
+#[tokio::test]
+async fn a_refusal_says_why_also_where_it_waits_for_the_disk() {
+    let lasting = lasting::Lasting::new();
+    for broker in [broker().await, lasting.start().await] {
+        let sink = Arc::new(Sink::default());
+        broker.router.add_sink("t", sink.clone());
+        for (at, wants) in [true, false].into_iter().enumerate() {
+            let mut client = Client::open(broker.address, Version::V5).await;
+            let connect = Connect { request_problem_information: wants, ..persistent(Version::V5, "c") };
+            client.connect(&connect).await;
+            client.publish("t", b"x", QoS::ExactlyOnce, 7).await;
+            sink.has(at + 1).await;
+            sink.complete(at, FAILED);
+            assert_eq!(client.next().await, Seen::Ack("PUBREC", 7, ReasonCode::QuotaExceeded));
+            assert_eq!(client.reason_string.is_some(), wants);
+        }
+        broker.front.stop().await;
+    }
+}

@@ -4,52 +4,19 @@
 
 mod mqtt_front;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use causeway::{
     flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList},
     mqtt::{PublishProgress, Published},
 };
 use causeway_protocol::mqtt::{
-    AckKind, Connect, Packet, Publish, PublishProperties, QoS, ReasonCode, Version,
+    AckKind, Connect, Packet, Publish, PublishProperties, QoS, ReasonCode, SubscriptionOptions, Version,
 };
-use mqtt_front::*;
-use tempfile::TempDir;
-
-struct Lasting {
-    folder: TempDir,
-}
-
-impl Lasting {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    async fn start(&self) -> Broker {
-        let path = self.folder.path().join("sessions.redb");
-        broker_with(|options| options.session_store = Some(path)).await
-    }
-
-    async fn again(&self, broker: Broker) -> Broker {
-        tokio::time::timeout(PATIENCE, broker.front.stop()).await.unwrap();
-        self.start().await
-    }
-}
-
-async fn resume(broker: &Broker, version: Version, client_id: &str) -> (Client, bool) {
-    let mut client = Client::open(broker.address, version).await;
-    let (reason, present) = client.connect(&persistent(version, client_id)).await;
-    assert_eq!(reason, ReasonCode::Success);
-    (client, present)
-}
-
-/// Topic, payload, QoS, DUP and identifier of the next packet.
-async fn delivery(client: &mut Client) -> (Vec<u8>, QoS, bool, u16) {
-    match client.next().await {
-        Seen::Publish { payload, qos, dup, identifier, .. } => (payload, qos, dup, identifier),
-        other => panic!("no PUBLISH: {other:?}"),
-    }
-}
+use mqtt_front::{lasting::*, *};
 
 const QOS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];
 
@@ -184,6 +151,112 @@ async fn sinks_get_again_what_they_had_not_finished_and_sessions_do_not() {
     publisher.nothing().await;
     sink.complete(0, Outcome::Success);
     assert_eq!(publisher.next().await, Seen::Ack("PUBREC", 9, ReasonCode::Success));
+    subscriber.nothing().await;
+    broker.front.stop().await;
+}
+
+/// Publishes QoS 2 with identifier 9 to a sink that takes it and another that is full, and goes.
+async fn parked_and_gone(broker: &Broker) -> (Arc<Sink>, Arc<Sink>) {
+    let (quick, full) = (Arc::new(Sink::default()), Arc::new(Sink::default()));
+    broker.router.add_sink("t", quick.clone());
+    broker.router.add_sink("t", full.clone());
+    full.full.store(true, Ordering::SeqCst);
+    let connections = broker.front.stats().connections;
+    let (mut publisher, _) = resume(broker, Version::V5, "p").await;
+    publisher.publish("t", b"once", QoS::ExactlyOnce, 9).await;
+    quick.has(1).await;
+    while full.refused.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(publisher);
+    broker.until(|stats| stats.connections == connections).await;
+    (quick, full)
+}
+
+#[tokio::test]
+async fn a_publication_that_the_keeper_finishes_is_dispatched_once_through_a_crash() {
+    let lasting = Lasting::new();
+    let broker = lasting.start().await;
+    let (mut subscriber, _) = resume(&broker, Version::V5, "s").await;
+    let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    subscriber.subscribe_with("t", options, None).await;
+    let (mut own, _) = resume(&broker, Version::V5, "p").await;
+    own.subscribe_with("t", SubscriptionOptions { no_local: true, ..options }, None).await;
+    drop(own);
+    broker.until(|stats| stats.connections == 1).await;
+    let (quick, full) = parked_and_gone(&broker).await;
+    subscriber.nothing().await;
+    full.full.store(false, Ordering::SeqCst);
+    full.room.notify_waiters();
+    full.has(1).await;
+    assert_eq!(delivery(&mut subscriber).await.0, b"once");
+    // Its sinks take their time: no PUBREC before they have finished.
+    let (mut publisher, present) = resume(&broker, Version::V5, "p").await;
+    assert!(present);
+    let again = Publish { dup: true, ..publish("t", b"once", QoS::ExactlyOnce, 9) };
+    publisher.send(&Packet::Publish(again.clone())).await;
+    publisher.nothing().await;
+    quick.complete(0, Outcome::Success);
+    full.complete(0, Outcome::Success);
+    assert_eq!(publisher.next().await, Seen::Ack("PUBREC", 9, ReasonCode::Success));
+    assert_eq!((quick.len(), full.len()), (1, 1));
+    // The node dies here: what is in the file now is all that is left of it.
+    let crashed = lasting.copy();
+    drop((publisher, subscriber));
+    tokio::time::timeout(PATIENCE, broker.front.stop()).await.unwrap();
+    let broker = crashed.start().await;
+    let (mut subscriber, _) = resume(&broker, Version::V5, "s").await;
+    let (mut publisher, _) = resume(&broker, Version::V5, "p").await;
+    publisher.send(&Packet::Publish(again)).await;
+    assert_eq!(publisher.next().await, Seen::Ack("PUBREC", 9, ReasonCode::Success));
+    publisher.ack(AckKind::PubRel, 9).await;
+    assert_eq!(publisher.next().await, Seen::Ack("PUBCOMP", 9, ReasonCode::Success));
+    // Sent before the crash and not acknowledged, so with DUP; once.
+    assert_eq!(delivery(&mut subscriber).await, (b"once".to_vec(), QoS::AtLeastOnce, true, 1));
+    subscriber.nothing().await;
+    broker.front.stop().await;
+}
+
+#[tokio::test]
+async fn a_repetition_for_sinks_alone_stays_one_when_it_is_parked_again() {
+    let lasting = Lasting::new();
+    let broker = lasting.start().await;
+    let sink = Arc::new(Sink::default());
+    broker.router.add_sink("t", sink.clone());
+    let (mut subscriber, _) = resume(&broker, Version::V5, "s").await;
+    subscriber.subscribe("t", QoS::AtLeastOnce).await;
+    let (mut publisher, _) = resume(&broker, Version::V5, "p").await;
+    publisher.publish("t", b"once", QoS::ExactlyOnce, 9).await;
+    assert_eq!(delivery(&mut subscriber).await.0, b"once");
+    subscriber.ack(AckKind::PubAck, 1).await;
+    subscriber.nothing().await;
+    publisher.nothing().await;
+    drop((publisher, subscriber));
+    let broker = lasting.again(broker).await;
+    let (mut subscriber, _) = resume(&broker, Version::V5, "s").await;
+    let sink = Arc::new(Sink::default());
+    broker.router.add_sink("t", sink.clone());
+    sink.full.store(true, Ordering::SeqCst);
+    let again = Publish { dup: true, ..publish("t", b"once", QoS::ExactlyOnce, 9) };
+    // Parked with nobody having it, and gone; then parked behind a sink that has it, and gone.
+    for quick in [false, true] {
+        let first = Arc::new(Sink::default());
+        if quick {
+            broker.router.add_sink("+", first.clone());
+        }
+        let refused = sink.refused.load(Ordering::SeqCst);
+        let (mut publisher, _) = resume(&broker, Version::V5, "p").await;
+        publisher.send(&Packet::Publish(again.clone())).await;
+        while sink.refused.load(Ordering::SeqCst) == refused {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(publisher);
+        broker.until(|stats| stats.connections == 1).await;
+    }
+    sink.full.store(false, Ordering::SeqCst);
+    sink.room.notify_waiters();
+    sink.has(1).await;
+    sink.complete(0, Outcome::Success);
     subscriber.nothing().await;
     broker.front.stop().await;
 }

@@ -164,12 +164,16 @@ impl AckTracker {
         self.complete(SequenceRange { first: sequence, count: 1 }, Outcome::Success);
     }
 
-    /// A publication that is the last that arrived was given to nobody, and is forgotten.
-    pub(crate) fn abandon(&mut self, sequence: u64) {
+    /// A publication that is the last that arrived was given to nobody, and is forgotten; `sinks_only`: sessions
+    /// have it from before a restart, and that is remembered.
+    pub(crate) fn abandon(&mut self, sequence: u64, sinks_only: bool) {
         let is_last = sequence + 1 == self.base + self.slots.len() as u64;
         if is_last && let Some(slot) = self.slots.pop_back() {
             match slot.answer {
                 Answer::Acknowledged => self.qos1_slots -= 1,
+                Answer::Received if sinks_only => {
+                    self.exactly_once.insert(slot.identifier, Phase::Sinks);
+                }
                 Answer::Received => drop(self.exactly_once.remove(&slot.identifier)),
                 Answer::ReceivedAgain => {}
             }

@@ -75,9 +75,19 @@ fn a_repeated_qos_2_publication_waits_for_the_first() {
 fn an_abandoned_publication_may_come_again() {
     let mut tracker = AckTracker::default();
     let ExactlyOnce::New(sequence) = tracker.begin_exactly_once(7) else { panic!("repeated") };
-    tracker.abandon(sequence);
+    tracker.abandon(sequence, false);
     tracker.disconnected();
     assert!(matches!(tracker.begin_exactly_once(7), ExactlyOnce::New(_)));
+}
+
+#[test]
+fn an_abandoned_repetition_for_sinks_may_come_again_for_them_alone() {
+    let mut tracker = AckTracker::default();
+    tracker.restore(&[(7, true)]);
+    let ExactlyOnce::Sinks(sequence) = tracker.begin_exactly_once(7) else { panic!("sinks need it") };
+    tracker.abandon(sequence, true);
+    tracker.disconnected();
+    assert!(matches!(tracker.begin_exactly_once(7), ExactlyOnce::Sinks(_)));
 }
 
 /// What the test's client and sinks know.

@@ -17,6 +17,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -37,7 +38,7 @@ use super::{
     clock,
     explain::explain,
     handshake::Claiming,
-    inbox::{Mail, Outbox},
+    inbox::{Inbox, Mail, Outbox},
     listener::Place,
     memory::{self, Held, Pressure},
     options::CertificateUsername,
@@ -251,13 +252,15 @@ impl Connection {
         }
         let mut close = None;
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
-        for mail in mails.drain(..) {
+        let rest = Unread { mails, inbox };
+        while let Some(mail) = rest.mails.pop_front() {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Acknowledged(range, outcome) => session.tracker.complete(range, outcome),
                 Mail::Close(reason) => close = Some(reason),
             }
         }
+        drop(rest);
         let excess = inbox.excess();
         if !excess.is_empty() {
             session.shed(excess, &mut work.tally);
@@ -672,7 +675,10 @@ impl Connection {
         let mut now = Instant::now();
         scratch.work.wall = clock::unix_millis();
         scratch.work.client_maximum = None;
-        scratch.mails.clear();
+        if !scratch.work.outbox.is_empty() {
+            // The turn before this one panicked. What it had taken on goes out, and stays its own.
+            scratch.work.outbox.flush(&mut scratch.work.wakes, &mut scratch.work.tally);
+        }
         self.out.lend(&mut scratch.write);
         let mut rounds = 0;
         let done = loop {
@@ -710,6 +716,20 @@ impl Connection {
     }
 }
 
+/// Mail of a turn. After a panic what is left of it goes back to the session.
+struct Unread<'a> {
+    mails: &'a mut VecDeque<Mail>,
+    inbox: &'a Inbox,
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        if !self.mails.is_empty() {
+            self.inbox.return_mail(std::mem::take(self.mails));
+        }
+    }
+}
+
 impl Future for Connection {
     type Output = ();
 
@@ -722,7 +742,15 @@ impl Connection {
     /// Gives the session back to the keeper.
     pub(super) fn let_go(&mut self) {
         if let Some(mut client) = self.client.take() {
-            client.leave(&self.shared, &self.input, self.decoder);
+            if std::thread::panicking() {
+                // What it was about to publish may be what it cannot stand.
+                let leave = AssertUnwindSafe(|| client.leave(&self.shared, &self.input, self.decoder));
+                if catch_unwind(leave).is_err() {
+                    tracing::error!(client_id = %client.origin.client_id, "a publication was not brought to its end");
+                }
+            } else {
+                client.leave(&self.shared, &self.input, self.decoder);
+            }
             sys::client_event(&self.shared, &client.origin, client.version(), sys::Event::Disconnected);
         }
     }

@@ -374,6 +374,11 @@ impl Inbox {
         }
     }
 
+    /// Puts mail back that was taken out and not looked at.
+    pub(crate) fn return_mail(&self, mails: VecDeque<Mail>) {
+        self.mailbox.put_back(mails);
+    }
+
     /// A connection drains it from now on.
     pub(crate) fn attach(&self) {
         self.ending.store(false, Ordering::Relaxed);
@@ -648,10 +653,24 @@ pub(crate) struct Outbox {
     /// Whose publications wait for that, and which.
     publisher: Option<Arc<Inbox>>,
     sequences: Vec<SequenceRange>,
+    /// Complete then, in place of a publisher.
+    hand_over: Option<Arc<HandOver>>,
     ops: Vec<Op>,
 }
 
 impl Outbox {
+    /// A hand-over is complete when everything of this batch is on the disk, with `op`.
+    pub(crate) fn hand_over_when_stored(
+        &mut self,
+        store: &Arc<Store>,
+        hand_over: &Arc<HandOver>,
+        op: Option<Op>,
+    ) {
+        self.store = Some(store.clone());
+        self.hand_over = Some(hand_over.clone());
+        self.ops.extend(op);
+    }
+
     /// A publication is acknowledged when everything of this batch is on the disk, with `op`.
     pub(crate) fn await_store(
         &mut self,
@@ -700,6 +719,11 @@ impl Outbox {
         }
     }
 
+    /// True where there is nothing to hand over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.store.is_none()
+    }
+
     /// Hands everything over; who must be woken goes on `wakes`.
     pub(crate) fn flush(&mut self, wakes: &mut WakeList, tally: &mut Tally) {
         /// Buffers kept for the next batch; more or larger ones are given back.
@@ -716,9 +740,12 @@ impl Outbox {
                 self.spare.push(deliveries);
             }
         }
-        if let (Some(gate), Some(publisher)) = (gate, self.publisher.take()) {
+        let Some(gate) = gate else { return };
+        if let Some(publisher) = self.publisher.take() {
             gate.finish(self.ops.drain(..), &publisher, &self.sequences);
             self.sequences.clear();
+        } else if let Some(hand_over) = self.hand_over.take() {
+            gate.hand_over(self.ops.drain(..), hand_over);
         }
     }
 }

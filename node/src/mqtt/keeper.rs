@@ -13,11 +13,12 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
 
-use causeway_protocol::mqtt::ReasonCode;
+use causeway_protocol::mqtt::{ReasonCode, topic};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::{
@@ -30,7 +31,8 @@ use super::{
     inbox::{Filling, Inbox, Rules},
     memory::Pressure,
     options::QueueFull,
-    router::{Published, Router},
+    publication::Via,
+    router::Router,
     session::Session,
     stats::{Stats, Tally},
     store::{LoadedSession, Op, Presence, Store, read_message},
@@ -141,13 +143,19 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            let Ending { mut expiry, will } =
+            let Ending { expiry, will } =
                 std::mem::replace(&mut self.ending, Ending { expiry: None, will: None });
-            if std::thread::panicking() {
-                // Nobody knows what state the session is in.
-                expiry = None;
+            if !std::thread::panicking() {
+                self.keeper.give_back(session, expiry, will);
+                return;
             }
-            self.keeper.give_back(session, expiry, will);
+            // For client and session the connection is lost, and nothing more. Should the session itself be what
+            // is broken, it ends.
+            let (keeper, inbox) = (self.keeper.clone(), session.inbox.clone());
+            let back = AssertUnwindSafe(|| keeper.give_back(session, expiry, will));
+            if catch_unwind(back).is_err() {
+                keeper.forget(&inbox);
+            }
         }
     }
 }
@@ -292,6 +300,24 @@ impl Keeper {
         self.work.notify_one();
     }
 
+    /// Ends a session of which nothing is left but its inbox.
+    fn forget(&self, inbox: &Inbox) {
+        let mut state = self.state.lock();
+        let own = |entry: &Entry| matches!(entry, Entry::Connected { inbox: known, .. } if known.id() == inbox.id());
+        if !state.entries.get(inbox.client_id()).is_some_and(own) {
+            return;
+        }
+        state.entries.remove(inbox.client_id());
+        drop(state);
+        tracing::error!(client_id = inbox.client_id(), "a session that a panic left broken has ended");
+        // Subscriptions that are left lead to a closed inbox.
+        inbox.end();
+        Stats::subtract(&self.stats.sessions, 1);
+        if let Some(stored) = inbox.stored() {
+            stored.store.put(Op::End { session: stored.number });
+        }
+    }
+
     /// Gives a session that one connection let go to the one that took over.
     fn hand_on(
         self: &Arc<Self>,
@@ -349,12 +375,13 @@ impl Keeper {
 
     /// Brings a publication to its end, later if it must be. False: too many wait, it was dropped.
     pub(crate) fn run_errand(&self, mut errand: Errand) -> bool {
-        if self.advance(&mut errand) {
+        if errand.advance(&self.router) {
             return true;
         }
         let mut state = self.state.lock();
         if state.errands.len() >= ERRANDS {
             drop(state);
+            errand.give_up();
             Stats::add(&self.stats.wills_dropped, 1);
             return false;
         }
@@ -362,14 +389,6 @@ impl Keeper {
         drop(state);
         self.work.notify_one();
         true
-    }
-
-    fn advance(&self, errand: &mut Errand) -> bool {
-        let mut wakes = WakeList::default();
-        let Errand { message, progress, hand_over } = errand;
-        let published =
-            message.with(|message| self.router.publish(message, hand_over.as_ref(), progress, &mut wakes));
-        matches!(published, Published::Done { .. })
     }
 
     /// True when another connection waits for the session of `inbox`. One that was granted a session asks:
@@ -442,7 +461,7 @@ impl Keeper {
         let mut left = false;
         for _ in 0..count {
             let Some(mut errand) = self.state.lock().errands.pop_front() else { break };
-            if !self.advance(&mut errand) {
+            if !errand.advance(&self.router) {
                 self.state.lock().errands.push_back(errand);
                 left = true;
             }
@@ -496,8 +515,22 @@ impl Keeper {
     /// Takes up the sessions that the store had: all clients are away. What ended meanwhile ends now.
     pub(crate) fn restore(self: &Arc<Self>, store: &Arc<Store>, found: Vec<LoadedSession>) {
         let (now, wall) = (Instant::now(), clock::unix_millis());
-        let mut restored = 0u64;
+        let (mut restored, mut over) = (0u64, Vec::new());
+        let left = |found: &LoadedSession| {
+            let since = match found.record.presence {
+                Presence::Away { since, .. } => since,
+                Presence::Connected { .. } => wall,
+            };
+            let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
+            found.record.expiry.saturating_sub(gone)
+        };
+        // What a session holds for a group finds it, whichever of its members comes first.
+        for found in found.iter().filter(|found| left(found) > 0) {
+            let shared = found.subscriptions.iter().filter(|(filter, ..)| topic::is_shared(filter));
+            shared.for_each(|(filter, ..)| self.router.open_group(filter));
+        }
         for mut found in found {
+            let left = left(&found);
             let (since, sent) = match found.record.presence {
                 Presence::Away { since, sent } => (since, sent),
                 // The end of the process was the end of its connection. What its window held may have been
@@ -521,18 +554,13 @@ impl Keeper {
                 let left = Duration::from_millis(u64::try_from(due.saturating_sub(wall)).unwrap_or_default());
                 Some((left, Box::new(Will { message, delay: will.delay })))
             });
-            let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
-            let left = found.record.expiry.saturating_sub(gone);
             if left == 0 {
-                store.put(Op::End { session: found.session });
-                Stats::add(&self.stats.sessions_expired, 1);
-                self.publish_will(will.map(|(_, will)| will));
+                // Behind the others: they get what it held for them.
+                over.push((found, sent, will));
                 continue;
             }
             let client_id = found.record.client_id.clone();
-            let stored = StoredSession::new(store.clone(), found.session, found.next);
-            let mut session = self.session_with(&client_id, Some(stored));
-            session.restore(&mut found, sent);
+            let mut session = self.restored(store, &mut found, sent);
             let expiry = Duration::from_millis(found.record.expiry);
             session.expiry = Some(expiry);
             for (filter, options, identifier) in std::mem::take(&mut found.subscriptions) {
@@ -552,7 +580,35 @@ impl Keeper {
             state.entries.insert(client_id, Entry::Away { session, ends, will });
             restored += 1;
         }
+        for (mut found, sent, will) in over {
+            let session = self.restored(store, &mut found, sent);
+            self.end(session);
+            Stats::add(&self.stats.sessions_expired, 1);
+            self.publish_will(will.map(|(_, will)| will));
+        }
         Stats::add(&self.stats.sessions_restored, restored);
+    }
+
+    /// A session that the store had, with its queue and without its subscriptions. Positions below `sent` were sent.
+    fn restored(&self, store: &Arc<Store>, found: &mut LoadedSession, sent: u64) -> Box<Session> {
+        let stored = StoredSession::new(store.clone(), found.session, found.next);
+        let mut session = self.session_with(&found.record.client_id, Some(stored));
+        // Deliveries of one subscription share what is known about it.
+        let mut last: Option<(Arc<Via>, Arc<Via>)> = None;
+        for (_, entry) in &mut found.entries {
+            let Some(via) = entry.via.as_mut() else { continue };
+            let Some(share) = &via.share else { continue };
+            if last.as_ref().is_none_or(|(read, _)| !Arc::ptr_eq(read, via)) {
+                let group = self.router.group(share).map(|group| Arc::downgrade(&group)).unwrap_or_default();
+                let (identifiers, share) = (via.identifiers.clone(), via.share.clone());
+                last = Some((via.clone(), Arc::new(Via { identifiers, group, share })));
+            }
+            if let Some((_, joined)) = &last {
+                *via = joined.clone();
+            }
+        }
+        session.restore(found, sent);
+        session
     }
 }
 

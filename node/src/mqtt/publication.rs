@@ -156,13 +156,15 @@ pub(crate) struct Via {
     pub(crate) identifiers: SmallVec<[u32; 2]>,
     /// The group of a shared subscription.
     pub(crate) group: Weak<Group>,
+    /// Its filter, share name and all: what the group is found by after a restart.
+    pub(crate) share: Option<Box<str>>,
 }
 
 impl Via {
     /// Through subscriptions with these identifiers; none needs no [`Via`].
     pub(crate) fn identified(identifiers: impl IntoIterator<Item = u32>) -> Option<Arc<Self>> {
         let identifiers: SmallVec<_> = identifiers.into_iter().collect();
-        (!identifiers.is_empty()).then(|| Arc::new(Self { identifiers, group: Weak::new() }))
+        (!identifiers.is_empty()).then(|| Arc::new(Self { identifiers, ..Self::default() }))
     }
 }
 

@@ -9,24 +9,24 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 
+use bytes::{Bytes, BytesMut};
 use causeway_protocol::mqtt::{Ack, AckKind, Decoded, Decoder, Packet, Publish, QoS, ReasonCode, Version};
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
-    ack_tracker::ExactlyOnce,
+    ack_tracker::{ExactlyOnce, Release},
     clock,
     connection::{Connection, End, Work},
     explain::explain,
+    inbox::Inbox,
     out_buffer::OutBuffer,
-    publication::Publication,
     route::{Route, RouteCache},
-    router::PublishProgress,
-    share::Choice,
+    session::ClientLimits,
     shared::{Client, Shared},
     store::Op,
     stored::Held,
     sys,
-    will::{Errand, OwnedMessage},
+    will::{Errand, OwnedMessage, Rest},
 };
 use crate::{
     access::Allowed,
@@ -217,35 +217,14 @@ impl Client {
             }
         }
         let mut matched = sinks_only || !route.sinks.is_empty();
-        if !sinks_only && (publish.retain || !route.subscribers.is_empty() || !route.groups.is_empty()) {
-            let publication = Publication::new(&message, shared.router.memory());
-            let publication = Arc::new(publication.stored_as(shared.router.number_for(&message, &route)));
-            if publish.retain {
-                shared.router.retain(&publication, None);
-            }
-            for subscriber in &route.subscribers {
-                if subscriber.no_local && subscriber.inbox.id() == self.inbox.id() {
-                    continue;
-                }
-                matched = true;
-                work.outbox.push(&subscriber.inbox, subscriber.delivery(&publication, None));
-            }
-            for group in &route.groups {
-                let strategy = shared.options.shared_subscription_strategy;
-                let choice = Choice { strategy, publisher: &self.origin.client_id, topic };
-                let Some(member) = group.choose(&choice) else { continue };
-                matched = true;
-                work.outbox.push(&member.inbox, member.delivery(&publication, None));
-            }
+        if !sinks_only {
+            matched |= shared.router.dispatch(&message, &route, self.inbox.id(), &mut work.outbox);
         }
         if let Some((store, sequence, identified)) = stored {
             session.tracker.ticket_taken(sequence);
-            let op = self.inbox.stored().filter(|_| identified).map(|stored| Op::Received {
-                session: stored.number,
-                identifier: publish.packet_identifier,
-                sinks: route.sinks.iter().any(|sink| sink.holds_acknowledgement),
-            });
-            work.outbox.await_store(store, &self.inbox, sequence, op);
+            let received =
+                if identified { received(&self.inbox, &route, publish.packet_identifier) } else { None };
+            work.outbox.await_store(store, &self.inbox, sequence, received);
         }
         if !matched {
             work.tally.counts().unmatched += 1;
@@ -349,41 +328,35 @@ impl Client {
         let version = self.limits.version;
         let Some(session) = self.lease.session() else { return };
         while let Some(release) = session.tracker.release() {
-            let reason = release.reason;
-            if reason.is_error() {
-                // What was denied is counted already.
-                if reason != ReasonCode::NotAuthorized {
-                    work.tally.counts().failed_in_sink += 1;
-                }
-                if version != Version::V5 {
-                    shared.warn_failed(&self.origin.client_id, reason, work.wall);
-                } else if release.kind == AckKind::PubRec {
-                    session.tracker.refused(release.identifier, reason);
-                    if let Some(durable) = &mut session.durable {
-                        // The client may use the identifier for another publication at once.
-                        let (session, identifier) = (durable.stored.number, release.identifier);
-                        let packet = Held::Ack(AckKind::PubRec, identifier, reason);
-                        durable.answer(Op::Forgotten { session, identifier }, packet);
-                        continue;
-                    }
-                }
+            let Release { kind, identifier, reason } = release;
+            if !reason.is_error() {
+                out.ack(version, kind, identifier, reason);
+                continue;
             }
-            if version == Version::V5 && reason.is_error() && self.problem_information {
-                let ack = Ack {
-                    packet_identifier: release.identifier,
-                    reason,
-                    reason_string: explain(reason),
-                    ..Ack::default()
-                };
-                let packet = match release.kind {
-                    AckKind::PubRec => Packet::PubRec(ack),
-                    _ => Packet::PubAck(ack),
-                };
-                if out.packet(version, self.limits.maximum_packet_size, &packet).is_ok() {
+            // What was denied is counted already.
+            if reason != ReasonCode::NotAuthorized {
+                work.tally.counts().failed_in_sink += 1;
+            }
+            if version != Version::V5 {
+                shared.warn_failed(&self.origin.client_id, reason, work.wall);
+                out.ack(version, kind, identifier, reason);
+                continue;
+            }
+            let explained = if self.problem_information { self.limits.explained(release) } else { None };
+            if kind == AckKind::PubRec {
+                session.tracker.refused(identifier, reason);
+                if let Some(durable) = &mut session.durable {
+                    // The client may use the identifier for another publication at once.
+                    let session = durable.stored.number;
+                    let packet = explained.map_or(Held::Ack(kind, identifier, reason), Held::Explained);
+                    durable.answer(Op::Forgotten { session, identifier }, packet);
                     continue;
                 }
             }
-            out.ack(version, release.kind, release.identifier, reason);
+            match explained {
+                Some(packet) => out.raw(&packet),
+                None => out.ack(version, kind, identifier, reason),
+            }
         }
     }
 
@@ -395,7 +368,7 @@ impl Client {
         let Some(sequence) = parked.sequence else { return };
         let Some(session) = self.lease.session() else { return };
         if parked.next_sink == 0 {
-            session.tracker.abandon(sequence);
+            session.tracker.abandon(sequence, parked.sinks_only);
             return;
         }
         let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decoder.decode(input) else {
@@ -420,13 +393,45 @@ impl Client {
         };
         let message = OwnedMessage::copy(&message, shared.router.memory());
         let ticket = Ticket { sequence, ..self.ticket.clone() };
-        shared.keeper.run_errand(Errand {
+        let identified = publish.qos == QoS::ExactlyOnce;
+        let Parked { route, next_sink, sinks_only, .. } = *parked;
+        shared.keeper.run_errand(Errand::Rest(Box::new(Rest {
             message,
-            progress: PublishProgress::resume(parked.route, parked.next_sink),
+            received: if identified {
+                received(&self.inbox, &route, publish.packet_identifier)
+            } else {
+                None
+            },
+            route,
+            next_sink,
+            sinks_only,
+            publisher: self.inbox.id(),
             // Its completion is that of the dispatch, which the tracker waits for.
-            hand_over: Some(HandOver::new(ticket)),
-        });
+            hand_over: HandOver::new(ticket),
+        })));
     }
+}
+
+impl ClientLimits {
+    /// A PUBACK or PUBREC with its reason in words; none where there are none, or no room for them.
+    fn explained(&self, release: Release) -> Option<Bytes> {
+        let Release { kind, identifier, reason } = release;
+        let reason_string = Some(explain(reason)?);
+        let ack = Ack { packet_identifier: identifier, reason, reason_string, ..Ack::default() };
+        let packet = match kind {
+            AckKind::PubRec => Packet::PubRec(ack),
+            _ => Packet::PubAck(ack),
+        };
+        let mut bytes = BytesMut::new();
+        packet.encode_within(self.version, self.maximum_packet_size, &mut bytes).ok()?;
+        Some(bytes.freeze())
+    }
+}
+
+/// What the store is told of a QoS 2 publication of a stored session.
+fn received(inbox: &Inbox, route: &Route, identifier: u16) -> Option<Op> {
+    let sinks = route.sinks.iter().any(|sink| sink.holds_acknowledgement);
+    inbox.stored().map(|stored| Op::Received { session: stored.number, identifier, sinks })
 }
 
 enum Begun {

@@ -23,7 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use super::{
-    inbox::{Inbox, Offered},
+    inbox::{Inbox, Offered, Outbox},
     level_tree::{LevelTree, ROOT},
     memory::{Held, Ledger, Memory, Pressure},
     publication::{Delivery, Publication, Via},
@@ -74,20 +74,6 @@ struct Current {
 }
 
 impl PublishProgress {
-    /// A publication that `next_sink` sinks of `route` have.
-    pub(crate) fn resume(route: Arc<Route>, next_sink: usize) -> Self {
-        let current = Current {
-            route,
-            next_sink,
-            next_subscriber: 0,
-            next_group: 0,
-            stored: false,
-            publication: None,
-            matched: next_sink,
-        };
-        Self { routes: RouteCache::default(), current: Some(current) }
-    }
-
     /// Forgets a publication that was begun: the next call starts another.
     pub fn abandon(&mut self) {
         self.current = None;
@@ -181,16 +167,24 @@ impl Leaf {
         self.subscribers.is_empty() && self.groups.is_empty() && self.sinks.is_empty()
     }
 
-    /// A session joins the group of this name; true where it is new there.
-    fn join(&mut self, name: &str, subscription: &Subscription) -> bool {
+    /// The group of this name, which is empty where it is new.
+    fn group(&mut self, name: &str) -> Arc<Group> {
         let known = self.groups.iter().find(|group| group.name() == name).cloned();
-        let group = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let group = Group::new(name);
             self.groups.push(group.clone());
             group
-        });
-        let via =
-            Via { identifiers: subscription.identifier.into_iter().collect(), group: Arc::downgrade(&group) };
+        })
+    }
+
+    /// A session joins the group of this name; true where it is new there. `filter` is the client's, with the name.
+    fn join(&mut self, name: &str, filter: &str, subscription: &Subscription) -> bool {
+        let group = self.group(name);
+        let via = Via {
+            identifiers: subscription.identifier.into_iter().collect(),
+            group: Arc::downgrade(&group),
+            share: Some(filter.into()),
+        };
         group.join(RouteSubscriber { via: Some(Arc::new(via)), ..subscription.as_route() })
     }
 
@@ -343,6 +337,7 @@ impl Router {
         identifier: Option<u32>,
     ) -> bool {
         let subscription = Subscription { inbox: inbox.clone(), options, identifier };
+        let written = filter;
         let (share, filter) = match topic::parse_shared(filter) {
             Some((name, filter)) => (Some(name), filter),
             None => (None, filter),
@@ -350,7 +345,7 @@ impl Router {
         let mut filters = self.filters.write();
         let leaf = filters.tree.entry(filter, Leaf::new);
         let new = leaf.is_some_and(|leaf| match share {
-            Some(name) => leaf.join(name, &subscription),
+            Some(name) => leaf.join(name, written, &subscription),
             None => leaf.subscribers.insert(subscription),
         });
         self.stamps.changed(filter);
@@ -359,6 +354,23 @@ impl Router {
             Stats::add(&self.stats.subscriptions, 1);
         }
         new
+    }
+
+    /// The group of a shared subscription, where it has members or was opened; `filter` is with its share name.
+    pub(crate) fn group(&self, filter: &str) -> Option<Arc<Group>> {
+        let (name, filter) = topic::parse_shared(filter)?;
+        let filters = self.filters.read();
+        let leaf = filters.tree.value(filters.tree.find(filter)?)?;
+        leaf.groups.iter().find(|group| group.name() == name).cloned()
+    }
+
+    /// Makes the group of a shared subscription known before its first member joins, who has to follow.
+    pub(crate) fn open_group(&self, filter: &str) {
+        if let Some((name, filter)) = topic::parse_shared(filter)
+            && let Some(leaf) = self.filters.write().tree.entry(filter, Leaf::new)
+        {
+            leaf.group(name);
+        }
     }
 
     /// Ends a subscription; false where there was none.
@@ -568,14 +580,17 @@ impl Router {
         Published::Done { matched }
     }
 
-    fn advance(
+    /// Gives a message to the sinks of its route from `next` on, each with its part of the hand-over. `Some`: the
+    /// one at `next` has no room.
+    pub(crate) fn offer_to_sinks(
         &self,
         message: &Message<'_>,
         hand_over: Option<&Arc<HandOver>>,
-        current: &mut Current,
+        route: &Route,
+        next: &mut usize,
         wakes: &mut WakeList,
     ) -> Option<Room> {
-        while let Some(sink) = current.route.sinks.get(current.next_sink) {
+        while let Some(sink) = route.sinks.get(*next) {
             let ticket = hand_over.filter(|_| sink.holds_acknowledgement).map(SinkPart::ticket);
             match sink.sink.accept(message, ticket.as_ref(), wakes) {
                 Accepted::Taken => {}
@@ -586,8 +601,60 @@ impl Router {
                 }
                 Accepted::Full(room) => return Some(room),
             }
-            current.matched += 1;
-            current.next_sink += 1;
+            *next += 1;
+        }
+        None
+    }
+
+    /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to be
+    /// retained; `publisher` is the client's own session. True where somebody takes it.
+    ///
+    /// Nobody is waited for: what a queue has no room for is dropped by its policy.
+    pub(crate) fn dispatch(
+        &self,
+        message: &Message<'_>,
+        route: &Route,
+        publisher: u64,
+        outbox: &mut Outbox,
+    ) -> bool {
+        if !message.retain && route.subscribers.is_empty() && route.groups.is_empty() {
+            return false;
+        }
+        let mut matched = false;
+        let publication = Publication::new(message, self.memory);
+        let publication = Arc::new(publication.stored_as(self.number_for(message, route)));
+        if message.retain {
+            self.retain(&publication, None);
+        }
+        for subscriber in &route.subscribers {
+            if subscriber.no_local && subscriber.inbox.id() == publisher {
+                continue;
+            }
+            matched = true;
+            outbox.push(&subscriber.inbox, subscriber.delivery(&publication, None));
+        }
+        for group in &route.groups {
+            let (strategy, client_id) = (self.share_strategy(), &message.origin.client_id);
+            let choice = Choice { strategy, publisher: client_id, topic: message.topic };
+            let Some(member) = group.choose(&choice) else { continue };
+            matched = true;
+            outbox.push(&member.inbox, member.delivery(&publication, None));
+        }
+        matched
+    }
+
+    fn advance(
+        &self,
+        message: &Message<'_>,
+        hand_over: Option<&Arc<HandOver>>,
+        current: &mut Current,
+        wakes: &mut WakeList,
+    ) -> Option<Room> {
+        let before = current.next_sink;
+        let full = self.offer_to_sinks(message, hand_over, &current.route, &mut current.next_sink, wakes);
+        current.matched += current.next_sink - before;
+        if full.is_some() {
+            return full;
         }
         let Route { subscribers, groups, .. } = &*current.route;
         if subscribers.is_empty() && groups.is_empty() && (!message.retain || current.stored) {

@@ -157,8 +157,12 @@ impl Session {
     }
 
     fn count_held(&mut self) {
+        // Retained messages in the queue of a stored session are not charged there: all share them. Their places
+        // are this session's.
+        let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
         self.held.set(
             self.filter_bytes
+                + stored * memory::PLACE
                 + self.retained.capacity() * size_of::<Delivery>()
                 + self.inflight.capacity() * size_of::<Inflight>(),
         );
@@ -354,7 +358,7 @@ impl Session {
                 HeldPacket::Ack(kind, identifier, reason) => {
                     out.buffer.ack(self.limits.version, kind, identifier, reason);
                 }
-                HeldPacket::Packet(packet) => out.buffer.raw(&packet),
+                HeldPacket::Explained(packet) | HeldPacket::Packet(packet) => out.buffer.raw(&packet),
             }
         }
         !durable.holds_packets()

@@ -19,6 +19,7 @@ fn member(group: &Arc<Group>, id: u64, items: usize) -> RouteSubscriber {
         via: Some(Arc::new(Via {
             identifiers: [id as u32].into_iter().collect(),
             group: Arc::downgrade(group),
+            share: None,
         })),
         qos: QoS::AtLeastOnce,
         no_local: false,

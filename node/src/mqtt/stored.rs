@@ -78,6 +78,9 @@ pub(crate) fn identifier(position: u64) -> u16 {
 /// A packet that waits for the disk.
 pub(crate) enum Held {
     Ack(AckKind, u16, ReasonCode),
+    /// An acknowledgement that says more than its reason.
+    Explained(Bytes),
+    /// An answer that deliveries do not overtake.
     Packet(Bytes),
 }
 

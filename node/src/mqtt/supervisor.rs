@@ -173,15 +173,24 @@ pub(super) mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// A client of MQTT 3.1.1 with this client id of one letter and a session that lasts; is the session there?
+    /// A client of MQTT 3.1.1 with this client id of one letter, a will for the topic `w` and a session that lasts; is the
+    /// session there?
     async fn connect(front: &FrontHandle, id: u8) -> (TcpStream, bool) {
         let mut socket = TcpStream::connect(front.addresses()[0]).await.unwrap();
-        let packet = [b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01", &[id][..]].concat();
+        let packet =
+            [b"\x10\x13\x00\x04MQTT\x04\x0c\x00\x00\x00\x01", &[id][..], b"\x00\x01w\x00\x01x"].concat();
         socket.write_all(&packet).await.unwrap();
         let mut answer = [0; 4];
         timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!([answer[0], answer[1], answer[3]], [0x20, 2, 0], "{answer:?}");
         (socket, answer[2] == 1)
+    }
+
+    /// What comes next is this.
+    async fn reads(socket: &mut TcpStream, expected: &[u8]) {
+        let mut answer = vec![0; expected.len()];
+        timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, expected);
     }
 
     async fn is_served(socket: &mut TcpStream) {
@@ -201,24 +210,42 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_one_connection_and_is_counted() {
+    async fn a_panic_is_the_loss_of_one_connection_and_is_counted() {
         let options = Options {
             listeners: vec![ListenerOptions::new("test", "127.0.0.1:0".parse().unwrap())],
             ..Options::default()
         };
         let front = Front::start(options, Router::new(RetainedLimits::default())).await.unwrap();
         let (mut bystander, _) = connect(&front, b'b').await;
+        bystander.write_all(b"\x82\x06\x00\x01\x00\x01w\x00").await.unwrap();
+        reads(&mut bystander, b"\x90\x03\x00\x01\x00").await;
         for count in 1..=3 {
             let (mut victim, present) = connect(&front, b'v').await;
-            // What state a session was in that saw a panic, nobody knows: it does not go on.
-            assert!(!present);
+            assert_eq!(present, count > 1);
+            if present {
+                // What it had not acknowledged, and what came while it was away.
+                reads(&mut victim, &[0x3a, 0x06, 0, 1, b'v', 0, count as u8 * 2 - 3, b'1']).await;
+                reads(&mut victim, &[0x32, 0x06, 0, 1, b'v', 0, count as u8 * 2 - 2, b'2']).await;
+                for identifier in [count as u8 * 2 - 3, count as u8 * 2 - 2] {
+                    victim.write_all(&[0x40, 2, 0, identifier]).await.unwrap();
+                }
+            } else {
+                victim.write_all(b"\x82\x06\x00\x01\x00\x01v\x01").await.unwrap();
+                reads(&mut victim, b"\x90\x03\x00\x01\x01").await;
+            }
             is_served(&mut victim).await;
+            bystander.write_all(b"\x32\x06\x00\x01v\x00\x011").await.unwrap();
+            reads(&mut bystander, b"\x40\x02\x00\x01").await;
+            reads(&mut victim, &[0x32, 0x06, 0, 1, b'v', 0, count as u8 * 2 - 1, b'1']).await;
             victim.write_all(&[b"\x30\x0c\x00\x0a", PANIC.as_bytes()].concat()).await.unwrap();
             let mut rest = Vec::new();
             let _ = timeout(PATIENCE, victim.read_to_end(&mut rest)).await.expect("the connection ends");
             until(&front, |stats| stats.connections_panicked == count && stats.connections == 1).await;
-            assert_eq!(front.stats().sessions, 1);
+            assert_eq!(front.stats().sessions, 2);
             assert_eq!(front.listeners()[0].connections(), 1);
+            reads(&mut bystander, b"\x30\x04\x00\x01wx").await;
+            bystander.write_all(b"\x32\x06\x00\x01v\x00\x022").await.unwrap();
+            reads(&mut bystander, b"\x40\x02\x00\x02").await;
             is_served(&mut bystander).await;
         }
         front.stop().await;

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
-use causeway_protocol::mqtt::{PublishPropertiesBuf, QoS, Will as WillPacket};
+use causeway_protocol::mqtt::{PublishPropertiesBuf, QoS, ReasonCode, Will as WillPacket};
 
 use super::{
+    inbox::Outbox,
     memory::{Held, Memory},
-    router::PublishProgress,
+    route::Route,
+    router::{PublishProgress, Published, Router},
+    stats::Tally,
+    store::Op,
 };
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket};
+use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList};
 
 /// A message that owns its parts.
 pub(crate) struct OwnedMessage {
@@ -86,10 +90,58 @@ impl Will {
 }
 
 /// A publication that the keeper brings to its end.
-pub(crate) struct Errand {
+pub(crate) enum Errand {
+    /// A will.
+    Will { message: OwnedMessage, progress: PublishProgress, hand_over: Option<Arc<HandOver>> },
+    /// What a connection could not finish.
+    Rest(Box<Rest>),
+}
+
+/// A publication that some sinks have and others had no room for when its connection died. It goes on as the
+/// connection would have done: sinks are waited for, sessions are not, and with what goes to stored ones goes the
+/// packet identifier.
+pub(crate) struct Rest {
     pub(crate) message: OwnedMessage,
-    pub(crate) progress: PublishProgress,
-    pub(crate) hand_over: Option<Arc<HandOver>>,
+    pub(crate) route: Arc<Route>,
+    /// Sinks of the route before this one have it.
+    pub(crate) next_sink: usize,
+    /// Sessions have it from before a restart.
+    pub(crate) sinks_only: bool,
+    /// The session that published it: its inbox.
+    pub(crate) publisher: u64,
+    /// What the store is to know, with QoS 2 of a stored session.
+    pub(crate) received: Option<Op>,
+    /// Complete when sinks and disk have it.
+    pub(crate) hand_over: Arc<HandOver>,
+}
+
+impl Rest {
+    /// True when it is done.
+    fn advance(&mut self, router: &Router, wakes: &mut WakeList) -> bool {
+        let Self { message, route, next_sink, sinks_only, publisher, received, hand_over } = self;
+        message.with(|message| {
+            if router.offer_to_sinks(message, Some(hand_over), route, next_sink, wakes).is_some() {
+                return false;
+            }
+            if *sinks_only {
+                return true;
+            }
+            let reliable = message.qos != QoS::AtMostOnce;
+            let stored = reliable && (received.is_some() || message.retain || route.stored > 0);
+            let store = router.store().filter(|_| stored);
+            if store.is_some_and(|store| !store.has_room()) {
+                return false;
+            }
+            let (mut outbox, mut tally) = (Outbox::default(), Tally::default());
+            router.dispatch(message, route, *publisher, &mut outbox);
+            if let Some(store) = store {
+                outbox.hand_over_when_stored(store, hand_over, received.take());
+            }
+            outbox.flush(wakes, &mut tally);
+            tally.flush(router.stats());
+            true
+        })
+    }
 }
 
 impl Errand {
@@ -104,6 +156,25 @@ impl Errand {
         message.received_at = now;
         let hand_over = (message.qos != QoS::AtMostOnce)
             .then(|| HandOver::new(Ticket { sink: Arc::new(Nobody), sequence: 0 }));
-        Self { message, progress: PublishProgress::default(), hand_over }
+        Self::Will { message, progress: PublishProgress::default(), hand_over }
+    }
+
+    /// Gives it to those who take it and have not got it; true when that is everybody.
+    pub(crate) fn advance(&mut self, router: &Router) -> bool {
+        let mut wakes = WakeList::default();
+        match self {
+            Self::Will { message, progress, hand_over } => message.with(|message| {
+                let published = router.publish(message, hand_over.as_ref(), progress, &mut wakes);
+                matches!(published, Published::Done { .. })
+            }),
+            Self::Rest(rest) => rest.advance(router, &mut wakes),
+        }
+    }
+
+    /// Too many wait: it is given up, and whoever asks is told so.
+    pub(crate) fn give_up(self) {
+        if let Self::Rest(rest) = self {
+            rest.hand_over.fail(ReasonCode::QuotaExceeded);
+        }
     }
 }

@@ -129,6 +129,14 @@ impl Gate<'_> {
         }
         self.store.urge(&mut pending);
     }
+
+    /// As [`Self::finish`], for a hand-over that waits for all of it.
+    pub(crate) fn hand_over(self, ops: impl Iterator<Item = Op>, hand_over: Arc<HandOver>) {
+        let mut pending = self.store.pending.lock();
+        pending.ops.extend(ops);
+        pending.hand_overs.push(hand_over);
+        self.store.urge(&mut pending);
+    }
 }
 
 impl Store {

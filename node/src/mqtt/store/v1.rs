@@ -143,6 +143,7 @@ mod flag {
     pub(super) const IDENTIFIERS: u8 = 1 << 3;
     pub(super) const SHARED: u8 = 1 << 4;
     pub(super) const HOLE: u8 = 1 << 5;
+    pub(super) const GROUP: u8 = 1 << 6;
 }
 
 /// Flag of a row of [`MESSAGES`]: it is the retained message of its topic.
@@ -276,12 +277,21 @@ pub(super) fn put_entry(out: &mut BytesMut, entry: Option<&Entry>) {
     if number != 0 {
         flags |= flag::SHARED;
     }
+    let share = entry.via.as_ref().and_then(|via| via.share.as_deref());
+    if share.is_some() {
+        flags |= flag::GROUP;
+    }
     out.put_u8(flags);
     if !identifiers.is_empty() {
         out.put_u32(identifiers.len() as u32);
         for identifier in identifiers {
             out.put_u32(*identifier);
         }
+    }
+    if let Some(share) = share {
+        // A filter is a string of MQTT: its length has two bytes there, too.
+        out.put_u16(share.len() as u16);
+        out.extend_from_slice(share.as_bytes());
     }
     if number == 0 {
         let at = out.len();
@@ -300,11 +310,13 @@ pub(super) fn put_entry(out: &mut BytesMut, entry: Option<&Entry>) {
 pub(super) struct Run<'a> {
     rest: &'a [u8],
     reader: &'a Reader,
+    /// What the last entry went through: the next one mostly went through the same.
+    last: Option<Arc<Via>>,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn new(bytes: &'a [u8], reader: &'a Reader) -> Self {
-        Self { rest: bytes, reader }
+        Self { rest: bytes, reader, last: None }
     }
 
     fn read(&mut self) -> Option<Stored> {
@@ -315,18 +327,41 @@ impl<'a> Run<'a> {
         }
         let qos = qos(flags & 3)?;
         let retain = flags & flag::RETAIN != 0;
-        let mut via = None;
+        let mut identifiers: &[u8] = &[];
         if flags & flag::IDENTIFIERS != 0 {
             let count = u32::from_be_bytes(take(rest)?) as usize;
-            let bytes = take_slice(rest, count.checked_mul(4)?)?;
-            via = Via::identified(bytes.as_chunks::<4>().0.iter().map(|n| u32::from_be_bytes(*n)));
+            identifiers = take_slice(rest, count.checked_mul(4)?)?;
         }
+        let mut share = None;
+        if flags & flag::GROUP != 0 {
+            let length = usize::from(u16::from_be_bytes(take(rest)?));
+            share = Some(std::str::from_utf8(take_slice(rest, length)?).ok()?);
+        }
+        let via = self.via(identifiers, share);
+        let rest = &mut self.rest;
         if flags & flag::SHARED != 0 {
             return Some(Stored::Shared(u64::from_be_bytes(take(rest)?), via, qos, retain));
         }
         let length = u32::from_be_bytes(take(rest)?) as usize;
         let publication = self.reader.publication(take_slice(rest, length)?, 0)?;
         Some(Stored::Own(Entry { publication, via, qos, retain }))
+    }
+}
+
+impl Run<'_> {
+    fn via(&mut self, identifiers: &[u8], share: Option<&str>) -> Option<Arc<Via>> {
+        if identifiers.is_empty() && share.is_none() {
+            return None;
+        }
+        let identifiers = identifiers.as_chunks::<4>().0.iter().map(|n| u32::from_be_bytes(*n));
+        let same = |known: &&Arc<Via>| {
+            known.share.as_deref() == share && known.identifiers.iter().copied().eq(identifiers.clone())
+        };
+        if self.last.as_ref().filter(same).is_none() {
+            let (identifiers, share) = (identifiers.collect(), share.map(Box::from));
+            self.last = Some(Arc::new(Via { identifiers, share, ..Via::default() }));
+        }
+        self.last.clone()
     }
 }
 
