@@ -580,32 +580,6 @@ impl Router {
         Published::Done { matched }
     }
 
-    /// Gives a message to the sinks of its route from `next` on, each with its part of the hand-over. `Some`: the
-    /// one at `next` has no room.
-    pub(crate) fn offer_to_sinks(
-        &self,
-        message: &Message<'_>,
-        hand_over: Option<&Arc<HandOver>>,
-        route: &Route,
-        next: &mut usize,
-        wakes: &mut WakeList,
-    ) -> Option<Room> {
-        while let Some(sink) = route.sinks.get(*next) {
-            let ticket = hand_over.filter(|_| sink.holds_acknowledgement).map(SinkPart::ticket);
-            match sink.sink.accept(message, ticket.as_ref(), wakes) {
-                Accepted::Taken => {}
-                Accepted::Done(outcome) => {
-                    if let Some(ticket) = ticket {
-                        ticket.sink.acknowledge(&[SequenceRange { first: 0, count: 1 }], outcome);
-                    }
-                }
-                Accepted::Full(room) => return Some(room),
-            }
-            *next += 1;
-        }
-        None
-    }
-
     /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to be
     /// retained; `publisher` is the client's own session. True where somebody takes it.
     ///
@@ -651,7 +625,7 @@ impl Router {
         wakes: &mut WakeList,
     ) -> Option<Room> {
         let before = current.next_sink;
-        let full = self.offer_to_sinks(message, hand_over, &current.route, &mut current.next_sink, wakes);
+        let full = current.route.offer_to_sinks(message, hand_over, &mut current.next_sink, wakes);
         current.matched += current.next_sink - before;
         if full.is_some() {
             return full;
@@ -749,6 +723,33 @@ impl Router {
             return None;
         }
         full
+    }
+}
+
+impl Route {
+    /// Gives a message to its sinks from `next` on, each with its part of the hand-over. `Some`: the
+    /// one at `next` has no room.
+    pub(crate) fn offer_to_sinks(
+        &self,
+        message: &Message<'_>,
+        hand_over: Option<&Arc<HandOver>>,
+        next: &mut usize,
+        wakes: &mut WakeList,
+    ) -> Option<Room> {
+        while let Some(sink) = self.sinks.get(*next) {
+            let ticket = hand_over.filter(|_| sink.holds_acknowledgement).map(SinkPart::ticket);
+            match sink.sink.accept(message, ticket.as_ref(), wakes) {
+                Accepted::Taken => {}
+                Accepted::Done(outcome) => {
+                    if let Some(ticket) = ticket {
+                        ticket.sink.acknowledge(&[SequenceRange { first: 0, count: 1 }], outcome);
+                    }
+                }
+                Accepted::Full(room) => return Some(room),
+            }
+            *next += 1;
+        }
+        None
     }
 }
 

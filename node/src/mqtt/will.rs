@@ -120,7 +120,7 @@ impl Rest {
     fn advance(&mut self, router: &Router, wakes: &mut WakeList) -> bool {
         let Self { message, route, next_sink, sinks_only, publisher, received, hand_over } = self;
         message.with(|message| {
-            if router.offer_to_sinks(message, Some(hand_over), route, next_sink, wakes).is_some() {
+            if route.offer_to_sinks(message, Some(hand_over), next_sink, wakes).is_some() {
                 return false;
             }
             if *sinks_only {

@@ -8,7 +8,7 @@
 //! | `v1.meta` | name | `format`: 1 |
 //! | `v1.sessions` | session | [`Record`]: client id, expiry, presence, will |
 //! | `v1.subscriptions` | session, filter | options, subscription identifier |
-//! | `v1.runs` | session, first position | consecutive queue entries, each with its message or a reference to one |
+//! | `v1.runs` | session, first position | consecutive queue entries: what they go through, and the message or a reference to one |
 //! | `v1.progress` | session | which positions are done, what is between PUBREC and PUBCOMP, both ways |
 //! | `v1.messages` | message | flags, message: those that several sessions have, and retained ones |
 //!
@@ -354,10 +354,10 @@ impl Run<'_> {
             return None;
         }
         let identifiers = identifiers.as_chunks::<4>().0.iter().map(|n| u32::from_be_bytes(*n));
-        let same = |known: &&Arc<Via>| {
+        let same = |known: &Arc<Via>| {
             known.share.as_deref() == share && known.identifiers.iter().copied().eq(identifiers.clone())
         };
-        if self.last.as_ref().filter(same).is_none() {
+        if !self.last.as_ref().is_some_and(same) {
             let (identifiers, share) = (identifiers.collect(), share.map(Box::from));
             self.last = Some(Arc::new(Via { identifiers, share, ..Via::default() }));
         }
