@@ -89,13 +89,29 @@ impl Broker {
     /// Starts `program` and waits until it answers over TCP. `extra` is added to its configuration; places for
     /// `{directory}`, `{port}` and `{second_port}` are filled in there, too.
     pub async fn start(kind: Kind, program: &Path, extra: &str) -> Result<Self> {
+        Self::start_with_plugins(kind, program, extra, &[]).await
+    }
+
+    /// The same for RMQTT with plugins, each by its name and with its configuration.
+    pub async fn start_with_plugins(
+        kind: Kind,
+        program: &Path,
+        extra: &str,
+        plugins: &[(&str, String)],
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (file, template) = kind.template();
         let (port, second_port) = free_ports()?;
+        let names: Vec<_> = plugins.iter().map(|(name, _)| format!("{name:?}")).collect();
         let text = format!("{template}{extra}")
             .replace("{directory}", &directory.path().to_string_lossy())
+            .replace("{plugins}", &names.join(","))
             .replace("{port}", &port.to_string())
             .replace("{second_port}", &second_port.to_string());
+        std::fs::create_dir(directory.path().join("plugins"))?;
+        for (name, text) in plugins {
+            std::fs::write(directory.path().join(format!("plugins/{name}.toml")), text)?;
+        }
         let configuration = directory.path().join(file);
         std::fs::write(&configuration, text)?;
         let child = Command::new(program)

@@ -24,6 +24,21 @@ pub fn usage(pid: u32) -> Result<Usage> {
     parse(&stat, &status).ok_or_else(|| anyhow!("cannot make sense of /proc/{pid}/stat and status"))
 }
 
+/// What these processes have used together; `None` if there are none. The highest resident memory is the sum of
+/// each one's highest.
+pub fn usage_of_all(pids: &[u32]) -> Result<Option<Usage>> {
+    let mut all: Option<Usage> = None;
+    for &pid in pids {
+        let one = usage(pid)?;
+        all = Some(all.map_or(one, |all| Usage {
+            cpu_seconds: all.cpu_seconds + one.cpu_seconds,
+            resident: all.resident + one.resident,
+            peak_resident: all.peak_resident + one.peak_resident,
+        }));
+    }
+    Ok(all)
+}
+
 fn parse(stat: &str, status: &str) -> Option<Usage> {
     // The second field is the name in parentheses, which may hold anything; the third comes after it.
     let (_, fields) = stat.rsplit_once(')')?;
@@ -59,5 +74,14 @@ mod tests {
     fn the_own_process_has_used_something() {
         assert!(usage(std::process::id()).unwrap().resident > 100_000);
         assert!(usage(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn several_processes_are_added_up() {
+        let own = std::process::id();
+        let (one, two) = (usage(own).unwrap(), usage_of_all(&[own, own]).unwrap().unwrap());
+        assert!(two.resident > one.resident * 3 / 2);
+        assert_eq!(usage_of_all(&[]).unwrap(), None);
+        assert!(usage_of_all(&[own, u32::MAX]).is_err());
     }
 }

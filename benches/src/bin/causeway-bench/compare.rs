@@ -37,7 +37,8 @@ pub(crate) struct Brokers {
     seconds: f64,
 }
 
-fn details(report: &Report) -> String {
+/// What is not in a cell, for those who watch.
+pub(crate) fn details(report: &Report) -> String {
     let resident = report.server.as_ref().map_or(0, |server| server.peak_resident_bytes);
     let rate = report.delivered_per_second.unwrap_or(report.per_second);
     let latency = report.end_to_end.or(report.acknowledged).unwrap_or_default();
@@ -98,22 +99,23 @@ pub(crate) async fn compare(scenario: &Brokers, json: bool) -> Result<()> {
     println!("| | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
     for &load in &loads {
         let cells = names.iter().map(|name| {
-            median(measured.iter().filter(|one| one.load == load && one.broker == *name))
-                .map_or_else(String::new, |one| load.cell(&one.report))
+            let all = measured.iter().filter(|one| one.load == load && one.broker == *name);
+            median(all.collect(), |one| one.figure).map_or_else(String::new, |one| load.cell(&one.report))
         });
         println!("| {} | {} |", load.title(), cells.collect::<Vec<_>>().join(" | "));
     }
     Ok(())
 }
 
-fn median<'a>(of: impl Iterator<Item = &'a Measured>) -> Option<&'a Measured> {
-    let mut all: Vec<_> = of.collect();
-    all.sort_by(|one, other| one.figure.total_cmp(&other.figure));
+/// The one with the median figure.
+pub(crate) fn median<T>(mut all: Vec<T>, figure: impl Fn(&T) -> f64) -> Option<T> {
+    all.sort_by(|one, other| figure(one).total_cmp(&figure(other)));
     let middle = all.len() / 2;
     all.into_iter().nth(middle)
 }
 
-async fn run(arguments: Vec<String>) -> Result<Report> {
+/// Runs the generator in a process of its own.
+pub(crate) async fn run(arguments: Vec<String>) -> Result<Report> {
     let output = tokio::process::Command::new(std::env::current_exe()?)
         .args(arguments)
         .stdin(Stdio::null())

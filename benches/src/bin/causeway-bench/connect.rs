@@ -43,7 +43,7 @@ pub(crate) struct Connect {
     prefix: String,
 }
 
-pub(crate) async fn connect(scenario: &Connect, server_pid: Option<u32>) -> Result<Report> {
+pub(crate) async fn connect(scenario: &Connect, server_pid: &[u32]) -> Result<Report> {
     let endpoint = Arc::new(scenario.server.endpoint()?);
     let watch = Watch::start(server_pid)?;
     let meter = Arc::new(Meter::default());
@@ -101,7 +101,7 @@ pub(crate) struct Churn {
     prefix: String,
 }
 
-pub(crate) fn churn_connections(scenario: &Churn, server_pid: Option<u32>) -> Result<Report> {
+pub(crate) fn churn_connections(scenario: &Churn, server_pid: &[u32]) -> Result<Report> {
     let endpoint = scenario.server.endpoint()?;
     let settings = |seconds| Churning {
         server: endpoint.clone(),

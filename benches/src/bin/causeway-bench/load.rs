@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use causeway_benches::judge::{Judge, Published};
+use causeway_benches::judge::{Judge, Published, Verdict};
 use causeway_benches::load::ahead::Ahead;
 use causeway_benches::load::publisher::{Publishing, publish};
 use causeway_benches::load::subscriber::{Subscribers, Subscribing};
@@ -83,6 +83,9 @@ pub(crate) struct MqttToKafka {
     /// The bridge's key is not "${.clientid}": look neither at keys nor at order.
     #[arg(long)]
     unkeyed: bool,
+    /// Only count what is in the topic at the end, instead of reading and checking every record.
+    #[arg(long)]
+    count: bool,
 }
 
 #[derive(Args)]
@@ -160,7 +163,7 @@ struct Ran {
 
 async fn run_load(
     load: &Load,
-    server_pid: Option<u32>,
+    server_pid: &[u32],
     ahead: impl Fn() -> Option<Arc<Ahead>>,
     between: impl AsyncFnOnce(u64) -> Result<()>,
 ) -> Result<Ran> {
@@ -191,14 +194,17 @@ async fn run_load(
     let acknowledged = measured.iter().map(|client| client.acknowledged.len()).sum();
     for (client, more) in measured.into_iter().enumerate() {
         match published.get_mut(client) {
-            Some(all) => all.acknowledged.extend(more.acknowledged.iter()),
+            Some(all) => {
+                all.acknowledged.extend(more.acknowledged.iter());
+                all.sent = all.sent.max(more.sent);
+            }
             None => published.push(more),
         }
     }
     Ok(Ran { published, watch, seconds, acknowledged, latency: meter.latency() })
 }
 
-pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: Option<u32>) -> Result<Report> {
+pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: &[u32]) -> Result<Report> {
     let topic = Topic::open(&scenario.kafka, &scenario.topic).await?;
     let start = topic.ends().await?;
     let ran = run_load(
@@ -208,12 +214,26 @@ pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: Option<u32
         async |count| topic.wait_for(&start, count, Duration::from_mins(1)).await.map(drop),
     )
     .await?;
-    let expected = ran.published.iter().map(|client| client.acknowledged.len()).sum();
-    if scenario.load.qos == 0 {
-        // Nobody said when QoS 0 messages were through: they are as soon as they are there.
-        drop(topic.wait_for(&start, expected, Duration::from_mins(1)).await);
-    }
+    let expected: u64 = ran.published.iter().map(|client| client.acknowledged.len()).sum();
+    // Who acknowledges before Kafka has (or never, QoS 0) is through when it is there.
+    let (arrived, waited) = settle(&topic, &start, expected).await?;
     let mut report = ran.watch.report("mqtt-to-kafka", ran.acknowledged, ran.seconds)?;
+    let warm_up = expected - ran.acknowledged;
+    report.delivered(arrived.saturating_sub(warm_up), ran.seconds + waited.as_secs_f64());
+    report.settings = scenario.load.settings();
+    report.may_lose = scenario.load.qos == 0;
+    report.settings.insert("partitions".into(), topic.partitions().count().into());
+    report.acknowledged = Some(ran.latency);
+    if scenario.count {
+        let sent: u64 = ran.published.iter().map(|client| client.sent).sum();
+        report.verdicts.push(Verdict {
+            arrived,
+            lost: expected.saturating_sub(arrived),
+            duplicates: arrived.saturating_sub(sent),
+            ..Verdict::default()
+        });
+        return Ok(report);
+    }
 
     let mut judge = if scenario.unkeyed { Judge::new() } else { Judge::with_keys(&scenario.load.prefix) };
     topic
@@ -230,15 +250,30 @@ pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: Option<u32
     if scenario.unkeyed {
         verdict.out_of_order = 0;
     }
-    report.settings = scenario.load.settings();
-    report.may_lose = scenario.load.qos == 0;
-    report.settings.insert("partitions".into(), topic.partitions().count().into());
-    report.acknowledged = Some(ran.latency);
     report.verdicts.push(verdict);
     Ok(report)
 }
 
-pub(crate) async fn mqtt_to_mqtt(scenario: &MqttToMqtt, server_pid: Option<u32>) -> Result<Report> {
+/// Without a new record for this long, what has not arrived will not.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Waits until `expected` records are in the topic, or no new ones come; says how many are, and how long the last
+/// of them took to come.
+async fn settle(topic: &Topic, start: &BTreeMap<i32, i64>, expected: u64) -> Result<(u64, Duration)> {
+    let began = Instant::now();
+    let mut arrived = topic.len_from(start).await?;
+    let mut last = Duration::ZERO;
+    while arrived < expected && began.elapsed().saturating_sub(last) < STALL {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = topic.len_from(start).await?;
+        if now != arrived {
+            (arrived, last) = (now, began.elapsed());
+        }
+    }
+    Ok((arrived, last))
+}
+
+pub(crate) async fn mqtt_to_mqtt(scenario: &MqttToMqtt, server_pid: &[u32]) -> Result<Report> {
     let subscribing = Subscribing {
         broker: scenario.load.server.endpoint()?,
         clients: scenario.subscribers,

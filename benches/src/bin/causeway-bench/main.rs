@@ -5,6 +5,7 @@
 
 mod compare;
 mod connect;
+mod kafka_out;
 mod load;
 mod loads;
 mod report;
@@ -26,9 +27,10 @@ struct Cli {
     /// Threads of the generator.
     #[arg(long, global = true, default_value_t = 1)]
     threads: usize,
-    /// Process id of the server: its CPU time and memory are measured.
+    /// Process id of the server: its CPU time and memory are measured. May be given several times; they are
+    /// added up.
     #[arg(long, global = true)]
-    server_pid: Option<u32>,
+    server_pid: Vec<u32>,
 }
 
 #[derive(Subcommand)]
@@ -45,6 +47,14 @@ enum Scenario {
     Soak(soak::Soak),
     /// Put the same loads on several brokers, each started for it, and print a table.
     Brokers(compare::Brokers),
+    /// Put the same messages into Kafka through several systems, each started for it, and print a table.
+    KafkaOut(kafka_out::KafkaOut),
+    /// Produce with librdkafka alone.
+    #[cfg(feature = "rdkafka")]
+    Produce(kafka_out::produce::Produce),
+    /// Forward from a broker to Kafka with librdkafka.
+    #[cfg(feature = "rdkafka")]
+    Forward(kafka_out::forward::Forward),
 }
 
 fn main() -> Result<()> {
@@ -60,12 +70,17 @@ fn main() -> Result<()> {
     let runtime = builder.enable_all().build()?;
     let report = runtime.block_on(async {
         match &cli.scenario {
-            Scenario::MqttToKafka(scenario) => load::mqtt_to_kafka(scenario, cli.server_pid).await.map(Some),
-            Scenario::MqttToMqtt(scenario) => load::mqtt_to_mqtt(scenario, cli.server_pid).await.map(Some),
-            Scenario::Connect(scenario) => connect::connect(scenario, cli.server_pid).await.map(Some),
-            Scenario::Churn(scenario) => connect::churn_connections(scenario, cli.server_pid).map(Some),
-            Scenario::Soak(scenario) => soak::soak(scenario, cli.server_pid).await.map(|()| None),
+            Scenario::MqttToKafka(scenario) => load::mqtt_to_kafka(scenario, &cli.server_pid).await.map(Some),
+            Scenario::MqttToMqtt(scenario) => load::mqtt_to_mqtt(scenario, &cli.server_pid).await.map(Some),
+            Scenario::Connect(scenario) => connect::connect(scenario, &cli.server_pid).await.map(Some),
+            Scenario::Churn(scenario) => connect::churn_connections(scenario, &cli.server_pid).map(Some),
+            Scenario::Soak(scenario) => soak::soak(scenario, &cli.server_pid).await.map(|()| None),
             Scenario::Brokers(scenario) => compare::compare(scenario, cli.json).await.map(|()| None),
+            Scenario::KafkaOut(scenario) => kafka_out::kafka_out(scenario).await.map(|()| None),
+            #[cfg(feature = "rdkafka")]
+            Scenario::Produce(scenario) => kafka_out::produce::produce(scenario).await.map(Some),
+            #[cfg(feature = "rdkafka")]
+            Scenario::Forward(scenario) => kafka_out::forward::forward(scenario).await.map(|()| None),
         }
     })?;
     let Some(report) = report else { return Ok(()) };

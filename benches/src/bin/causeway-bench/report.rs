@@ -47,23 +47,25 @@ pub(crate) struct ServerCost {
 }
 
 pub(crate) struct Watch {
-    pub(crate) pid: Option<u32>,
-    pub(crate) server: Option<Usage>,
-    pub(crate) own: Usage,
+    pids: Vec<u32>,
+    server: Option<Usage>,
+    own: Usage,
     pub(crate) start: Instant,
 }
 
 impl Watch {
-    pub(crate) fn start(pid: Option<u32>) -> Result<Self> {
-        let server = pid.map(procfs::usage).transpose()?;
-        Ok(Self { pid, server, own: procfs::usage(std::process::id())?, start: Instant::now() })
+    /// Begins to measure these processes, together, and this one.
+    pub(crate) fn start(pids: &[u32]) -> Result<Self> {
+        let server = procfs::usage_of_all(pids)?;
+        let own = procfs::usage(std::process::id())?;
+        Ok(Self { pids: pids.to_vec(), server, own, start: Instant::now() })
     }
 
     pub(crate) fn report(&self, scenario: &str, count: u64, seconds: f64) -> Result<Report> {
         let own = procfs::usage(std::process::id())?;
-        let server = match (self.pid, self.server) {
-            (Some(pid), Some(before)) => {
-                let now = procfs::usage(pid).context("the server has ended")?;
+        let now = procfs::usage_of_all(&self.pids).context("the server has ended")?;
+        let server = match (now, self.server) {
+            (Some(now), Some(before)) => {
                 let cpu_seconds = now.cpu_seconds - before.cpu_seconds;
                 Some(ServerCost {
                     cpu_seconds,

@@ -52,10 +52,10 @@ pub(crate) struct Soak {
     seed: u64,
 }
 
-pub(crate) async fn soak(scenario: &Soak, server_pid: Option<u32>) -> Result<()> {
+pub(crate) async fn soak(scenario: &Soak, server_pid: &[u32]) -> Result<()> {
     let (own, address, pid) = match (&scenario.broker, server_pid) {
-        (Some(address), Some(pid)) => (None, address.clone(), pid),
-        (None, None) => {
+        (Some(address), &[pid]) => (None, address.clone(), pid),
+        (None, []) => {
             let program = Kind::Causeway.find(&[]).context("no causeway beside this program; build it")?;
             let broker = Broker::start(Kind::Causeway, &program, QUEUES).await?;
             let (address, pid) = (broker.address().to_string(), broker.pid());
