@@ -327,9 +327,10 @@ const PRODUCER: &[(&str, &str)] = &[
         "authentication { mechanism = scram_sha_1, username = u, password = tiger }",
         r#"4: authentication.mechanism = "scram_sha_1": not known; allowed: plain, scram_sha_256, scram_sha_512; did you mean scram_sha_512?"#,
     ),
+    #[cfg(not(feature = "gssapi"))]
     (
         "authentication { kerberos_principal = p, kerberos_keytab_file = k }",
-        "4: authentication: Kerberos is not supported in this version; use another mechanism, or disable the bridge",
+        "4: authentication: no Kerberos: this build lacks the feature gssapi; take the container image, or build with --features gssapi (which needs libkrb5-dev and libclang-dev); or use another mechanism, or disable the bridge",
     ),
     (
         "authentication { mechanism = oauth, endpoint_uri = \"https://h/t\", client_id = i }",

@@ -168,6 +168,8 @@ pub struct Extras {
     pub properties: String,
     /// Users for SCRAM, as `kafka-storage format --add-scram` takes them (Kafka 3.5 and later).
     pub scram: Vec<String>,
+    /// Further arguments of its Java machine.
+    pub java: Vec<String>,
 }
 
 /// One node of Apache Kafka, broker and controller in one, with a data directory of its own.
@@ -179,6 +181,7 @@ pub struct RealKafka {
     port: u16,
     sasl_port: u16,
     listeners: Vec<(&'static str, u16)>,
+    java: Vec<String>,
     process: Option<Process>,
 }
 
@@ -245,6 +248,7 @@ impl RealKafka {
             port,
             sasl_port,
             listeners,
+            java: extras.java.clone(),
             process: None,
         };
 
@@ -316,6 +320,7 @@ impl RealKafka {
             &format!("Apache Kafka {}", self.version),
             self.version
                 .java("512m")
+                .args(&self.java)
                 .arg("kafka.Kafka")
                 .arg(directory.path().join("server.properties"))
                 .stdin(std::process::Stdio::null()),

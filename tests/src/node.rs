@@ -52,6 +52,7 @@ fn build() -> Result<PathBuf> {
         // With this package beside it, features are chosen as for this test, and nothing is built twice.
         .args(["build", "--quiet", "--locked", "--package", "causeway", "--package", "causeway-tests"])
         .args(["--bin", "causeway"])
+        .args(if cfg!(feature = "gssapi") { &["--features", "causeway/gssapi"][..] } else { &[] })
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -78,6 +79,7 @@ fn address(kind: &'static str) -> impl Fn(&str) -> Option<String> {
 pub struct Node {
     name: String,
     bridges: String,
+    environment: Vec<(String, String)>,
     directory: TempDir,
     process: Option<Process>,
     mqtt: String,
@@ -93,11 +95,20 @@ impl Node {
 
     /// The same, with a node name.
     pub fn start_as(name: &str, bridges: &str) -> Result<Self> {
+        Self::start_with(name, bridges, &[])
+    }
+
+    /// The same, with variables of its environment.
+    pub fn start_with(name: &str, bridges: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("causeway-node-").tempdir()?;
         process::remove_at_exit(directory.path());
         let mut node = Self {
             name: name.to_owned(),
             bridges: bridges.to_owned(),
+            environment: environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             directory,
             process: None,
             mqtt: "127.0.0.1:0".to_owned(),
@@ -129,6 +140,7 @@ impl Node {
                 .arg("start")
                 .arg("--config")
                 .arg(&file)
+                .envs(self.environment.iter().map(|(key, value)| (key, value)))
                 .stdin(std::process::Stdio::null()),
         )?;
         self.mqtt = process.wait_for(START_TIMEOUT, address("mqtt"))?;
@@ -206,6 +218,16 @@ impl Node {
     pub fn stats(&self) -> Result<Value> {
         let answer = causeway(&["ctl", "stats", "--admin", &self.admin, "--json"])?.successful()?;
         Ok(serde_json::from_str(&answer.stdout)?)
+    }
+
+    /// Status and reason of a bridge by its id.
+    pub fn status(&self, id: &str) -> Result<(String, String)> {
+        let stats = self.stats()?;
+        let bridges = stats.as_array().context("no list of bridges")?;
+        let bridge =
+            bridges.iter().find(|bridge| bridge["id"] == id).with_context(|| format!("no bridge {id}"))?;
+        let text = |field: &str| bridge[field].as_str().unwrap_or_default().to_owned();
+        Ok((text("status"), text("reason")))
     }
 
     /// The counters of the MQTT front: `causeway ctl mqtt --json`.

@@ -287,7 +287,7 @@ pub fn resident_mb(pid: u32) -> Result<u64> {
 }
 
 /// Removes `directory` with everything in it should this process end without doing so itself.
-pub(crate) fn remove_at_exit(directory: &Path) {
+pub fn remove_at_exit(directory: &Path) {
     reaper().tell("remove", &directory.display().to_string());
 }
 

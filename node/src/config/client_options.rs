@@ -25,9 +25,6 @@ pub enum ClientOptionsError {
     /// Certificates, keys or the token endpoint are not right.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Configured, understood, and not there in this version.
-    #[error("{0} is not supported in this version")]
-    NotSupported(&'static str),
 }
 
 /// The first wait before a broken connection is made again; the wait doubles up to `reconnect_delay`.
@@ -38,7 +35,7 @@ impl ConnectionConfig {
     /// attempts to connect, where the bridge says one. Reads the files of passwords, certificates and keys, if there
     /// are some, so it may block for as long as that takes.
     ///
-    /// Refuses mechanisms that this version lacks: never speaks with less protection than asked for.
+    /// Never speaks with less protection than asked for.
     pub fn client_options(
         &self,
         client_id: &str,
@@ -63,7 +60,10 @@ impl ConnectionConfig {
             Authentication::Oauth(oauth) => {
                 client::Authentication::OauthBearer(OauthTokens::new(oauth.settings()?)?)
             }
-            Authentication::Kerberos(_) => return Err(ClientOptionsError::NotSupported("Kerberos")),
+            Authentication::Kerberos(kerberos) => client::Authentication::Kerberos(client::KerberosLogin {
+                principal: kerberos.kerberos_principal.as_str().into(),
+                keytab: kerberos.kerberos_keytab_file.as_str().into(),
+            }),
         };
         let hosts = self.bootstrap_hosts.iter().map(|host| Address::new(host.host.as_str(), host.port));
         let defaults = ClientOptions::new(hosts.collect());
@@ -317,10 +317,6 @@ mod tests {
             (
                 "authentication { mechanism = oauth, endpoint_uri = \"http://h\", client_id = i, client_secret = \"******\" }",
                 "the client_secret is `******`, which is what is shown in place of a client_secret; the real one is needed",
-            ),
-            (
-                "authentication { kerberos_principal = p, kerberos_keytab_file = k }",
-                "Kerberos is not supported in this version",
             ),
             (
                 "authentication { mechanism = plain, username = u, password = \"******\" }",

@@ -112,11 +112,11 @@ section! {
 }
 
 section! {
-    /// SASL with Kerberos (GSSAPI).
+    /// SASL with Kerberos (GSSAPI); needs a build with the feature `gssapi`.
     pub struct KerberosAuthentication {
         /// Principal, such as `causeway@EXAMPLE.ORG`.
         kerberos_principal: String => text().check(|text| not_empty(text));
-        /// Path of the key table on this node.
+        /// Path of the key table on this node. Needs a build with the feature `gssapi`.
         kerberos_keytab_file: String => text().check(|text| not_empty(text));
     }
 }

@@ -12,6 +12,7 @@ use super::tree::{Object, Walk};
 use super::units::ByteSize;
 use crate::bridge::publish_scope::PublishSlot;
 use crate::bridge::template::{has_placeholder, is_lone_placeholder};
+use crate::kafka::client;
 
 section! {
     /// A producer bridge.
@@ -282,11 +283,11 @@ pub(super) fn check_connection(
     object: &Object<'_>,
     walk: &mut Walk,
 ) {
-    if enable && matches!(connection.authentication, Authentication::Kerberos(_)) {
+    if enable && !client::KERBEROS && matches!(connection.authentication, Authentication::Kerberos(_)) {
         walk.wrong_under(
             object,
             &["authentication"],
-            "Kerberos is not supported in this version; use another mechanism, or disable the bridge",
+            format!("no Kerberos: {}; or use another mechanism, or disable the bridge", client::NO_KERBEROS),
         );
     }
 }

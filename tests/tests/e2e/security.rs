@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use causeway_benches::load::publisher::Publishing;
@@ -177,7 +177,8 @@ impl Ground {
                 scram.push(format!("{mechanism}=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1));
             }
         }
-        let kafka = RealKafka::start_with(version, &Extras { listeners, properties, scram })?;
+        let kafka =
+            RealKafka::start_with(version, &Extras { listeners, properties, scram, ..Extras::default() })?;
         Ok(Self {
             kafka: Broker::Apache(Box::new(kafka)),
             folder,
@@ -271,16 +272,6 @@ fn consumer(name: &str, bootstrap: &str, security: &str, topic: &str) -> String 
     )
 }
 
-/// Status and reason of a bridge.
-fn status(node: &Node, id: &str) -> Result<(String, String)> {
-    let stats = node.stats()?;
-    let bridges = stats.as_array().context("no list of bridges")?;
-    let bridge =
-        bridges.iter().find(|bridge| bridge["id"] == id).with_context(|| format!("no bridge {id}"))?;
-    let text = |field: &str| bridge[field].as_str().unwrap_or_default().to_owned();
-    Ok((text("status"), text("reason")))
-}
-
 /// Every way in carries every message once, in both directions, and logins that lapse are renewed on the way.
 fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
     let plain = ground.kafka.bootstrap();
@@ -320,7 +311,7 @@ fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
         })?;
         ensure!((books.received, books.success) == (total, total), "{name}: {books:?}");
         for kind in ["kafka", "kafka_consumer"] {
-            assert_eq!(status(&node, &format!("{kind}:{name}"))?.0, "connected", "{kind}:{name}");
+            assert_eq!(node.status(&format!("{kind}:{name}"))?.0, "connected", "{kind}:{name}");
         }
     }
     let all = total * ways.len() as u64;
@@ -416,7 +407,7 @@ fn what_is_wrong_is_said(ground: &Ground) -> Result<()> {
     for (name, _, _, expected) in &wrong {
         for kind in ["kafka", "kafka_consumer"] {
             let reason = eventually(SOON, || {
-                let (status, reason) = status(&node, &format!("{kind}:{name}"))?;
+                let (status, reason) = node.status(&format!("{kind}:{name}"))?;
                 need(status == "disconnected" && expected.iter().all(|part| reason.contains(part)), || {
                     format!("{kind}:{name} is {status} because of {reason:?}, where {expected:?} is expected")
                 })?;

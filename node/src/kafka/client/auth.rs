@@ -2,6 +2,11 @@
 //! next; the exchange itself (SaslHandshake, SaslAuthenticate) is [`super::login`]'s.
 
 use super::Secret;
+#[cfg(feature = "gssapi")]
+use super::kerberos::KerberosConversation;
+use super::kerberos::KerberosLogin;
+#[cfg(not(feature = "gssapi"))]
+use super::kerberos::NO_KERBEROS;
 use super::oauth::OauthTokens;
 use super::scram::{Scram, ScramHash};
 
@@ -29,6 +34,8 @@ pub enum Authentication {
     },
     /// SASL/OAUTHBEARER (RFC 7628, KIP-255).
     OauthBearer(OauthTokens),
+    /// SASL/GSSAPI with Kerberos (RFC 4752); needs a build with the feature `gssapi`.
+    Kerberos(KerberosLogin),
 }
 
 impl Authentication {
@@ -39,12 +46,13 @@ impl Authentication {
             Self::Plain { .. } => "PLAIN",
             Self::Scram { hash, .. } => hash.mechanism(),
             Self::OauthBearer(_) => "OAUTHBEARER",
+            Self::Kerberos(_) => "GSSAPI",
         }
     }
 
-    /// A new conversation; `None` where no login is wanted. May take time: a token is got where there is none
-    /// that will last.
-    pub(super) async fn start(&self) -> Result<Option<Conversation>, String> {
+    /// A new conversation with the broker on `host`; `None` where no login is wanted. May take time: a token is got
+    /// where there is none that will last.
+    pub(super) async fn start(&self, host: &str) -> Result<Option<Conversation>, String> {
         Ok(Some(match self {
             Self::None => return Ok(None),
             Self::Plain { username, password } => {
@@ -59,6 +67,10 @@ impl Authentication {
                 Conversation::Scram(Scram::new(*hash, username, password.reveal())?)
             }
             Self::OauthBearer(tokens) => Conversation::Bearer(Bearer::New(tokens.message().await?)),
+            #[cfg(feature = "gssapi")]
+            Self::Kerberos(login) => Conversation::Kerberos(Box::new(KerberosConversation::new(login, host))),
+            #[cfg(not(feature = "gssapi"))]
+            Self::Kerberos(_) => return Err(format!("no Kerberos towards {host}: {NO_KERBEROS}")),
         }))
     }
 }
@@ -74,6 +86,9 @@ pub(super) enum Conversation {
     Scram(Scram),
     /// A token, and an answer where it is refused.
     Bearer(Bearer),
+    /// Tickets.
+    #[cfg(feature = "gssapi")]
+    Kerberos(Box<KerberosConversation>),
 }
 
 /// Where a login with a token stands.
@@ -101,6 +116,8 @@ impl Conversation {
             Self::Plain { .. } => "PLAIN",
             Self::Scram(scram) => scram.mechanism(),
             Self::Bearer(_) => "OAUTHBEARER",
+            #[cfg(feature = "gssapi")]
+            Self::Kerberos(_) => "GSSAPI",
         }
     }
 
@@ -114,6 +131,8 @@ impl Conversation {
                 None => Err(format!("unexpected challenge of {} bytes", challenge.len())),
             },
             Self::Scram(scram) => scram.step(challenge),
+            #[cfg(feature = "gssapi")]
+            Self::Kerberos(kerberos) => kerberos.step(challenge),
             Self::Bearer(bearer) => match std::mem::replace(bearer, Bearer::Said) {
                 Bearer::New(message) => Ok(Step::Send(message)),
                 Bearer::Said if challenge.is_empty() => Ok(Step::Done),

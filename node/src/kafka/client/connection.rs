@@ -273,11 +273,12 @@ impl BrokerConnection {
     ) -> Result<Arc<Self>, Error> {
         // A token is got before the connection is made: the broker need not wait for it.
         stage.enter(Stage::CREDENTIALS);
-        let conversation = options.authentication.start().await.map_err(|reason| Error::Authentication {
-            address: address.clone(),
-            mechanism: options.authentication.mechanism(),
-            reason: reason.into(),
-        })?;
+        let conversation =
+            options.authentication.start(&address.host).await.map_err(|reason| Error::Authentication {
+                address: address.clone(),
+                mechanism: options.authentication.mechanism(),
+                reason: reason.into(),
+            })?;
         let anonymous = conversation.is_none();
         stage.enter(Stage::TCP);
         let (read, write) = transport::open(address, options, stage).await?;

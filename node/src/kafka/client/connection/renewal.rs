@@ -107,7 +107,7 @@ async fn renewed(
     authentication: &Authentication,
     timeout: Duration,
 ) -> Result<Option<Duration>, Failed> {
-    let conversation = authentication.start().await.map_err(Failed::Credentials)?;
+    let conversation = authentication.start(&shared.address.host).await.map_err(Failed::Credentials)?;
     let Some(conversation) = conversation else { return Ok(None) };
     // From here on it is renewed, or it ends; Kafka takes a renewal that comes late, too.
     shared.retire_after.store(NEVER, Ordering::Relaxed);
