@@ -524,27 +524,132 @@ async fn authenticating_again_wrongly_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_resumed_by_another_user_keeps_only_what_that_user_may_subscribe_to() {
+async fn a_resumed_session_keeps_only_what_its_user_may_subscribe_to_now() {
     let folder = tempfile::tempdir().unwrap();
-    let rules = r#"authorization { no_match = deny, rules = [ { permission = allow, topics = ["${username}/#", "news"] } ] }"#;
+    let rules =
+        r#"authorization { no_match = deny, rules = [ { permission = allow, topics = ["a", "b"] } ] }"#;
     let (broker, access) = configured(&format!("{DATABASE}{NO_BANS}{rules}"), folder.path()).await;
-    access.add_user("eve".into(), b"right".to_vec(), false).await.unwrap();
-    let lasting = |user| Connect {
-        username: Some(user),
-        password: Some(b"right"),
-        ..persistent(Version::V5, "shared")
-    };
     let mut ann = Client::open(broker.address, Version::V5).await;
-    assert_eq!(ann.connect(&lasting("ann")).await, (ReasonCode::Success, false));
-    for filter in ["ann/secret", "news"] {
+    assert_eq!(ann.connect(&lasting("ann", "c")).await, (ReasonCode::Success, false));
+    for filter in ["a", "b"] {
         assert_eq!(ann.subscribe(filter, QoS::AtMostOnce).await, [ReasonCode::Success]);
     }
-    let mut eve = Client::open(broker.address, Version::V5).await;
-    assert_eq!(eve.connect(&lasting("eve")).await, (ReasonCode::Success, true));
+    access.replace_rules(vec![allow(&["b"])]);
+    let mut again = Client::open(broker.address, Version::V5).await;
+    assert_eq!(again.connect(&lasting("ann", "c")).await, (ReasonCode::Success, true));
     let mut root = Client::open(broker.address, Version::V5).await;
     root.connect(&Connect { client_id: "root", ..login(Version::V5, "root", "right") }).await;
-    root.publish("ann/secret", b"not for eve", QoS::AtMostOnce, 0).await;
-    root.publish("news", b"for all", QoS::AtMostOnce, 0).await;
-    assert_eq!(eve.next().await, published("news", b"for all"));
+    root.publish("a", b"not any more", QoS::AtMostOnce, 0).await;
+    root.publish("b", b"still", QoS::AtMostOnce, 0).await;
+    assert_eq!(again.next().await, published("b", b"still"));
     assert_eq!(broker.front.stats().subscriptions, 1);
+}
+
+/// A login for a session that lasts; every password is `right`.
+fn lasting<'a>(user: &'a str, client_id: &'a str) -> Connect<'a> {
+    Connect { username: Some(user), password: Some(b"right"), ..persistent(Version::V5, client_id) }
+}
+
+#[tokio::test]
+async fn the_session_of_a_user_is_nobody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = load_text("test", &format!("{DATABASE}{NO_BANS}")).unwrap().value;
+    let access =
+        Access::start_with(&config.authentication, &config.authorization, folder.path(), Cost::LEAST)
+            .unwrap();
+    for name in ["ann", "eve"] {
+        access.add_user(name.into(), b"right".to_vec(), false).await.unwrap();
+    }
+    let sessions = folder.path().join("sessions.redb");
+    let start = async || {
+        let (access, sessions) = (access.clone(), sessions.clone());
+        broker_with(|options| (options.access, options.session_store) = (access, Some(sessions))).await
+    };
+    let broker = start().await;
+    let mut ann = Client::open(broker.address, Version::V5).await;
+    assert_eq!(ann.connect(&lasting("ann", "c")).await, (ReasonCode::Success, false));
+    ann.subscribe("t", QoS::AtLeastOnce).await;
+    // Neither her live connection nor, later, what waits for her, before and after a restart.
+    let mut broker = broker;
+    for round in 0..3 {
+        for version in [Version::V5, Version::V311] {
+            for connect in [Connect { version, ..lasting("eve", "c") }, login(version, "eve", "right")] {
+                assert_eq!(answer(&broker, &connect).await, ReasonCode::ClientIdentifierNotValid, "{round}");
+            }
+        }
+        match round {
+            0 => {
+                ann.nothing().await;
+                drop(ann);
+                broker.until(|stats| stats.connections == 0).await;
+                ann = Client::open(broker.address, Version::V5).await;
+                let mut eve = Client::open(broker.address, Version::V5).await;
+                eve.connect(&Connect { client_id: "eve", ..login(Version::V5, "eve", "right") }).await;
+                eve.publish("t", b"for ann", QoS::AtLeastOnce, 1).await;
+                assert_eq!(eve.next().await, Seen::Ack("PUBACK", 1, ReasonCode::Success));
+            }
+            1 => {
+                tokio::time::timeout(PATIENCE, broker.front.stop()).await.unwrap();
+                broker = start().await;
+                ann = Client::open(broker.address, Version::V5).await;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(ann.connect(&lasting("ann", "c")).await, (ReasonCode::Success, true));
+    assert!(matches!(ann.next().await, Seen::Publish { payload, .. } if payload == b"for ann"));
+    broker.front.stop().await;
+}
+
+#[tokio::test]
+async fn the_connections_of_a_user_end_with_it_and_with_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, access) = configured(&format!("{DATABASE}{NO_BANS}"), folder.path()).await;
+    let mut root = Client::open(broker.address, Version::V5).await;
+    root.connect(&Connect { client_id: "root", ..login(Version::V5, "root", "right") }).await;
+    for delete in [false, true] {
+        let mut connected = Vec::new();
+        for version in [Version::V5, Version::V311] {
+            let client_id = format!("{version:?}");
+            let mut client = Client::open(broker.address, version).await;
+            let connect = Connect { client_id: &client_id, ..login(version, "ann", "right") };
+            assert_eq!(client.connect(&connect).await.0, ReasonCode::Success);
+            connected.push(client);
+        }
+        if delete {
+            access.delete_user("ann".into()).await.unwrap();
+        } else {
+            access.set_password("ann".into(), b"right".to_vec()).await.unwrap();
+        }
+        for mut client in connected {
+            if client.version == Version::V5 {
+                assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::AdministrativeAction));
+            }
+            assert_eq!(client.next().await, Seen::Closed);
+        }
+        root.nothing().await;
+    }
+    assert_eq!(answer(&broker, &login(Version::V5, "ann", "right")).await, ReasonCode::BadUserNameOrPassword);
+}
+
+#[tokio::test]
+async fn a_user_that_is_deleted_on_its_way_in_does_not_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = load_text("test", &format!("{DATABASE}{NO_BANS}")).unwrap().value;
+    // Hashes as slow as in earnest: the user goes while its password is looked at.
+    let access = Access::start(&config.authentication, &config.authorization, folder.path()).unwrap();
+    access.add_user("ann".into(), b"right".to_vec(), false).await.unwrap();
+    let broker = broker_with(|options| options.access = access.clone()).await;
+    let mut client = Client::open(broker.address, Version::V5).await;
+    let connect = login(Version::V5, "ann", "right");
+    let deletes = async {
+        broker.until(|stats| stats.bytes_received > 0).await;
+        // In line behind the check.
+        access.delete_user("ann".into()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(client.connect(&connect), deletes);
+    if answer.0 == ReasonCode::Success {
+        assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::AdministrativeAction));
+    }
+    assert_eq!(broker.front.stats().sessions, 0);
 }

@@ -3,7 +3,7 @@
 //! The first backend that knows a client decides. A password is hashed once an attempt, whoever knows the user and
 //! whether anybody does, so that time tells nothing.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use causeway_protocol::mqtt::ReasonCode;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     Access, Admitted, Answer, Credentials, Exchange, Permissions, Refusal, Step, Verdict,
     checks::{Checked, Checks, Outcome},
-    jwt::{Field, Grant, Jwt, looks_like_a_token},
+    jwt::{Claims, Field, Grant, Jwt, Refused, claims, looks_like_a_token},
     password_file::PasswordFile,
     passwords::{LONGEST_PASSWORD, PasswordHash},
     scram::{ClientFirst, SCRAM_SHA_256},
@@ -46,6 +46,11 @@ impl Authenticator {
 }
 
 impl Access {
+    /// Whether anybody's name is more than a claim: some backend knows who it belongs to.
+    pub fn knows_users(&self) -> bool {
+        !self.authenticator.backends.is_empty()
+    }
+
     /// Decides about a CONNECT without an authentication method.
     pub fn authenticate(self: &Arc<Self>, credentials: &Credentials<'_>) -> Answer {
         let Credentials { username, password, certificate, listener, .. } = *credentials;
@@ -70,7 +75,7 @@ impl Access {
                         Field::Username => username,
                     };
                     let Some(token) = token.filter(|token| looks_like_a_token(token)) else { continue };
-                    return Answer::Now(self.judge_token(jwt, token, credentials));
+                    return self.check_token(jwt, token, credentials);
                 }
                 Backend::Users(users) => {
                     passwords = true;
@@ -135,11 +140,40 @@ impl Access {
         }
     }
 
-    fn judge_token(&self, jwt: &Jwt, token: &str, credentials: &Credentials<'_>) -> Verdict {
+    /// A signature that costs is checked where passwords are, and remembered as they are: the rest of the token is
+    /// looked at each time.
+    fn check_token(self: &Arc<Self>, jwt: &Arc<Jwt>, token: &str, credentials: &Credentials<'_>) -> Answer {
+        if !jwt.costs(token) {
+            return Answer::Now(self.judge_token(jwt, jwt.verify(token), credentials));
+        }
+        let checks = &self.authenticator.checks;
+        let digest = checks.token(jwt.generation(), token);
+        if digest.is_some_and(|digest| checks.knows(&digest)) {
+            return Answer::Now(self.judge_token(jwt, claims(token).ok_or(Refused::Malformed), credentials));
+        }
+        let (access, jwt, asked) = (self.clone(), jwt.clone(), Asked::of(credentials));
+        let (verifier, token) = (jwt.clone(), Box::<str>::from(token));
+        match checks.check_with(digest, move || verifier.verify(&token)) {
+            Some(check) => Answer::Later(Box::pin(async move {
+                match check.await {
+                    Some(claims) => access.judge_token(&jwt, claims, &asked.credentials()),
+                    None => Err(Refusal::at_once(ReasonCode::ServerUnavailable)),
+                }
+            })),
+            None => Answer::Now(Err(Refusal::at_once(ReasonCode::ServerBusy))),
+        }
+    }
+
+    fn judge_token(
+        &self,
+        jwt: &Jwt,
+        claims: Result<Claims, Refused>,
+        credentials: &Credentials<'_>,
+    ) -> Verdict {
         let Credentials { client_id, username, listener, .. } = *credentials;
         let by_name = jwt.options().field == Field::Username;
         let named = username.filter(|_| !by_name);
-        match jwt.check(token, client_id, named, SystemTime::now()) {
+        match claims.and_then(|claims| jwt.judge(&claims, client_id, named, SystemTime::now())) {
             Ok(Grant { subject, lasts, rules }) => Ok(Admitted {
                 permissions: match rules {
                     None => self.permissions(listener),
@@ -182,6 +216,37 @@ impl Access {
                 Exchange::new(move |data| talk.first(data.unwrap_or_default())),
                 Vec::new(),
             )),
+        }
+    }
+}
+
+/// What of [`Credentials`] the verdict on a token needs, while its signature is checked.
+struct Asked {
+    client_id: Box<str>,
+    username: Option<Box<str>>,
+    peer: SocketAddr,
+    listener: Box<str>,
+}
+
+impl Asked {
+    fn of(credentials: &Credentials<'_>) -> Self {
+        let Credentials { client_id, username, peer, listener, .. } = *credentials;
+        Self {
+            client_id: client_id.into(),
+            username: username.map(Box::from),
+            peer,
+            listener: listener.into(),
+        }
+    }
+
+    fn credentials(&self) -> Credentials<'_> {
+        Credentials {
+            client_id: &self.client_id,
+            username: self.username.as_deref(),
+            password: None,
+            peer: self.peer,
+            listener: &self.listener,
+            certificate: None,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Checking passwords without being brought down by it.
+//! Checking passwords and tokens without being brought down by it.
 //!
-//! argon2 is slow by design, and a fleet that comes back after an outage asks thousands of times at once. So:
+//! argon2 is slow by design, a signature of RSA or an elliptic curve is not free, and a fleet that comes back after an outage asks thousands of times at once. So:
 //! what was right a moment ago is remembered, the same question asked twice is worked on once, only few checks run
 //! at a time, only so many wait, and whoever comes then is told that the server is busy.
 //!
@@ -32,7 +32,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::passwords::PasswordHash;
 
-/// Passwords that are remembered; each takes about 100 bytes.
+/// Passwords and tokens that are remembered; each takes about 100 bytes.
 const REMEMBERED: usize = 100_000;
 
 /// How checks are bounded.
@@ -59,7 +59,7 @@ pub(super) enum Outcome {
     Failed,
 }
 
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 type Check = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// A check's answer.
@@ -140,9 +140,10 @@ impl Checks {
         })
     }
 
-    fn digest(&self, user: &str, stored: &PasswordHash, password: &[u8]) -> Option<Digest> {
+    /// The name of a question, by its parts.
+    fn digest(&self, parts: [&[u8]; 3]) -> Option<Digest> {
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key).ok()?;
-        for part in [user.as_bytes(), stored.to_string().as_bytes(), password] {
+        for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -151,7 +152,10 @@ impl Checks {
 
     /// Checks the password of `user` against the stored hash.
     pub(super) fn check(self: &Arc<Self>, user: &str, stored: Arc<PasswordHash>, password: &[u8]) -> Checked {
-        let Some(digest) = self.digest(user, &stored, password) else { return Checked::Now(Outcome::Failed) };
+        let text = stored.to_string();
+        let Some(digest) = self.digest([user.as_bytes(), text.as_bytes(), password]) else {
+            return Checked::Now(Outcome::Failed);
+        };
         if self.remembered.lock().knows(&digest, Instant::now()) {
             return Checked::Now(Outcome::Right);
         }
@@ -159,12 +163,7 @@ impl Checks {
         if let Some(same) = under_way.get(&digest).and_then(WeakShared::upgrade) {
             return Checked::Later(same);
         }
-        let waiting = Waiting(self.waiting.clone());
-        if self.waiting.fetch_add(1, Ordering::AcqRel)
-            >= self.limits.waiting.saturating_add(self.places.available_permits())
-        {
-            return Checked::Now(Outcome::Busy);
-        }
+        let Some(waiting) = self.queue() else { return Checked::Now(Outcome::Busy) };
         let listed = Listed(self.clone(), digest);
         let password: Box<[u8]> = password.into();
         let check: Check = Box::pin(async move {
@@ -194,6 +193,50 @@ impl Checks {
             under_way.insert(digest, weak);
         }
         Checked::Later(check)
+    }
+
+    /// A place among those who wait; none: too many do.
+    fn queue(&self) -> Option<Waiting> {
+        let waiting = Waiting(self.waiting.clone());
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let bound = self.limits.waiting.saturating_add(self.places.available_permits());
+        (before < bound).then_some(waiting)
+    }
+
+    /// The name of a token under the keys of this generation.
+    pub(super) fn token(&self, keys: u64, token: &str) -> Option<Digest> {
+        // No user has this name: it cannot stand in MQTT.
+        self.digest([b"\0token", &keys.to_be_bytes(), token.as_bytes()])
+    }
+
+    /// Whether it was right a moment ago.
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        self.remembered.lock().knows(digest, Instant::now())
+    }
+
+    /// Runs a check of another kind in the same places, and remembers it if it is right. `None`: too many checks.
+    /// What comes out is `None` if it did not end.
+    pub(super) fn check_with<T: Send + 'static, E: Send + 'static>(
+        self: &Arc<Self>,
+        digest: Option<Digest>,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Option<Pin<Box<dyn Future<Output = Option<Result<T, E>>> + Send>>> {
+        let waiting = self.queue()?;
+        let checks = self.clone();
+        Some(Box::pin(async move {
+            let place = checks.places.clone().acquire_owned().await.ok()?;
+            drop(waiting);
+            checks.computed.fetch_add(1, Ordering::Relaxed);
+            let run = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                work()
+            });
+            let result = run.await.ok()?;
+            if let (Ok(_), Some(digest)) = (&result, digest) {
+                checks.remember(digest);
+            }
+            Some(result)
+        }))
     }
 
     fn remember(&self, digest: Digest) {

@@ -8,6 +8,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -71,7 +72,12 @@ struct Key {
 pub(super) struct Jwt {
     options: JwtOptions,
     keys: ArcSwap<Vec<Key>>,
+    /// How often keys were taken.
+    generation: AtomicU64,
 }
+
+/// The claims of a token.
+pub(super) type Claims = Map<String, Value>;
 
 /// What a token grants.
 pub(super) struct Grant {
@@ -216,7 +222,7 @@ impl KeySource {
 impl Jwt {
     pub(super) fn new(options: JwtOptions) -> Result<Self, String> {
         let keys = ArcSwap::from_pointee(options.keys.load()?);
-        Ok(Self { options, keys })
+        Ok(Self { options, keys, generation: AtomicU64::new(0) })
     }
 
     pub(super) fn options(&self) -> &JwtOptions {
@@ -226,18 +232,32 @@ impl Jwt {
     /// Takes the keys anew.
     pub(super) fn reload(&self) -> Result<(), String> {
         self.keys.store(std::sync::Arc::new(self.options.keys.load()?));
+        // What older keys were right for is asked again.
+        self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
-    /// Judges a token.
-    pub(super) fn check(
+    /// A number that changes with the keys.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the signature of a token costs so much that it is not to be checked in passing: RSA and elliptic
+    /// curves, where there is a key for them.
+    pub(super) fn costs(&self, token: &str) -> bool {
+        let Some(algorithm) = header(token).and_then(|header| algorithm(&header)) else { return false };
+        !AlgorithmFamily::Hmac.algorithms().contains(&algorithm)
+            && self.keys.load().iter().any(|key| key.algorithms.contains(&algorithm))
+    }
+
+    /// Judges the claims of a token whose signature is right.
+    pub(super) fn judge(
         &self,
-        token: &str,
+        claims: &Claims,
         client_id: &str,
         username: Option<&str>,
         now: SystemTime,
     ) -> Result<Grant, Refused> {
-        let claims = self.verify(token)?;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let leeway = self.options.leeway.as_secs_f64();
         let time = |name: &str| match claims.get(name) {
@@ -284,26 +304,14 @@ impl Jwt {
         })
     }
 
-    /// The claims of a token whose signature is right.
-    fn verify(&self, token: &str) -> Result<Map<String, Value>, Refused> {
-        if token.len() > LONGEST {
-            return Err(Refused::Malformed);
-        }
-        let header = token
-            .split('.')
-            .next()
-            .and_then(|part| base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(part).ok());
-        let header: Map<String, Value> =
-            header.and_then(|json| serde_json::from_slice(&json).ok()).ok_or(Refused::Malformed)?;
+    /// The claims of a token if its signature is right.
+    pub(super) fn verify(&self, token: &str) -> Result<Claims, Refused> {
+        let header = header(token).ok_or(Refused::Malformed)?;
         // What is said to be critical has to be understood, and nothing of it is (RFC 7515 4.1.11).
         if header.contains_key("crit") {
             return Err(Refused::Malformed);
         }
-        let algorithm: Algorithm = header
-            .get("alg")
-            .and_then(Value::as_str)
-            .and_then(|name| name.parse().ok())
-            .ok_or(Refused::Algorithm)?;
+        let algorithm = algorithm(&header).ok_or(Refused::Algorithm)?;
         let allowed = &self.options.algorithms;
         if !allowed.is_empty() && !allowed.contains(&algorithm) {
             return Err(Refused::Algorithm);
@@ -332,6 +340,26 @@ impl Jwt {
         }
         Err(refused)
     }
+}
+
+/// A part of a token, by its place.
+fn part(token: &str, place: usize) -> Option<Map<String, Value>> {
+    let part = Some(token).filter(|token| token.len() <= LONGEST)?.split('.').nth(place)?;
+    let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(part).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+fn header(token: &str) -> Option<Map<String, Value>> {
+    part(token, 0)
+}
+
+fn algorithm(header: &Map<String, Value>) -> Option<Algorithm> {
+    header.get("alg")?.as_str()?.parse().ok()
+}
+
+/// The claims of a token, whatever its signature is.
+pub(super) fn claims(token: &str) -> Option<Claims> {
+    part(token, 1)
 }
 
 /// Rules of a token: `{"pub": [..], "sub": [..], "all": [..]}`, which is then all that is allowed, or a list of

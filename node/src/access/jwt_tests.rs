@@ -72,7 +72,9 @@ fn hmac(algorithm: Algorithm, claims: &Value) -> String {
 }
 
 fn judge(jwt: &Jwt, token: &str) -> Result<Grant, Refused> {
-    jwt.check(token, "c1", Some("ann"), UNIX_EPOCH + Duration::from_secs(NOW))
+    let claims = jwt.verify(token)?;
+    assert_eq!(super::claims(token).as_ref(), Some(&claims));
+    jwt.judge(&claims, "c1", Some("ann"), UNIX_EPOCH + Duration::from_secs(NOW))
 }
 
 fn refused(jwt: &Jwt, token: &str) -> Option<Refused> {
@@ -202,9 +204,10 @@ fn claims_are_compared_with_the_client() {
     assert!(judge(&jwt, &hmac(Algorithm::HS256, &right)).is_ok());
     let token = hmac(Algorithm::HS256, &right);
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    assert_eq!(jwt.check(&token, "c2", Some("ann"), now).err(), Some(Refused::Claim("device".into())));
-    assert_eq!(jwt.check(&token, "c1", Some("eve"), now).err(), Some(Refused::Claim("sub".into())));
-    assert_eq!(jwt.check(&token, "c1", None, now).err(), Some(Refused::Claim("sub".into())));
+    let verified = jwt.verify(&token).unwrap();
+    assert_eq!(jwt.judge(&verified, "c2", Some("ann"), now).err(), Some(Refused::Claim("device".into())));
+    assert_eq!(jwt.judge(&verified, "c1", Some("eve"), now).err(), Some(Refused::Claim("sub".into())));
+    assert_eq!(jwt.judge(&verified, "c1", None, now).err(), Some(Refused::Claim("sub".into())));
     for (name, value) in [("sub", json!("eve")), ("aud", json!(["http"])), ("device", json!(null))] {
         let mut wrong = right.clone();
         wrong[name] = value;

@@ -24,6 +24,7 @@ mod jwt;
 mod password_file;
 pub mod passwords;
 mod permissions;
+mod revoked;
 pub mod rules;
 mod scram;
 mod start;
@@ -49,6 +50,7 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 pub use permissions::Permissions;
 use permissions::{Rules, Standing, TokenRules};
+use revoked::Revoked;
 use rules::RuleSet;
 pub use rules::{Allowed, Permission, Rule};
 pub use scram::SCRAM_SHA_256;
@@ -144,6 +146,7 @@ pub enum DenyAction {
 }
 
 type Hook = Box<dyn Fn() + Send + Sync>;
+type UserHook = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What clients may do.
 #[derive(Debug, Clone, Default)]
@@ -167,6 +170,8 @@ pub struct Access {
     standings: RwLock<HashMap<Box<str>, Permissions>>,
     deny_action: DenyAction,
     on_reload: RwLock<Vec<Hook>>,
+    on_revoke: RwLock<Vec<UserHook>>,
+    revoked: Revoked,
     watched: Vec<Watched>,
     reload_interval: Duration,
 }
@@ -242,6 +247,30 @@ impl Access {
     /// Calls `hook` whenever rules have changed, so that verdicts that were kept are forgotten.
     pub fn on_reload(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.on_reload.write().push(Box::new(hook));
+    }
+
+    /// Calls `hook` with the name of each user whose connections are to end: it was deleted, or has another password.
+    pub fn on_revoke(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.on_revoke.write().push(Box::new(hook));
+    }
+
+    /// How often a user's rights were taken away so far; for [`Self::is_revoked_since`].
+    pub fn revocations(&self) -> u64 {
+        self.revoked.count()
+    }
+
+    /// Whether that happened to this user since there were `count` of them. Where nobody remembers, it did.
+    pub fn is_revoked_since(&self, count: u64, user: &str) -> bool {
+        self.revoked.since(count, user)
+    }
+
+    /// What a user was let in by does not count any more.
+    fn revoke(&self, user: &str) {
+        // First for those who are coming in, then for those who are in: nobody slips through in between.
+        self.revoked.add(user);
+        for hook in &*self.on_revoke.read() {
+            hook(user);
+        }
     }
 
     /// The bans of now.

@@ -16,6 +16,7 @@ use super::{
     password_file::PasswordFile,
     passwords::{Cost, PasswordHash},
     permissions::Rules,
+    revoked::Revoked,
     rules::{Permission, Rule, RuleSet},
     users::{UserRow, Users, UsersError, UsersOptions},
 };
@@ -227,6 +228,8 @@ impl Access {
                 DenyActionWord::Disconnect => DenyAction::Disconnect,
             },
             on_reload: RwLock::default(),
+            on_revoke: RwLock::default(),
+            revoked: Revoked::default(),
             watched,
             reload_interval: *reload_interval,
         }))
@@ -288,14 +291,19 @@ impl Access {
         self.with_users(move |users| users.add(&name, &password, superuser)).await
     }
 
-    /// Gives a user another password.
+    /// Gives a user another password, and ends its connections.
     pub async fn set_password(&self, name: String, password: Vec<u8>) -> Result<UserRow, UserError> {
-        self.with_users(move |users| users.set_password(&name, &password)).await
+        let row = self.with_users(move |users| users.set_password(&name, &password)).await?;
+        self.revoke(&row.name);
+        Ok(row)
     }
 
-    /// Removes a user. Connections that it has stay.
+    /// Removes a user, and ends its connections.
     pub async fn delete_user(&self, name: String) -> Result<(), UserError> {
-        self.with_users(move |users| users.delete(&name)).await
+        let deleted = name.clone();
+        self.with_users(move |users| users.delete(&deleted)).await?;
+        self.revoke(&name);
+        Ok(())
     }
 
     /// Up to `limit` users behind `after`, by name, and how many there are in all.
@@ -342,6 +350,8 @@ impl Access {
             standings: RwLock::default(),
             deny_action,
             on_reload: RwLock::default(),
+            on_revoke: RwLock::default(),
+            revoked: Revoked::default(),
             watched: Vec::new(),
             reload_interval: Duration::MAX,
         })

@@ -273,3 +273,62 @@ async fn scram_goes_through_with_the_right_password_only() {
     let other = access.begin("PLAIN", Some(b""), &credentials(None, None));
     assert_eq!(other.err().map(|refusal| refusal.reason), Some(ReasonCode::BadAuthenticationMethod));
 }
+
+/// Access by tokens that are signed with a key on P-256, and one for each of these users.
+fn by_tokens(folder: &Path, checks: &str, users: &[&str]) -> (Arc<Access>, Vec<String>) {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    std::fs::write(folder.join("key.pem"), pair.public_key_pem()).unwrap();
+    let private = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    let sign = |user: &&str| {
+        let claims = serde_json::json!({ "sub": user });
+        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &private).unwrap()
+    };
+    let text = format!(
+        r#"{NO_BANS} authentication {{
+            password_checks {{ {checks} }}
+            backends = [ {{ type = jwt, public_key = "FOLDER/key.pem", verify_claims {{ sub = "${{username}}" }} }} ]
+        }}"#
+    );
+    (access(&text, folder), users.iter().map(sign).collect())
+}
+
+#[tokio::test]
+async fn signatures_that_cost_are_checked_within_the_bound_of_passwords() {
+    let folder = tempfile::tempdir().unwrap();
+    let (users, bound) = (["a", "b", "c", "d"], "max_concurrent = 1, max_waiting = 1");
+    let (access, tokens) = by_tokens(folder.path(), bound, &users);
+    let ask = |at: usize| access.authenticate(&credentials(Some(users[at]), Some(&tokens[at])));
+    // One may run and one wait; nothing is polled yet.
+    let under_way: Vec<_> = (0..2).map(&ask).collect();
+    assert!(matches!(ask(2), Answer::Now(Err(Refusal { reason: ReasonCode::ServerBusy, .. }))));
+    for answer in under_way {
+        let Answer::Later(pending) = answer else { panic!("not in passing") };
+        assert!(pending.await.is_ok());
+    }
+    let Answer::Later(given_up) = ask(2) else { panic!("there is room again") };
+    drop(given_up);
+    let computed = || access.authenticator.checks.computed.load(Ordering::Relaxed);
+    assert_eq!(computed(), 2, "who gives up costs nothing");
+    // What was right is remembered; for another user it is still wrong.
+    assert!(matches!(ask(0), Answer::Now(Ok(_))));
+    let stolen = access.authenticate(&credentials(Some("b"), Some(&tokens[0])));
+    assert!(matches!(stolen, Answer::Now(Err(Refusal { reason: ReasonCode::BadUserNameOrPassword, .. }))));
+    assert_eq!(computed(), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_was_right_is_asked_again_when_the_keys_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let (access, tokens) = by_tokens(folder.path(), "", &["ann"]);
+    let known = credentials(Some("ann"), Some(&tokens[0]));
+    assert!(verdict(&access, &known).await.is_ok());
+    assert!(matches!(access.authenticate(&known), Answer::Now(Ok(_))));
+    let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    std::fs::write(folder.path().join("key.pem"), format!("{}\n", other.public_key_pem())).unwrap();
+    for _ in 0..2 {
+        // Changed, and at rest.
+        access.look();
+    }
+    assert!(verdict(&access, &known).await.is_err());
+}

@@ -106,7 +106,7 @@ pub enum UsersCommand {
         /// Name of the user
         name: String,
     },
-    /// Remove one; connections that it has stay
+    /// Remove one, and end its connections
     Delete {
         /// Name of the user
         name: String,

@@ -24,7 +24,7 @@ section! {
         /// What knows the clients, asked in this order; the first one that knows a client decides. EMQX's spelling
         /// (`mechanism` and `backend`) is read, too, and so is a list in place of the whole section.
         backends: Vec<BackendConfig> => list(BackendKind).or(Vec::new());
-        /// How passwords are checked.
+        /// How passwords, and signatures of tokens, are checked.
         password_checks: PasswordChecksConfig => nested();
         /// What follows when clients of one address fail to log in again and again.
         ban: BanConfig => nested();
@@ -74,13 +74,14 @@ impl Kind for AuthenticationKind {
 }
 
 section! {
-    /// How passwords are checked. A check takes about 20 ms of a core, by design.
+    /// How passwords are checked, and the signatures of tokens with RSA and elliptic curves. A password takes about
+    /// 20 ms of a core, by design.
     pub struct PasswordChecksConfig {
         /// Checks at one time; 0: half of the cores, at least one.
         max_concurrent: u16 => integer(0..=1024).or(0);
         /// Clients that wait for a check. One more is told that the server is busy (0x89).
         max_waiting: u32 => integer(0..=1_000_000).or(1000);
-        /// How long a right password is remembered, as a keyed hash in memory, so that a client that comes back
+        /// How long a right password or token is remembered, as a keyed hash in memory, so that a client that comes back
         /// costs no new check. 0 remembers nothing.
         remember: Duration => seconds().within(Duration::ZERO..=Duration::from_hours(24)).or(Duration::from_mins(5));
     }

@@ -12,7 +12,7 @@ use super::{
     authentication::ClientAccess,
     connection::{Connection, End, Phase, Work},
     explain::explain,
-    keeper::{Claim, Granted},
+    keeper::{Claim, Claimed, Granted},
     options::{CertificateUsername, Options},
     session::{ClientLimits, Output},
     shared::Client,
@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     wants_response_information: bool,
     problem_information: bool,
     topic_alias_maximum: u16,
+    /// How often users had lost their rights when it arrived.
+    revocations: u64,
     /// The authentication method.
     pub(super) method: Option<Box<str>>,
     /// Authentication data for CONNACK.
@@ -107,8 +109,15 @@ impl Connection {
 
     /// The client may come in: asks for its session.
     pub(super) fn claim(&mut self, prepared: Prepared, work: &mut Work) -> Result<(), End> {
-        let lasts = prepared.expiry.is_some();
-        match self.shared.keeper.claim(&prepared.origin.client_id, prepared.clean_start, lasts) {
+        let Origin { client_id, username, .. } = &*prepared.origin;
+        let claimed = Claimed {
+            client_id,
+            username: username.as_deref(),
+            known: self.shared.options.access.knows_users() || self.username_by_certificate().is_some(),
+            clean_start: prepared.clean_start,
+            lasts: prepared.expiry.is_some(),
+        };
+        match self.shared.keeper.claim(&claimed) {
             Claim::Granted(granted) => self.accept(granted, prepared, work),
             Claim::Wait(granted) => {
                 let deadline = Instant::now() + self.shared.options.connect_timeout;
@@ -117,6 +126,10 @@ impl Connection {
                 Ok(())
             }
             Claim::Refused => Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version)),
+            Claim::NotYours => {
+                tracing::debug!(client_id, peer = %self.peer.address, "refused: the session is another user's");
+                Err(End::NotConnected(ReasonCode::ClientIdentifierNotValid, prepared.version))
+            }
         }
     }
 
@@ -153,6 +166,7 @@ impl Connection {
             origin,
             expiry,
             shortened,
+            revocations: self.shared.options.access.revocations(),
             method: None,
             last_word: None,
             access: None,
@@ -215,6 +229,13 @@ impl Connection {
         ending.will = connect.will;
         if self.shared.keeper.is_claimed(&inbox) {
             inbox.close_connection(ReasonCode::SessionTakenOver);
+        }
+        let access = &self.shared.options.access;
+        if access.revocations() != connect.revocations
+            && inbox.owner().is_some_and(|owner| access.is_revoked_since(connect.revocations, owner))
+        {
+            // While it was on its way in.
+            inbox.close_connection(ReasonCode::AdministrativeAction);
         }
         let grace = |seconds: u16| Duration::from_millis(u64::from(seconds) * 1500);
         self.client = Some(Box::new(Client {

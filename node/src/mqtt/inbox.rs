@@ -22,7 +22,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -68,6 +68,8 @@ pub(crate) struct Rules {
 pub(crate) struct Inbox {
     id: u64,
     client_id: Box<str>,
+    /// User name of the client that made the session; set once, by the first one with a user name.
+    owner: OnceLock<Box<str>>,
     mailbox: Mailbox<Mail>,
     rules: Arc<Rules>,
     /// Deliveries of this session that were dropped, for whatever reason.
@@ -113,6 +115,7 @@ impl Inbox {
             stored,
             id,
             client_id: client_id.into(),
+            owner: OnceLock::new(),
             mailbox: Mailbox::new(rules.capacity),
             rules: rules.clone(),
             dropped: AtomicU64::new(0),
@@ -133,6 +136,18 @@ impl Inbox {
         &self.client_id
     }
 
+    /// User name of the client that the session belongs to; none: nobody's.
+    pub(crate) fn owner(&self) -> Option<&str> {
+        self.owner.get().map(|owner| &**owner)
+    }
+
+    /// Makes it the session of a user, if it is nobody's.
+    pub(crate) fn belongs_to(&self, username: Option<&str>) {
+        if let Some(username) = username {
+            self.owner.get_or_init(|| username.into());
+        }
+    }
+
     /// Where its session is stored, if it is.
     pub(crate) fn stored(&self) -> Option<&Arc<StoredSession>> {
         self.stored.as_ref()
@@ -144,7 +159,10 @@ impl Inbox {
         let expiry = expiry.map_or(0, |expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
         let record = Record {
             client_id: self.client_id.clone(),
-            username: will.and_then(|will| will.message.origin.username.clone()),
+            // Where names are claims, a will may be another's than the session.
+            username: will
+                .and_then(|will| will.message.origin.username.clone())
+                .or_else(|| self.owner().map(Box::from)),
             expiry,
             presence,
             will: will

@@ -68,6 +68,27 @@ pub(crate) enum Claim {
     Wait(oneshot::Receiver<Granted>),
     /// There are too many sessions, or no memory for one more.
     Refused,
+    /// The session is another user's.
+    NotYours,
+}
+
+/// Who asks for a session, and for what.
+#[derive(Clone, Copy)]
+pub(crate) struct Claimed<'a> {
+    pub(crate) client_id: &'a str,
+    /// User name, if there is one.
+    pub(crate) username: Option<&'a str>,
+    /// Whether the user name, or that there is none, is more than a claim: then sessions of other users are not to be had.
+    pub(crate) known: bool,
+    pub(crate) clean_start: bool,
+    /// It is to outlive the connection.
+    pub(crate) lasts: bool,
+}
+
+impl Claimed<'_> {
+    fn may_have(&self, inbox: &Inbox) -> bool {
+        !self.known || inbox.owner().is_none() || inbox.owner() == self.username
+    }
 }
 
 /// A session, for administrators.
@@ -87,6 +108,7 @@ impl SessionView {
 }
 
 struct Claimant {
+    username: Option<Box<str>>,
     clean_start: bool,
     lasts: bool,
     answer: oneshot::Sender<Granted>,
@@ -186,10 +208,12 @@ impl Keeper {
     }
 
     /// A new session; one that outlives its connection is stored, where sessions are.
-    fn new_session(&self, client_id: &str, lasts: bool) -> Box<Session> {
+    fn new_session(&self, client_id: &str, username: Option<&str>, lasts: bool) -> Box<Session> {
         let store = self.router.store().filter(|_| lasts);
         let stored = store.map(|store| StoredSession::new(store.clone(), store.new_session(), 0));
-        self.session_with(client_id, stored)
+        let session = self.session_with(client_id, stored);
+        session.inbox.belongs_to(username);
+        session
     }
 
     fn session_with(&self, client_id: &str, stored: Option<Arc<StoredSession>>) -> Box<Session> {
@@ -198,13 +222,24 @@ impl Keeper {
         Box::new(Session::new(Inbox::new(id, client_id, &self.rules, stored)))
     }
 
-    /// A client asks for its session; `lasts`: it is to outlive the connection.
-    pub(crate) fn claim(self: &Arc<Self>, client_id: &str, clean_start: bool, lasts: bool) -> Claim {
+    /// A client asks for its session.
+    pub(crate) fn claim(self: &Arc<Self>, claimed: &Claimed<'_>) -> Claim {
+        let Claimed { client_id, username, clean_start, lasts, .. } = *claimed;
         let mut state = self.state.lock();
+        let owned = match state.entries.get(client_id) {
+            Some(Entry::Connected { inbox, .. }) => Some(inbox),
+            Some(Entry::Away { session, .. }) => Some(&session.inbox),
+            None => None,
+        };
+        if owned.is_some_and(|inbox| !claimed.may_have(inbox)) {
+            Stats::add(&self.stats.sessions_denied, 1);
+            return Claim::NotYours;
+        }
         if let Some(Entry::Connected { inbox, next }) = state.entries.get_mut(client_id) {
             let (answer, granted) = oneshot::channel();
             let inbox = inbox.clone();
-            let outdone = next.replace(Claimant { clean_start, lasts, answer });
+            let claimant = Claimant { username: username.map(Box::from), clean_start, lasts, answer };
+            let outdone = next.replace(claimant);
             drop(state);
             drop(outdone);
             Stats::add(&self.stats.sessions_taken_over, 1);
@@ -229,8 +264,9 @@ impl Keeper {
         let (session, present, ended) = match away {
             // The will is not published: the client is back before its delay passed (MQTT-3.1.3-9).
             Some((session, _)) if !clean_start => (session, true, None),
-            ended => (self.new_session(client_id, lasts), false, ended),
+            ended => (self.new_session(client_id, username, lasts), false, ended),
         };
+        session.inbox.belongs_to(username);
         let entry = Entry::Connected { inbox: session.inbox.clone(), next: None };
         state.entries.insert(client_id.into(), entry);
         drop(state);
@@ -268,10 +304,10 @@ impl Keeper {
                 return;
             }
         };
-        if let Some(Claimant { clean_start, lasts, answer }) = next {
+        if let Some(claimant) = next {
             drop(state);
-            let resume = expiry.is_some() && !clean_start;
-            self.hand_on(session, resume, lasts, will, answer);
+            let resume = expiry.is_some() && !claimant.clean_start;
+            self.hand_on(session, resume, will, claimant);
             return;
         }
         let Some(expiry) = expiry else {
@@ -323,18 +359,19 @@ impl Keeper {
         self: &Arc<Self>,
         session: Box<Session>,
         resume: bool,
-        lasts: bool,
         will: Option<Box<Will>>,
-        answer: oneshot::Sender<Granted>,
+        claimant: Claimant,
     ) {
+        let Claimant { username, lasts, answer, .. } = claimant;
         let session = if resume {
+            session.inbox.belongs_to(username.as_deref());
             // Back before the delay passed: a delayed will is not published (MQTT-3.1.3-9).
             self.publish_will(will.filter(|will| will.delay == 0));
             Stats::add(&self.stats.sessions_resumed, 1);
             session
         } else {
             let client_id: Box<str> = session.inbox.client_id().into();
-            let new = self.new_session(&client_id, lasts);
+            let new = self.new_session(&client_id, username.as_deref(), lasts);
             if let Some(Entry::Connected { inbox, .. }) = self.state.lock().entries.get_mut(&client_id) {
                 *inbox = new.inbox.clone();
             }
@@ -417,16 +454,25 @@ impl Keeper {
         })
     }
 
+    /// Asks every connection of a user to end.
+    pub(crate) fn close_user(&self, username: &str, reason: ReasonCode) {
+        self.close_where(|inbox| inbox.owner() == Some(username), reason);
+    }
+
     /// Asks every connection to end.
     pub(crate) fn close_all(&self, reason: ReasonCode) {
+        self.close_where(|_| true, reason);
+    }
+
+    fn close_where(&self, which: impl Fn(&Inbox) -> bool, reason: ReasonCode) {
         let inboxes: Vec<_> = self
             .state
             .lock()
             .entries
             .values()
             .filter_map(|entry| match entry {
-                Entry::Connected { inbox, .. } => Some(inbox.clone()),
-                Entry::Away { .. } => None,
+                Entry::Connected { inbox, .. } if which(inbox) => Some(inbox.clone()),
+                Entry::Connected { .. } | Entry::Away { .. } => None,
             })
             .collect();
         for inbox in inboxes {
@@ -544,7 +590,7 @@ impl Keeper {
             let will = found.record.will.take().and_then(|will| {
                 let origin = Arc::new(Origin {
                     client_id: found.record.client_id.clone(),
-                    username: found.record.username.take(),
+                    username: found.record.username.clone(),
                     peer: None,
                 });
                 let memory = self.router.memory();
@@ -593,6 +639,7 @@ impl Keeper {
     fn restored(&self, store: &Arc<Store>, found: &mut LoadedSession, sent: u64) -> Box<Session> {
         let stored = StoredSession::new(store.clone(), found.session, found.next);
         let mut session = self.session_with(&found.record.client_id, Some(stored));
+        session.inbox.belongs_to(found.record.username.as_deref());
         // Deliveries of one subscription share what is known about it.
         let mut last: Option<(Arc<Via>, Arc<Via>)> = None;
         for (_, entry) in &mut found.entries {

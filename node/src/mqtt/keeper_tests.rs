@@ -37,7 +37,7 @@ fn world() -> World {
 fn granted(claim: Claim) -> Granted {
     match claim {
         Claim::Granted(granted) => granted,
-        Claim::Wait(_) | Claim::Refused => panic!("the session is free"),
+        Claim::Wait(_) | Claim::Refused | Claim::NotYours => panic!("the session is free"),
     }
 }
 
@@ -64,6 +64,14 @@ impl World {
         std::mem::take(&mut *self.wills.0.lock())
     }
 
+    fn claim(&self, client_id: &str, clean_start: bool) -> Claim {
+        self.claim_as(None, client_id, clean_start)
+    }
+
+    fn claim_as(&self, username: Option<&str>, client_id: &str, clean_start: bool) -> Claim {
+        self.keeper.claim(&Claimed { client_id, username, known: true, clean_start, lasts: true })
+    }
+
     fn subscribe(&self, lease: &mut Lease) {
         let session = lease.session().unwrap();
         session.filters.insert("t".into());
@@ -74,11 +82,11 @@ impl World {
 #[tokio::test]
 async fn a_session_outlives_its_connection_until_it_expires() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false, true));
+    let mut first = granted(world.claim("c", false));
     assert!(!first.present);
     world.subscribe(&mut first.lease);
     leave(first.lease, 60, None);
-    let second = granted(world.keeper.claim("c", false, true));
+    let second = granted(world.claim("c", false));
     assert!(second.present);
     leave(second.lease, 60, None);
     let now = Instant::now();
@@ -88,13 +96,13 @@ async fn a_session_outlives_its_connection_until_it_expires() {
     assert_eq!(world.router.find_route("t").subscribers(), 0);
     let stats = world.router.stats().snapshot();
     assert_eq!((stats.sessions, stats.sessions_expired, stats.sessions_resumed), (0, 1, 1));
-    assert!(!granted(world.keeper.claim("c", false, true)).present);
+    assert!(!granted(world.claim("c", false)).present);
 }
 
 #[tokio::test]
 async fn a_session_without_expiry_ends_with_its_connection() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", true, true));
+    let mut first = granted(world.claim("c", true));
     world.subscribe(&mut first.lease);
     leave(first.lease, 0, Some(will("w", 10)));
     assert_eq!(world.wills(), ["w"], "the end of the session publishes a delayed will");
@@ -105,11 +113,11 @@ async fn a_session_without_expiry_ends_with_its_connection() {
 #[tokio::test]
 async fn a_clean_start_ends_the_session_before_it() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false, true));
+    let mut first = granted(world.claim("c", false));
     world.subscribe(&mut first.lease);
     leave(first.lease, 60, Some(will("w", 10)));
     assert!(world.wills().is_empty());
-    let second = granted(world.keeper.claim("c", true, true));
+    let second = granted(world.claim("c", true));
     assert!(!second.present);
     assert_eq!(world.wills(), ["w"]);
     assert_eq!(world.router.find_route("t").subscribers(), 0);
@@ -118,12 +126,12 @@ async fn a_clean_start_ends_the_session_before_it() {
 #[tokio::test]
 async fn a_delayed_will_is_published_when_its_time_comes_and_not_when_the_client_is_back() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false, true));
+    let first = granted(world.claim("c", false));
     leave(first.lease, 60, Some(will("w", 10)));
-    drop(granted(world.keeper.claim("c", false, true)));
+    drop(granted(world.claim("c", false)));
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
     assert!(world.wills().is_empty());
-    leave(granted(world.keeper.claim("c", false, true)).lease, 60, Some(will("w", 10)));
+    leave(granted(world.claim("c", false)).lease, 60, Some(will("w", 10)));
     world.keeper.expire(Instant::now() + Duration::from_secs(9));
     assert!(world.wills().is_empty());
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
@@ -135,7 +143,7 @@ async fn a_delayed_will_is_published_when_its_time_comes_and_not_when_the_client
 #[tokio::test]
 async fn the_end_of_a_session_publishes_its_will_before_the_delay_is_over() {
     let world = world();
-    leave(granted(world.keeper.claim("c", false, true)).lease, 10, Some(will("w", 60)));
+    leave(granted(world.claim("c", false)).lease, 10, Some(will("w", 60)));
     world.keeper.expire(Instant::now() + Duration::from_secs(11));
     assert_eq!(world.wills(), ["w"]);
     assert!(world.keeper.state.lock().deadlines.is_empty());
@@ -144,9 +152,9 @@ async fn the_end_of_a_session_publishes_its_will_before_the_delay_is_over() {
 #[tokio::test]
 async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
     let world = world();
-    let mut first = granted(world.keeper.claim("c", false, true)).lease;
+    let mut first = granted(world.claim("c", false)).lease;
     let inbox = first.session().unwrap().inbox.clone();
-    let Claim::Wait(answer) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
+    let Claim::Wait(answer) = world.claim("c", false) else { panic!("the session is taken") };
     let mut told = inbox.take();
     assert!(matches!(
         told.make_contiguous(),
@@ -161,9 +169,9 @@ async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
 #[tokio::test]
 async fn a_third_claim_beats_the_second() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false, true)).lease;
-    let Claim::Wait(second) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
-    let Claim::Wait(third) = world.keeper.claim("c", true, true) else { panic!("the session is taken") };
+    let first = granted(world.claim("c", false)).lease;
+    let Claim::Wait(second) = world.claim("c", false) else { panic!("the session is taken") };
+    let Claim::Wait(third) = world.claim("c", true) else { panic!("the session is taken") };
     leave(first, 60, None);
     assert!(second.await.is_err());
     assert!(!third.await.expect("a session").present, "it asked for a clean start");
@@ -173,20 +181,59 @@ async fn a_third_claim_beats_the_second() {
 #[tokio::test]
 async fn a_claimant_that_has_gone_loses_nothing() {
     let world = world();
-    let first = granted(world.keeper.claim("c", false, true)).lease;
-    let Claim::Wait(second) = world.keeper.claim("c", false, true) else { panic!("the session is taken") };
+    let first = granted(world.claim("c", false)).lease;
+    let Claim::Wait(second) = world.claim("c", false) else { panic!("the session is taken") };
     drop(second);
     leave(first, 60, None);
-    assert!(granted(world.keeper.claim("c", false, true)).present);
+    assert!(granted(world.claim("c", false)).present);
 }
 
 #[tokio::test]
 async fn sessions_are_bounded() {
     let world = world();
-    let leases: Vec<_> =
-        ["a", "b", "c"].map(|id| granted(world.keeper.claim(id, true, true))).into_iter().collect();
-    assert!(matches!(world.keeper.claim("d", true, true), Claim::Refused));
-    assert!(matches!(world.keeper.claim("a", true, true), Claim::Wait(_)));
+    let leases: Vec<_> = ["a", "b", "c"].map(|id| granted(world.claim(id, true))).into_iter().collect();
+    assert!(matches!(world.claim("d", true), Claim::Refused));
+    assert!(matches!(world.claim("a", true), Claim::Wait(_)));
     drop(leases);
-    drop(granted(world.keeper.claim("d", true, true)));
+    drop(granted(world.claim("d", true)));
+}
+
+#[tokio::test]
+async fn a_session_is_its_users_alone() {
+    let world = world();
+    // Nobody's at first: the first user that comes has it.
+    leave(granted(world.claim("c", false)).lease, 60, None);
+    let first = granted(world.claim_as(Some("ann"), "c", false));
+    assert!(first.present);
+    for clean_start in [false, true] {
+        for other in [Some("eve"), None] {
+            assert!(matches!(world.claim_as(other, "c", clean_start), Claim::NotYours), "{other:?}");
+        }
+    }
+    leave(first.lease, 60, None);
+    for clean_start in [false, true] {
+        for other in [Some("eve"), None] {
+            assert!(matches!(world.claim_as(other, "c", clean_start), Claim::NotYours), "{other:?}");
+        }
+    }
+    // Where names are claims, everybody is taken at its word.
+    let unknown =
+        Claimed { client_id: "c", username: Some("eve"), known: false, clean_start: false, lasts: true };
+    let resumed = granted(world.keeper.claim(&unknown));
+    assert!(resumed.present);
+    leave(resumed.lease, 0, None);
+    assert!(!granted(world.claim_as(Some("eve"), "c", false)).present);
+    assert_eq!(world.router.stats().snapshot().sessions_denied, 8);
+}
+
+#[tokio::test]
+async fn who_takes_over_in_line_owns_what_it_gets() {
+    let world = world();
+    let first = granted(world.claim("c", false)).lease;
+    let Claim::Wait(second) = world.claim_as(Some("ann"), "c", true) else { panic!("the session is taken") };
+    leave(first, 60, None);
+    let second = second.await.expect("a session");
+    assert!(!second.present);
+    assert!(matches!(world.claim_as(Some("eve"), "c", false), Claim::NotYours));
+    drop(second);
 }

@@ -150,6 +150,12 @@ impl Front {
                 router.changed();
             }
         });
+        let keeper = Arc::downgrade(&shared.keeper);
+        shared.options.access.on_revoke(move |user| {
+            if let Some(keeper) = keeper.upgrade() {
+                keeper.close_user(user, ReasonCode::AdministrativeAction);
+            }
+        });
         handle.tasks.push(spawn(shared.keeper.clone().run()).abort_handle());
         let watch = transport::keep_up_to_date(
             certificates_of_all,

@@ -102,6 +102,8 @@ counters! {
     sessions_resumed,
     /// Sessions found in the store at the start.
     sessions_restored,
+    /// Clients refused because the session of their client identifier is another user's.
+    sessions_denied,
     /// Subscriptions now.
     subscriptions,
     /// Retained messages now.

@@ -54,7 +54,7 @@ pub(super) struct Damaged(pub(super) &'static str);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) client_id: Box<str>,
-    /// User name of the client that left the will.
+    /// User name of the client that it belongs to.
     pub(crate) username: Option<Box<str>>,
     /// How long it outlives its connection, in milliseconds; 0: it ends with it.
     pub(crate) expiry: u64,
