@@ -62,6 +62,9 @@ pub(super) enum Outcome {
 pub(super) type Digest = [u8; 32];
 type Check = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
+/// A check of another kind: `None` comes out if it did not end.
+type Running<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
+
 /// A check's answer.
 pub(super) enum Checked {
     /// Known at once.
@@ -215,12 +218,11 @@ impl Checks {
     }
 
     /// Runs a check of another kind in the same places, and remembers it if it is right. `None`: too many checks.
-    /// What comes out is `None` if it did not end.
     pub(super) fn check_with<T: Send + 'static, E: Send + 'static>(
         self: &Arc<Self>,
         digest: Option<Digest>,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
-    ) -> Option<Pin<Box<dyn Future<Output = Option<Result<T, E>>> + Send>>> {
+    ) -> Option<Running<Result<T, E>>> {
         let waiting = self.queue()?;
         let checks = self.clone();
         Some(Box::pin(async move {

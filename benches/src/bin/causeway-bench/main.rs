@@ -11,6 +11,7 @@ mod loads;
 mod report;
 mod server;
 mod soak;
+mod stored;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -45,6 +46,8 @@ enum Scenario {
     Churn(connect::Churn),
     /// Load a broker with a mixture for minutes and watch its memory, which must stay flat.
     Soak(soak::Soak),
+    /// Start a node that has many stored sessions with messages: how long it takes, and its memory then.
+    StoredSessions(stored::StoredSessions),
     /// Put the same loads on several brokers, each started for it, and print a table.
     Brokers(compare::Brokers),
     /// Put the same messages into Kafka through several systems, each started for it, and print a table.
@@ -75,6 +78,7 @@ fn main() -> Result<()> {
             Scenario::Connect(scenario) => connect::connect(scenario, &cli.server_pid).await.map(Some),
             Scenario::Churn(scenario) => connect::churn_connections(scenario, &cli.server_pid).map(Some),
             Scenario::Soak(scenario) => soak::soak(scenario, &cli.server_pid).await.map(|()| None),
+            Scenario::StoredSessions(scenario) => stored::stored_sessions(scenario).await.map(Some),
             Scenario::Brokers(scenario) => compare::compare(scenario, cli.json).await.map(|()| None),
             Scenario::KafkaOut(scenario) => kafka_out::kafka_out(scenario).await.map(|()| None),
             #[cfg(feature = "rdkafka")]

@@ -61,6 +61,12 @@ impl Watch {
         Ok(Self { pids: pids.to_vec(), server, own, start: Instant::now() })
     }
 
+    /// Measures a process from its own start on.
+    pub(crate) fn whole(pid: u32) -> Result<Self> {
+        let nothing = Usage { cpu_seconds: 0.0, resident: 0, peak_resident: 0 };
+        Ok(Self { server: Some(nothing), ..Self::start(&[pid])? })
+    }
+
     pub(crate) fn report(&self, scenario: &str, count: u64, seconds: f64) -> Result<Report> {
         let own = procfs::usage(std::process::id())?;
         let now = procfs::usage_of_all(&self.pids).context("the server has ended")?;

@@ -16,6 +16,8 @@ struct State {
     writes: Vec<(u64, Vec<u8>)>,
     /// Operations until it dies.
     left: Option<u64>,
+    /// Operations until it is full.
+    room: Option<u64>,
     full: bool,
     sync_fails: bool,
     /// Syncs that only say so.
@@ -43,12 +45,23 @@ impl Disk {
         self.0.lock().left = Some(left);
     }
 
+    /// Fills the disk after this many operations.
+    pub(crate) fn fill_in(&self, operations: u64) {
+        self.0.lock().room = Some(operations);
+    }
+
+    /// Operations that are left, where [`Self::die_in`] said how many.
+    pub(crate) fn left(&self) -> u64 {
+        self.0.lock().left.unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.0.lock().left == Some(0)
     }
 
     pub(crate) fn set_full(&self, full: bool) {
-        self.0.lock().full = full;
+        let mut state = self.0.lock();
+        (state.full, state.room) = (full, None);
     }
 
     pub(crate) fn fail_syncs(&self) {
@@ -113,6 +126,12 @@ impl Mount {
                 return Err(io::Error::other("no power"));
             }
             *left -= 1;
+        }
+        if let Some(room) = &mut state.room {
+            match room.checked_sub(1) {
+                Some(less) => *room = less,
+                None => state.full = true,
+            }
         }
         act(&mut state)
     }

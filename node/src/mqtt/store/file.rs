@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -34,9 +34,6 @@ use crate::{
 
 /// Memory for pages: what is written lately is in it, the rest is read at the start only.
 const CACHE: usize = 32 << 20;
-
-/// A smaller file is not worth shortening.
-const COMPACT_FROM: u64 = 64 << 20;
 
 /// Why the stored sessions cannot be used. The file is left as it is.
 #[derive(Debug, thiserror::Error)]
@@ -110,16 +107,25 @@ pub(crate) struct Loaded {
     bytes: u64,
 }
 
-/// A backend that remembers whether a sync has failed.
+/// What is seen of the storage.
+#[derive(Debug, Default)]
+struct Seen {
+    /// A sync has failed.
+    sync_failed: AtomicBool,
+    /// Bytes.
+    length: AtomicU64,
+}
+
+/// A backend that is watched.
 #[derive(Debug)]
 struct Watched {
     inner: Box<dyn StorageBackend>,
-    sync_failed: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
 impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
-        self.inner.len()
+        self.inner.len().inspect(|length| self.seen.length.store(*length, Ordering::Release))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -127,11 +133,11 @@ impl StorageBackend for Watched {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
+        self.inner.set_len(len).inspect(|()| self.seen.length.store(len, Ordering::Release))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+        self.inner.sync_data().inspect_err(|_| self.seen.sync_failed.store(true, Ordering::Release))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -189,36 +195,37 @@ pub(super) fn file_opener(path: &Path) -> Opener {
 pub(super) struct File {
     path: PathBuf,
     opener: Opener,
-    sync_failed: Arc<AtomicBool>,
+    seen: Arc<Seen>,
     /// None after a failure.
     database: Option<Database>,
 }
 
-fn open_database(opener: &Opener, sync_failed: &Arc<AtomicBool>) -> Result<Database, DatabaseError> {
+fn open_database(opener: &Opener, seen: &Arc<Seen>) -> Result<Database, DatabaseError> {
     let inner = opener().map_err(StorageError::Io)?;
     Builder::new()
         .set_cache_size(CACHE)
         // Without it a damaged file may be trusted, and panic later. What is read at the start is checked
         // on the way, at little more than the price of reading it.
         .set_check_integrity_on_open(true)
-        .create_with_backend(Watched { inner, sync_failed: sync_failed.clone() })
+        .create_with_backend(Watched { inner, seen: seen.clone() })
 }
 
 impl File {
-    /// Opens the store and reads everything in it.
+    /// Opens the store and reads everything in it. One of `compact_from` bytes that is mostly empty is shortened.
     pub(super) fn open(
         path: &Path,
         opener: Opener,
+        compact_from: u64,
         memory: Memory,
     ) -> Result<(Self, Books, Loaded), OpenError> {
-        let sync_failed = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Seen::default());
         let failed = |error: redb::Error| match error {
             redb::Error::Io(source) if source.kind() != io::ErrorKind::InvalidData => {
                 OpenError::Io { path: path.to_owned(), source }
             }
             error => OpenError::Damaged { path: path.to_owned(), reason: error.to_string() },
         };
-        let mut database = open_database(&opener, &sync_failed).map_err(|error| failed(error.into()))?;
+        let database = open_database(&opener, &seen).map_err(|error| failed(error.into()))?;
         check_format(path, &database, &failed)?;
         let (books, loaded) = load(&database, memory).map_err(|error| match error {
             LoadError::Database(error) => failed(error),
@@ -226,17 +233,29 @@ impl File {
                 OpenError::Damaged { path: path.to_owned(), reason: error.to_string() }
             }
         })?;
-        let length = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        if length > COMPACT_FROM && loaded.bytes < length / 4 {
+        let before = seen.length.load(Ordering::Acquire);
+        let mut database = Some(database);
+        if before > compact_from && loaded.bytes < before / 4 {
             // Room that is free inside is used again, so it is never needed; but who had a bad day once
             // wants the disk back.
-            match database.compact() {
-                Ok(_) => tracing::info!(path = %path.display(), "stored sessions compacted"),
-                Err(error) => tracing::warn!(%error, "stored sessions not compacted"),
+            match database.as_mut().map_or(Ok(false), Database::compact) {
+                Ok(_) => {
+                    let after = seen.length.load(Ordering::Acquire);
+                    tracing::info!(path = %path.display(), before, after, "stored sessions compacted");
+                }
+                Err(error) if seen.sync_failed.load(Ordering::Acquire) => {
+                    return Err(OpenError::Io { path: path.to_owned(), source: io::Error::other(error) });
+                }
+                Err(error) => {
+                    // What is in the file is what it was. The handle is of no use any more: the next transaction
+                    // opens another.
+                    tracing::warn!(%error, "stored sessions not compacted");
+                    database = None;
+                }
             }
         }
         let path = path.to_owned();
-        Ok((Self { path, opener, sync_failed, database: Some(database) }, books, loaded))
+        Ok((Self { path, opener, seen, database }, books, loaded))
     }
 
     /// Writes rows, all or none, and returns when they are on the disk.
@@ -253,7 +272,7 @@ impl File {
                 )
             );
             let text = format!("{}: {error}", self.path.display());
-            if no_room && !self.sync_failed.load(Ordering::Acquire) {
+            if no_room && !self.seen.sync_failed.load(Ordering::Acquire) {
                 Failure::NoRoom(text)
             } else {
                 Failure::Final(text)
@@ -264,7 +283,7 @@ impl File {
     fn try_commit(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
         let database = match &self.database {
             Some(database) => database,
-            None => self.database.insert(open_database(&self.opener, &self.sync_failed)?),
+            None => self.database.insert(open_database(&self.opener, &self.seen)?),
         };
         let transaction = database.begin_write()?;
         write_rows(&transaction, rows)?;

@@ -60,6 +60,24 @@ pub const FILE_NAME: &str = "sessions.redb";
 /// what a batch costs in memory beside.
 pub(crate) const CAPACITY: usize = 32 << 20;
 
+/// A smaller file is not worth shortening.
+const COMPACT_FROM: u64 = 64 << 20;
+
+/// What tests want smaller.
+#[derive(Clone, Copy)]
+struct Tuning {
+    /// Bytes that may wait for the disk.
+    capacity: usize,
+    /// A file of this many bytes that is mostly empty is shortened at the start.
+    compact_from: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { capacity: CAPACITY, compact_from: COMPACT_FROM }
+    }
+}
+
 /// What an op without a message of its own is charged.
 const SMALL: usize = 64;
 
@@ -146,17 +164,17 @@ impl Store {
         memory: Memory,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Loaded), OpenError> {
-        Self::open_with(path, file::file_opener(path), CAPACITY, memory, stats)
+        Self::open_with(path, file::file_opener(path), Tuning::default(), memory, stats)
     }
 
     fn open_with(
         path: &Path,
         opener: file::Opener,
-        capacity: usize,
+        Tuning { capacity, compact_from }: Tuning,
         memory: Memory,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Loaded), OpenError> {
-        writer::start(path, opener, memory, |loaded| {
+        writer::start(path, opener, compact_from, memory, |loaded| {
             Arc::new(Self {
                 gate: RwLock::new(()),
                 pending: Mutex::default(),

@@ -38,7 +38,15 @@ impl Wake for Publisher {
 fn open(disk: &Disk, capacity: usize) -> Result<(Arc<Store>, Loaded), OpenError> {
     let disk = disk.clone();
     let opener = Box::new(move || Ok(disk.mount()));
-    Store::open_with(&PathBuf::from("double"), opener, capacity, Ledger::new(u64::MAX), Arc::default())
+    let tuning = Tuning { capacity, ..Tuning::default() };
+    Store::open_with(&PathBuf::from("double"), opener, tuning, Ledger::new(u64::MAX), Arc::default())
+}
+
+/// The file alone, as its writer opens it.
+fn open_file(disk: &Disk, compact_from: u64) -> Result<(file::File, books::Books, Loaded), OpenError> {
+    let disk = disk.clone();
+    let opener = Box::new(move || Ok(disk.mount()));
+    file::File::open(&PathBuf::from("double"), opener, compact_from, Ledger::new(u64::MAX))
 }
 
 fn record(client_id: &str) -> Record {
@@ -182,12 +190,7 @@ fn a_body_is_stored_once_however_many_sessions_have_it() {
         store.put(Op::Done { session, position: 0 });
     }
     store.close_and_wait();
-    let opener = {
-        let disk = disk.clone();
-        Box::new(move || Ok(disk.mount()))
-    };
-    let opened = file::File::open(&PathBuf::from("x"), opener, Ledger::new(u64::MAX));
-    let (file, books, loaded) = opened.unwrap();
+    let (file, books, loaded) = open_file(&disk, u64::MAX).unwrap();
     assert!(books.messages.is_empty() && loaded.sessions.iter().all(|session| session.entries.is_empty()));
     drop(file);
 }
@@ -339,6 +342,127 @@ fn the_file_does_not_grow_with_what_passes_through() {
     }
     assert!(sizes[39] <= sizes[5], "{sizes:?}");
     store.close_and_wait();
+}
+
+/// Puts in a session with 2,000 messages of 5 kB, and takes all back but four.
+fn a_bad_day(store: &Arc<Store>) {
+    let session = store.new_session();
+    store.put(Op::Session { session, record: Box::new(record("c")) });
+    store.append((0..2000).map(|position| append(session, position, &entry(&[7; 5000], 0))), None);
+    assert!(settled(store, store.wake_at(&Arc::new(Publisher::default()))));
+    for position in (0..2000).filter(|position| position % 500 != 0) {
+        store.put(Op::Done { session, position });
+    }
+    assert!(settled(store, store.wake_at(&Arc::new(Publisher::default()))));
+    store.close_and_wait();
+}
+
+fn the_bad_days_rest(loaded: &Loaded) {
+    let [found] = &loaded.sessions[..] else { panic!("one session") };
+    let positions: Vec<_> = found.entries.iter().map(|(position, _)| *position).collect();
+    assert_eq!(positions, (0..4).map(|number| number * 500).collect::<Vec<_>>());
+    assert!(found.entries.iter().all(|(_, entry)| entry.publication.payload() == [7; 5000]));
+}
+
+#[test]
+fn a_file_that_is_mostly_empty_is_shortened_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE_NAME);
+    let length = || path.metadata().unwrap().len();
+    let open = |compact_from| {
+        let tuning = Tuning { compact_from, ..Tuning::default() };
+        let memory = Ledger::new(u64::MAX);
+        Store::open_with(&path, file::file_opener(&path), tuning, memory, Arc::default()).unwrap()
+    };
+    a_bad_day(&open(u64::MAX).0);
+    let large = length();
+    assert!(large > 10 << 20, "{large}");
+    let (store, loaded) = open(large);
+    the_bad_days_rest(&loaded);
+    store.close_and_wait();
+    assert_eq!(length(), large, "not larger than what is worth it");
+    let (store, loaded) = open(large - 1);
+    the_bad_days_rest(&loaded);
+    store.close_and_wait();
+    assert!(length() < large / 4, "{} of {large}", length());
+    // It is good for more.
+    let (store, loaded) = open(1 << 20);
+    the_bad_days_rest(&loaded);
+    store.put(Op::End { session: loaded.sessions[0].session });
+    store.close_and_wait();
+    let (store, loaded) = open(1 << 20);
+    assert!(loaded.sessions.is_empty());
+    store.close_and_wait();
+}
+
+/// A disk after a bad day, to be copied; operations that reading it takes, and reading and shortening it.
+struct BadDay {
+    bytes: Vec<u8>,
+    reading: u64,
+    all: u64,
+}
+
+impl BadDay {
+    fn new() -> Self {
+        const MANY: u64 = 1_000_000;
+        let disk = Disk::default();
+        a_bad_day(&open(&disk, CAPACITY).unwrap().0);
+        let mut day = Self { bytes: Vec::new(), reading: 0, all: 0 };
+        disk.change(|disk| day.bytes.clone_from(disk));
+        let operations = |compact_from| {
+            let disk = day.copy();
+            disk.die_in(MANY);
+            let file = open_file(&disk, compact_from).unwrap();
+            let count = MANY - disk.left();
+            drop(file);
+            (count, disk.len())
+        };
+        let ((reading, long), (all, short)) = (operations(u64::MAX), operations(1 << 20));
+        assert!(all > reading + 20 && short < long / 4, "{reading} {all} {long} {short}");
+        (day.reading, day.all) = (reading, all);
+        day
+    }
+
+    fn copy(&self) -> Disk {
+        let copy = Disk::default();
+        copy.change(|disk| disk.clone_from(&self.bytes));
+        copy
+    }
+}
+
+#[test]
+fn power_that_fails_while_the_file_is_shortened_loses_nothing() {
+    let day = BadDay::new();
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..40 {
+        let disk = day.copy();
+        disk.die_in(random.random_range(day.reading..day.all));
+        // It goes on without having been shortened, or says that the disk failed.
+        drop(open_file(&disk, 1 << 20));
+        assert!(disk.is_dead(), "seed {seed}");
+        disk.restart(random.random());
+        let opened = open_file(&disk, 1 << 20);
+        let (file, _, loaded) = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        the_bad_days_rest(&loaded);
+        drop(file);
+    }
+}
+
+#[test]
+fn want_of_room_while_the_file_is_shortened_is_no_reason_to_stop() {
+    let day = BadDay::new();
+    let disk = day.copy();
+    disk.fill_in(day.reading + 5);
+    let (mut file, _, loaded) = open_file(&disk, 1 << 20).unwrap();
+    the_bad_days_rest(&loaded);
+    assert!(disk.len() > day.bytes.len() / 2, "it was not shortened");
+    disk.set_full(false);
+    file.commit(&[books::Row::Session(loaded.sessions[0].session, None)]).unwrap();
+    drop(file);
+    let (_, _, loaded) = open_file(&disk, u64::MAX).unwrap();
+    assert!(loaded.sessions.is_empty());
 }
 
 // ---- the model ----

@@ -35,6 +35,7 @@ const WARN_EVERY: Duration = Duration::from_secs(30);
 pub(super) fn start(
     path: &Path,
     opener: Opener,
+    compact_from: u64,
     memory: Memory,
     store: impl FnOnce(&Loaded) -> Arc<Store>,
 ) -> Result<(Arc<Store>, Loaded), OpenError> {
@@ -43,7 +44,7 @@ pub(super) fn start(
     let (begin, begun) = mpsc::sync_channel::<Arc<Store>>(1);
     let its_path = path.to_owned();
     let thread = std::thread::Builder::new().name("causeway-store".to_owned()).spawn(move || {
-        match File::open(&its_path, opener, memory) {
+        match File::open(&its_path, opener, compact_from, memory) {
             Ok((file, books, loaded)) => {
                 if opened.send(Ok(loaded)).is_ok()
                     && let Ok(store) = begun.recv()
