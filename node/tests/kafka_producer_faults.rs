@@ -90,6 +90,25 @@ async fn a_missing_permission_holds_records_and_shows() {
     wait_for(&producer, |status| *status == Status::Connected).await;
 }
 
+/// A partition without records says nothing about Kafka.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitions_that_nobody_writes_to_do_not_hide_that_nothing_is_written() {
+    let kafka = kafka(1, 3).await;
+    let producer = start(&kafka, options());
+    let publisher = Arc::new(Publisher::default());
+    publisher.publish(&producer, "k", "0").await;
+    publisher.all_succeed().await;
+    wait_for(&producer, |status| *status == Status::Connected).await;
+    kafka.faults().error(Match::api(ApiKey::Produce), 19, 1000);
+    publisher.publish(&producer, "k", "1").await;
+    let status = wait_for(&producer, |status| matches!(status, Status::Disconnected { .. })).await;
+    let Status::Disconnected { reason } = status else { unreachable!() };
+    assert!(reason.contains("min.insync.replicas"), "{reason}");
+    kafka.faults().clear();
+    publisher.all_succeed().await;
+    wait_for(&producer, |status| *status == Status::Connected).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_batch_too_large_is_split_and_only_a_record_too_large_fails() {
     let options_kafka = Options { auto_create: false, ..Options::default() };

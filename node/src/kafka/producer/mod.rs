@@ -6,7 +6,7 @@
 //!     +-------- Obligations (tickets, ledger) -+
 //! ```
 //!
-//! * [`topic_producer`]: one a topic; start here.
+//! * [`topic_producer`]: one a topic; start here. `standstill`: whether it moves, for its status.
 //! * [`route`]: from a record to its partition's inbox, also while partitions are unknown or change.
 //! * [`inbox`], [`obligations`]: the open batch, its tickets and the books.
 //! * [`core`]: the pure state machine of a partition; [`verdict`]: what error codes mean to it.
@@ -25,6 +25,7 @@ pub mod obligations;
 pub mod partition_producer;
 pub mod produce_request;
 pub mod route;
+mod standstill;
 pub mod topic_producer;
 pub mod verdict;
 

@@ -33,6 +33,7 @@ use super::partition_producer::{
     Doorbell, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
 };
 use super::route::{Partitioner, Routes};
+use super::standstill::{Sign, Standstill};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};
@@ -45,6 +46,9 @@ const RESPAWN_AFTER: Duration = Duration::from_millis(200);
 
 /// Connections are looked at this often, so that an idle producer's status is not older.
 const LINK_CHECK: Duration = Duration::from_secs(15);
+
+/// Between looks whether anything is written, while a partition is held up.
+const STANDSTILL_LOOK: Duration = Duration::from_secs(1);
 
 /// After a failed look at a connection; the client's own backoff comes on top.
 const RECHECK_AFTER: Duration = Duration::from_millis(500);
@@ -160,7 +164,7 @@ pub enum Status {
         /// In plain words.
         reason: String,
     },
-    /// At least one partition takes records.
+    /// At least one partition takes records, or would if there were any for it.
     Connected,
     /// It cannot send.
     Disconnected {
@@ -209,6 +213,8 @@ pub enum TopicMessage {
     ProducerId(Result<ProducerIdentity, Error>),
     /// A partition is in trouble or out of it.
     TroubleChanged,
+    /// Look whether anything is written at all.
+    Look,
     /// A connection to a leader, or why there is none.
     Link(i32, Option<Arc<str>>),
     /// Look at the connections.
@@ -379,6 +385,9 @@ pub struct Held {
     topic_trouble: Option<String>,
     /// Why there is no producer id, and whether that passes by itself.
     id_trouble: Option<(String, bool)>,
+    standstill: Standstill,
+    /// A look is on its way.
+    looking: bool,
 }
 
 impl Actor for TopicProducer {
@@ -426,6 +435,8 @@ impl Actor for TopicProducer {
             fewer_since: None,
             topic_trouble: None,
             id_trouble: None,
+            standstill: Standstill::default(),
+            looking: false,
         })
     }
 
@@ -447,7 +458,8 @@ impl Actor for TopicProducer {
                 let passes = error.code().is_some_and(|code| code.is_retriable());
                 held.id_trouble = Some((error.to_string(), passes));
             }
-            TopicMessage::TroubleChanged => {}
+            TopicMessage::TroubleChanged if held.looking => {}
+            TopicMessage::TroubleChanged | TopicMessage::Look => held.look(&myself),
             TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
             TopicMessage::CheckLinks => held.check_links(&myself),
             TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
@@ -815,6 +827,13 @@ impl Held {
         }
     }
 
+    fn look(&mut self, myself: &ActorRef<TopicMessage>) {
+        self.looking = self.standstill.look(self.setup.routes.partitions().iter().map(Sign::from));
+        if self.looking {
+            myself.send_after(STANDSTILL_LOOK, || TopicMessage::Look);
+        }
+    }
+
     fn show_status(&self) {
         let status = self.status();
         self.setup.status.send_if_modified(|shown| {
@@ -851,7 +870,10 @@ impl Held {
         let healthy = first.is_ok() || reasons.any(|reason| reason.is_ok());
         match (healthy, id_trouble, &self.topic_trouble) {
             (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
-            (true, None, _) => Status::Connected,
+            (true, None, _) => match self.standstill.reason() {
+                Some(reason) => Status::Disconnected { reason: reason.to_string() },
+                None => Status::Connected,
+            },
             (_, Some((reason, false)), _) | (false, None, Some(reason)) => {
                 Status::Disconnected { reason: reason.clone() }
             }
