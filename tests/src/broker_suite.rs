@@ -2,8 +2,6 @@
 //!
 //! Each function is one scenario against a bootstrap address. They make topics and groups of their own, so that they can share a broker.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,83 +24,15 @@ use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, FetchRequest,
     FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
     JoinGroupResponse, LeaveGroupRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-    OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader, SyncGroupRequest, TopicName,
+    OffsetFetchRequest, ProduceRequest, ResponseHeader, SyncGroupRequest, TopicName,
 };
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::protocol::{Decodable, StrBytes};
 
+use crate::kafka_wire::{PATIENCE, Wire, name};
 use crate::unique;
-
-/// Longest wait for one answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
 const NOT_READY: [i16; 3] = [14, 15, 16];
-
-/// One connection that sends what it is told and checks nothing but correlation ids.
-struct Wire {
-    stream: TcpStream,
-    correlation: i32,
-}
-
-impl Wire {
-    fn connect(bootstrap: &str) -> Result<Self> {
-        let stream = TcpStream::connect(bootstrap)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, correlation: 0 })
-    }
-
-    fn send<R: Request>(&mut self, version: i16, request: &R) -> Result<i32> {
-        self.correlation += 1;
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation)
-            .with_client_id(Some(StrBytes::from_static_str("suite")));
-        let mut frame = BytesMut::new();
-        frame.put_i32(0);
-        header.encode(&mut frame, R::header_version(version))?;
-        request.encode(&mut frame, version)?;
-        let length = (frame.len() - 4) as u32;
-        frame.get_mut(..4).context("a frame")?.copy_from_slice(&length.to_be_bytes());
-        self.stream.write_all(&frame)?;
-        Ok(self.correlation)
-    }
-
-    /// The next frame, whatever it answers.
-    fn receive_frame(&mut self) -> Result<Bytes> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let mut frame = Vec::new();
-        let length = u64::from(u32::from_be_bytes(length));
-        Read::by_ref(&mut self.stream).take(length).read_to_end(&mut frame)?;
-        ensure!(frame.len() as u64 == length, "the connection ended within an answer");
-        Ok(frame.into())
-    }
-
-    fn receive<R: Request>(&mut self, version: i16, correlation: i32) -> Result<R::Response> {
-        let mut frame = self.receive_frame()?;
-        let header = ResponseHeader::decode(&mut frame, R::Response::header_version(version))?;
-        ensure!(
-            header.correlation_id == correlation,
-            "answer {} came for request {correlation}",
-            header.correlation_id
-        );
-        let response = R::Response::decode(&mut frame, version)?;
-        ensure!(frame.is_empty(), "{} bytes behind an answer", frame.len());
-        Ok(response)
-    }
-
-    fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response> {
-        let correlation = self.send(version, request)?;
-        self.receive::<R>(version, correlation)
-    }
-}
-
-fn name(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
 
 /// Creates a topic with one partition and waits until it has a leader.
 fn topic(wire: &mut Wire, configs: &[(&str, &str)]) -> Result<TopicName> {
@@ -236,7 +166,7 @@ pub fn an_unknown_version_of_api_versions_is_answered_in_version_0(bootstrap: &s
     let mut frame = BytesMut::new();
     // API key 18, version 99, correlation 5, client id "c", no tagged fields.
     frame.put_slice(b"\0\0\0\x0c\0\x12\0\x63\0\0\0\x05\0\x01c\0");
-    wire.stream.write_all(&frame)?;
+    wire.send_frame(&frame)?;
     let mut answer = wire.receive_frame()?;
     let header = ResponseHeader::decode(&mut answer, 0)?;
     let response = ApiVersionsResponse::decode(&mut answer, 0)?;

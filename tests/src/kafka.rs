@@ -170,6 +170,38 @@ pub struct Extras {
     pub scram: Vec<String>,
     /// Further arguments of its Java machine.
     pub java: Vec<String>,
+    /// Ports at which clients are told to find listeners, by their names, where it is not their own: that of a
+    /// proxy in front.
+    pub advertised: Vec<(&'static str, u16)>,
+}
+
+/// The place of a node in a cluster of several.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// `node.id`, from 1.
+    pub id: usize,
+    /// Cluster id, the same for all; see [`cluster_id`].
+    pub cluster: String,
+    /// Ports of its listeners PLAINTEXT, SASL_PLAINTEXT and CONTROLLER.
+    pub ports: [u16; 3],
+    /// `controller.quorum.voters`.
+    pub voters: String,
+    /// Whether it is one of them.
+    pub is_controller: bool,
+}
+
+impl Member {
+    /// What replaces the lines of a node that is alone.
+    fn properties(&self) -> String {
+        let roles = if self.is_controller { "broker,controller" } else { "broker" };
+        format!("node.id={}\nprocess.roles={roles}\ncontroller.quorum.voters={}\n", self.id, self.voters)
+    }
+}
+
+/// A fresh cluster id.
+pub(crate) fn cluster_id(version: &Version) -> Result<String> {
+    let id = process::run(version.tool(Tool::Storage).arg("random-uuid"), b"", TOOL_TIMEOUT)?;
+    Ok(id.successful()?.stdout.trim().to_owned())
 }
 
 /// One node of Apache Kafka, broker and controller in one, with a data directory of its own.
@@ -206,9 +238,20 @@ impl RealKafka {
     }
 
     fn start_once(version: &Version, extras: &Extras) -> Result<Self> {
+        let ports = free_ports()?;
+        let voters = format!("1@127.0.0.1:{}", ports[2]);
+        let cluster = cluster_id(version)?;
+        let alone = Member { id: 1, cluster, ports, voters, is_controller: true };
+        let mut kafka = Self::prepare(version, extras, &alone)?;
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    /// A node with its files in place, not started.
+    pub(crate) fn prepare(version: &Version, extras: &Extras, member: &Member) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("causeway-kafka-").tempdir()?;
         process::remove_at_exit(directory.path());
-        let [port, sasl_port, controller_port] = free_ports()?;
+        let [port, sasl_port, controller_port] = member.ports;
         let mut listeners = Vec::new();
         for listener in &extras.listeners {
             let port = loop {
@@ -220,9 +263,16 @@ impl RealKafka {
             };
             listeners.push((listener.name, port));
         }
-        let addresses: Vec<String> =
-            listeners.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
-        let addresses = addresses.concat();
+        let own = [("PLAINTEXT", port), ("SASL_PLAINTEXT", sasl_port)];
+        let all = || own.iter().chain(&listeners);
+        let address = |(name, port): (&str, u16)| format!("{name}://127.0.0.1:{port}");
+        let bound = all().copied().map(address).collect::<Vec<_>>().join(",");
+        let advertised = |&(name, port): &(&'static str, u16)| {
+            let proxy = extras.advertised.iter().find(|(known, _)| *known == name);
+            address((name, proxy.map_or(port, |(_, port)| *port)))
+        };
+        let advertised = all().map(advertised).collect::<Vec<_>>().join(",");
+        let controller = if member.is_controller { ",CONTROLLER://127.0.0.1:@CONTROLLER_PORT@" } else { "" };
         let protocols: Vec<String> = extras
             .listeners
             .iter()
@@ -230,19 +280,21 @@ impl RealKafka {
             .collect();
         let protocols = protocols.concat();
         let add = |line: &str| match line.split_once('=') {
-            Some(("listeners" | "advertised.listeners", _)) => format!("{line}{addresses}"),
+            Some(("listeners", _)) => format!("listeners={bound}{controller}"),
+            Some(("advertised.listeners", _)) => format!("advertised.listeners={advertised}"),
             Some(("listener.security.protocol.map", _)) => format!("{line}{protocols}"),
             _ => line.to_owned(),
         };
         let properties: Vec<String> = SERVER_PROPERTIES.lines().map(add).collect();
-        let properties = format!("{}\n{}", properties.join("\n"), extras.properties)
+        // Of two lines with one key the later one counts.
+        let properties = format!("{}\n{}\n{}", properties.join("\n"), member.properties(), extras.properties)
             .replace("@PORT@", &port.to_string())
             .replace("@SASL_PORT@", &sasl_port.to_string())
             .replace("@CONTROLLER_PORT@", &controller_port.to_string())
             .replace("@DATA@", &directory.path().join("data").display().to_string());
         let file = directory.path().join("server.properties");
         std::fs::write(&file, properties)?;
-        let mut kafka = Self {
+        let kafka = Self {
             version: version.clone(),
             directory: Some(directory),
             port,
@@ -251,19 +303,15 @@ impl RealKafka {
             java: extras.java.clone(),
             process: None,
         };
-
-        let id = process::run(version.tool(Tool::Storage).arg("random-uuid"), b"", TOOL_TIMEOUT)?;
-        let id = id.successful()?.stdout.trim().to_owned();
         let mut format = version.tool(Tool::Storage);
         // Java reads its arguments as the locale says.
-        format.env("LC_ALL", "C.UTF-8").args(["format", "-t", &id, "-c"]).arg(&file);
+        format.env("LC_ALL", "C.UTF-8").args(["format", "-t", &member.cluster, "-c"]).arg(&file);
         for user in &extras.scram {
             format.args(["--add-scram", user]);
         }
         process::run(&mut format, b"", TOOL_TIMEOUT)?
             .successful()
             .context("cannot format the storage of Kafka")?;
-        kafka.restart()?;
         Ok(kafka)
     }
 
@@ -314,6 +362,12 @@ impl RealKafka {
 
     /// Starts it again, on the same ports and data, and waits until it serves. Kills it first if it runs.
     pub fn restart(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_it_serves()
+    }
+
+    /// Starts it again without waiting. Kills it first if it runs.
+    pub(crate) fn launch(&mut self) -> Result<()> {
         self.process = None;
         let directory = self.directory.as_ref().context("the data directory is gone")?;
         let process = Process::spawn(
@@ -326,6 +380,11 @@ impl RealKafka {
                 .stdin(std::process::Stdio::null()),
         )?;
         self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it answers a client on every listener.
+    pub(crate) fn wait_until_it_serves(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         let bootstrap = self.bootstrap();
         loop {
@@ -347,6 +406,11 @@ impl RealKafka {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether its process is there (paused or not).
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// What it logged last, for the text of a failure.
@@ -434,11 +498,16 @@ pub fn console_produce(
 }
 
 /// Ports that were free a moment ago, all different.
+///
+/// They lie below those that systems give to outgoing connections (from 32,768 on): what is restarted on its port must
+/// not find it taken by somebody's client.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let listener =
+            (0..200).find_map(|_| TcpListener::bind(("127.0.0.1", rand::random_range(20_000..32_000))).ok());
+        let listener = listener.context("no free port between 20,000 and 32,000")?;
         *port = listener.local_addr()?.port();
         listeners.push(listener);
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`process`]: child processes that end with the test, whatever happens to it.
 //! * [`kafka`]: Apache Kafka in the releases of `tests/kafka/versions`, and its command-line tools.
+//! * [`kafka_cluster`]: three of them, with replicas and leaders that move.
 //! * [`broker`]: one face for the development Kafka and the real ones, and [`on_every_kafka!`], which
 //!   makes one test for each.
 //! * [`broker_suite`]: what a broker has to do, in raw requests.
@@ -26,6 +27,8 @@ pub mod broker_suite;
 pub mod clients;
 pub mod fuzz;
 pub mod kafka;
+pub mod kafka_cluster;
+mod kafka_wire;
 pub mod mqtt;
 pub mod node;
 pub mod oracle;

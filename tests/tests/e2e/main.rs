@@ -19,5 +19,6 @@ mod records;
 mod second_opinion;
 mod sections;
 mod security;
+mod three_brokers;
 mod transports;
 mod way_back;
