@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 
 pub mod broker;
 pub mod broker_suite;
+pub mod certificates;
 pub mod clients;
 pub mod fuzz;
 pub mod kafka;

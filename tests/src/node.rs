@@ -165,6 +165,13 @@ impl Node {
         process.wait_for(START_TIMEOUT, address(scheme))
     }
 
+    /// `causeway ctl users add` with this password.
+    pub fn add_user(&self, name: &str, password: &str) -> Result<process::Finished> {
+        let mut command = Command::new(binary()?);
+        command.args(["ctl", "users", "add", name, "--admin", &self.admin]);
+        process::run(&mut command, format!("{password}\n").as_bytes(), COMMAND_TIMEOUT)
+    }
+
     /// Sends it SIGHUP.
     pub fn hang_up(&self) -> Result<()> {
         self.process.as_ref().context("this node does not run")?.hang_up()

@@ -454,7 +454,10 @@ impl Connection {
         };
         #[cfg(test)]
         assert_ne!(publish.topic, super::supervisor::tests::PANIC, "as the test wants it");
-        let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
+        let Some(client) = self.client.as_deref_mut() else {
+            self.handle_before_connack(&Packet::Publish(publish), work)?;
+            return Ok(true);
+        };
         match client.publish(&self.shared, &publish, work)? {
             Block::No => Ok(true),
             block => {

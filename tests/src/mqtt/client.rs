@@ -3,13 +3,14 @@
 //! Every wait has a deadline, and everything that went over the connection is in the [`Trace`], which is shown when
 //! the case fails.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::road::{Road, Stream};
 use super::wire::{
     Answer, ConnAck, Connect, PINGREQ, Packet, Publish, Published, SubAck, Version, ack, first, hex,
     subscribe, subscribe_with, unsubscribe,
@@ -48,7 +49,7 @@ impl Trace {
 pub struct Client {
     name: String,
     version: Version,
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     input: Vec<u8>,
     trace: Trace,
     next_identifier: u16,
@@ -58,8 +59,12 @@ pub struct Client {
 impl Client {
     /// A TCP connection, nothing sent.
     pub fn open(address: &str, name: &str, version: Version, trace: &Trace) -> Result<Self> {
-        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
+        Self::open_over(&Road::tcp(address), name, version, trace)
+    }
+
+    /// A connection over this road, nothing of MQTT sent.
+    pub fn open_over(road: &Road, name: &str, version: Version, trace: &Trace) -> Result<Self> {
+        let stream = road.open()?;
         let (name, trace) = (name.to_owned(), trace.clone());
         Ok(Self { name, version, stream, input: Vec::new(), trace, next_identifier: 1, patience: PATIENCE })
     }
@@ -83,7 +88,7 @@ impl Client {
     /// Sends bytes, whatever they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.trace.add(format!("{:>8} > {}", self.name, hex(bytes)));
-        self.stream.set_write_timeout(Some(self.patience))?;
+        self.stream.socket().set_write_timeout(Some(self.patience))?;
         self.stream.write_all(bytes).with_context(|| format!("{} cannot send", self.name))
     }
 
@@ -97,7 +102,7 @@ impl Client {
     /// Closes our half.
     pub fn finish(&mut self) -> Result<()> {
         self.trace.add(format!("{:>8} > FIN", self.name));
-        self.stream.shutdown(Shutdown::Write)?;
+        self.stream.finish()?;
         Ok(())
     }
 
@@ -120,9 +125,8 @@ impl Client {
     /// Ends in any way, with a reset where the system can: nothing is read any more.
     pub fn reset(self) -> Result<()> {
         self.trace.add(format!("{:>8} > RST", self.name));
-        let socket = self.stream;
         // Closing with unread input resets; without it this is an orderly close.
-        socket.shutdown(Shutdown::Both)?;
+        self.stream.socket().shutdown(Shutdown::Both)?;
         Ok(())
     }
 
@@ -138,7 +142,7 @@ impl Client {
             if left.is_zero() {
                 bail!("{} got nothing within {:?}", self.name, self.patience);
             }
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.socket().set_read_timeout(Some(left))?;
             let mut buffer = [0; 16 << 10];
             match self.stream.read(&mut buffer) {
                 Ok(0) => {

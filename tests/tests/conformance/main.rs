@@ -13,6 +13,7 @@
 //! ```
 
 mod acknowledgements;
+mod authentication;
 mod connect;
 mod data;
 mod delivery;
@@ -30,6 +31,7 @@ mod subscribe;
 mod suite;
 mod topics;
 mod unsubscribe;
+mod websocket;
 mod will;
 
 use std::process::ExitCode;
@@ -63,6 +65,9 @@ fn suite() -> Suite {
     framing::cases(&mut suite);
     limits::cases(&mut suite);
     mqtt31::cases(&mut suite);
+    authentication::cases(&mut suite);
+    websocket::cases(&mut suite);
+    suite.repeat_over_other_transports();
     suite
 }
 
@@ -111,7 +116,13 @@ fn main() -> ExitCode {
     println!("\nrunning {} tests", suite.cases.len());
     let started = Instant::now();
     let lenient = foreign.is_some() && std::env::var_os("CAUSEWAY_CONFORMANCE_LENIENT").is_some();
-    let instances = Instances::new(foreign, lenient);
+    let instances = match Instances::new(foreign, lenient) {
+        Ok(instances) => instances,
+        Err(error) => {
+            println!("no certificates for the nodes: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let foreign = instances.is_foreign();
     let outcome = suite::run(&suite.cases, &instances);
     let mut failed = outcome.failed;

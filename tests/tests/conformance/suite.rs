@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
+use causeway_tests::certificates::Certificates;
+use causeway_tests::mqtt::road::{Framing, tls_client};
 use causeway_tests::mqtt::wire::ConnAck;
-use causeway_tests::mqtt::{Client, Connect, Trace, Version};
+use causeway_tests::mqtt::{Client, Connect, Road, Trace, Version};
 use causeway_tests::node::Node;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 /// Cases at once. Most of the time they wait: for timers of the protocol, or for the node.
 const WORKERS: usize = 24;
@@ -22,13 +25,69 @@ pub(crate) enum Instance {
     Default,
     /// With low limits: see [`Instance::configuration`].
     Small,
+    /// With users and rules: see [`Instance::configuration`] and [`USERS`].
+    Access,
+}
+
+/// Users of [`Instance::Access`] with their passwords.
+pub(crate) const USERS: [(&str, &str); 2] = [("ann", "ann's own"), ("eve", "eve's own")];
+
+/// How a case reaches its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    /// TLS 1.3.
+    Tls,
+    /// Every send is one frame.
+    WebSocket,
+    /// TLS 1.2, and what is sent is cut into frames anywhere.
+    SecureWebSocket,
+}
+
+impl Transport {
+    /// Those that the cases over TCP are repeated over.
+    pub(crate) const OTHERS: [Self; 3] = [Self::Tls, Self::WebSocket, Self::SecureWebSocket];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::WebSocket => "WebSocket",
+            Self::SecureWebSocket => "secure WebSocket",
+        }
+    }
 }
 
 impl Instance {
     /// What is in its configuration beside name, listener and folder.
-    fn configuration(self) -> &'static str {
-        match self {
-            Self::Default => "",
+    fn configuration(self, certificates: &Certificates) -> String {
+        let text = match self {
+            Self::Default => {
+                let secure = certificates.ssl_options("");
+                return format!(
+                    "listeners.ssl.a {{ bind = \"127.0.0.1:0\", {secure} }}
+                     listeners.ws.a {{ bind = \"127.0.0.1:0\" }}
+                     listeners.wss.a {{ bind = \"127.0.0.1:0\", {secure} }}"
+                );
+            }
+            Self::Access => {
+                r#"mqtt.connect_timeout = 4s
+                authentication {
+                  backends = [ { type = built_in_database, scram = true, scram_iterations = 4096 } ]
+                  ban { max_failures = 0, delay = 0 }
+                }
+                authorization {
+                  no_match = allow
+                  rules = [
+                    { permission = allow, topics = ["+/own/${username}/#", "+/device/${clientid}/#"] }
+                    { permission = deny, topics = ["+/own/#", "+/device/#", "+/denied/#"] }
+                    { permission = deny, action = subscribe, topics = ["+/unread/#"] }
+                    { permission = deny, action = publish, topics = ["+/mute/#"] }
+                    { permission = deny, action = publish, qos = [2], topics = ["+/low/#"] }
+                    { permission = deny, action = publish, retain = true, topics = ["+/live/#"] }
+                  ]
+                }"#
+            }
             Self::Small => {
                 "mqtt {
                   max_packet_size = 2KB, receive_maximum = 4, max_topic_levels = 8, max_topic_alias = 3
@@ -37,25 +96,31 @@ impl Instance {
                   retain { max_messages = 40 }
                 }"
             }
-        }
+        };
+        text.to_owned()
     }
 }
 
 type Run = Arc<dyn Fn(&Bench) -> Result<()> + Send + Sync>;
 
 /// One case.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) version: Version,
     /// Section of the standard, and statements where it numbers them.
     pub(crate) section: &'static str,
     pub(crate) name: String,
     instance: Instance,
+    transport: Transport,
+    /// It is a case over TCP once more.
+    repeated: bool,
     run: Run,
 }
 
 impl Case {
     pub(crate) fn title(&self) -> String {
-        format!("{} {}: {}", self.version.name(), self.section, self.name)
+        let over = if self.repeated { format!(", over {}", self.transport.name()) } else { String::new() };
+        format!("{} {}: {}{over}", self.version.name(), self.section, self.name)
     }
 
     /// Chapter and section without what is below: `3.1`.
@@ -69,11 +134,29 @@ impl Case {
 pub(crate) struct Suite {
     pub(crate) cases: Vec<Case>,
     instance: Instance,
+    transport: Transport,
 }
 
 impl Suite {
     pub(crate) fn new() -> Self {
-        Self { cases: Vec::new(), instance: Instance::Default }
+        Self { cases: Vec::new(), instance: Instance::Default, transport: Transport::Tcp }
+    }
+
+    /// What is added by `add` is about this transport.
+    pub(crate) fn over(&mut self, transport: Transport, add: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.transport, transport);
+        add(self);
+        self.transport = before;
+    }
+
+    /// Every case that speaks to the default node over TCP, once more over each other transport: the same bytes.
+    pub(crate) fn repeat_over_other_transports(&mut self) {
+        let own = |case: &&Case| case.instance == Instance::Default && case.transport == Transport::Tcp;
+        let cases: Vec<Case> = self.cases.iter().filter(own).cloned().collect();
+        for transport in Transport::OTHERS {
+            let again = |case: &Case| Case { transport, repeated: true, ..case.clone() };
+            self.cases.extend(cases.iter().map(again));
+        }
     }
 
     /// What is added by `add` speaks to this instance.
@@ -91,8 +174,12 @@ impl Suite {
         name: impl Into<String>,
         run: impl Fn(&Bench) -> Result<()> + Send + Sync + 'static,
     ) {
-        let case = Case { version, section, name: name.into(), instance: self.instance, run: Arc::new(run) };
-        self.cases.push(case);
+        self.push(version, section, name.into(), Arc::new(run));
+    }
+
+    fn push(&mut self, version: Version, section: &'static str, name: String, run: Run) {
+        let (instance, transport) = (self.instance, self.transport);
+        self.cases.push(Case { version, section, name, instance, transport, repeated: false, run });
     }
 
     /// A case of 5.0.
@@ -135,22 +222,23 @@ impl Suite {
     ) {
         let (name, run): (String, Run) = (name.into(), Arc::new(run));
         for (version, section) in [(Version::V311, v4), (Version::V5, v5)] {
-            let (name, run) = (name.clone(), run.clone());
-            self.cases.push(Case { version, section, name, instance: self.instance, run });
+            self.push(version, section, name.clone(), run.clone());
         }
     }
 }
 
-/// Where cases of an instance connect; `None`: there is no such instance.
+/// Where cases of an instance connect.
 pub(crate) struct Instances {
     foreign: Option<String>,
     lenient: bool,
-    nodes: [OnceLock<Result<Node, String>>; 2],
+    certificates: Certificates,
+    nodes: [OnceLock<Result<Node, String>>; 3],
 }
 
 impl Instances {
-    pub(crate) fn new(foreign: Option<String>, lenient: bool) -> Self {
-        Self { foreign, lenient, nodes: [const { OnceLock::new() }; 2] }
+    pub(crate) fn new(foreign: Option<String>, lenient: bool) -> Result<Self> {
+        let certificates = Certificates::new()?;
+        Ok(Self { foreign, lenient, certificates, nodes: [const { OnceLock::new() }; 3] })
     }
 
     /// True where the server is not ours: its limits are unknown.
@@ -158,13 +246,35 @@ impl Instances {
         self.foreign.is_some()
     }
 
-    fn address(&self, instance: Instance) -> Result<Option<String>> {
-        if let Some(address) = &self.foreign {
-            return Ok((instance == Instance::Default).then(|| address.clone()));
+    fn start(&self, instance: Instance) -> Result<Node> {
+        let node = Node::start(&instance.configuration(&self.certificates))?;
+        if instance == Instance::Access {
+            for (user, password) in USERS {
+                node.add_user(user, password)?.successful()?;
+            }
         }
-        let node = self.nodes[instance as usize]
-            .get_or_init(|| Node::start(instance.configuration()).map_err(|error| format!("{error:#}")));
-        node.as_ref().map(|node| Some(node.mqtt().to_owned())).map_err(|error| anyhow!("{error}"))
+        Ok(node)
+    }
+
+    /// The way to a case's server; `None`: there is none.
+    fn road(&self, case: &Case, number: usize) -> Result<Option<Road>> {
+        if let Some(address) = &self.foreign {
+            let there = case.instance == Instance::Default && case.transport == Transport::Tcp;
+            return Ok(there.then(|| Road::tcp(address)));
+        }
+        let node = self.nodes[case.instance as usize]
+            .get_or_init(|| self.start(case.instance).map_err(|error| format!("{error:#}")));
+        let node = node.as_ref().map_err(|error| anyhow!("{error}"))?;
+        let authority = self.certificates.path("ca.pem");
+        Ok(Some(match case.transport {
+            Transport::Tcp => Road::tcp(node.mqtt()),
+            Transport::Tls => Road::tcp(&node.listener("mqtts")?).tls(tls_client(&authority, &TLS13)?),
+            Transport::WebSocket => Road::tcp(&node.listener("ws")?).websocket(Framing::Whole),
+            Transport::SecureWebSocket => {
+                let cut = Framing::Cut(0x9E37_79B9_7F4A_7C15 ^ number as u64);
+                Road::tcp(&node.listener("wss")?).tls(tls_client(&authority, &TLS12)?).websocket(cut)
+            }
+        }))
     }
 
     /// Every node still runs, no connection of it panicked, and it ends in order.
@@ -187,7 +297,7 @@ fn run_number() -> u32 {
 /// What a case works with.
 pub(crate) struct Bench {
     pub(crate) version: Version,
-    address: String,
+    road: Road,
     number: usize,
     trace: Trace,
 }
@@ -208,14 +318,19 @@ impl Bench {
         format!("t{}x{}{rest}", run_number(), self.number)
     }
 
-    /// A TCP connection.
+    /// A connection.
     pub(crate) fn open(&self, name: &str) -> Result<Client> {
-        Client::open(&self.address, name, self.version, &self.trace)
+        self.open_as(name, self.version)
     }
 
-    /// A TCP connection of a client of another version.
+    /// A connection of a client of another version.
     pub(crate) fn open_as(&self, name: &str, version: Version) -> Result<Client> {
-        Client::open(&self.address, name, version, &self.trace)
+        Client::open_over(&self.road, name, version, &self.trace)
+    }
+
+    /// `HOST:PORT` of the listener.
+    pub(crate) fn address(&self) -> &str {
+        self.road.address()
     }
 
     /// CONNECT of a client of this case.
@@ -260,13 +375,13 @@ enum Verdict {
 }
 
 fn judge(case: &Case, number: usize, instances: &Instances) -> Verdict {
-    let address = match instances.address(case.instance) {
-        Ok(Some(address)) => address,
+    let road = match instances.road(case, number) {
+        Ok(Some(road)) => road,
         Ok(None) => return Verdict::LeftOut,
         Err(error) => return Verdict::Failed(format!("{error:#}")),
     };
     let trace = if instances.lenient { Trace::lenient() } else { Trace::default() };
-    let bench = Bench { version: case.version, address, number, trace: trace.clone() };
+    let bench = Bench { version: case.version, road, number, trace: trace.clone() };
     let failure = match catch_unwind(AssertUnwindSafe(|| (case.run)(&bench))) {
         Ok(Ok(())) => return Verdict::Passed,
         Ok(Err(error)) => format!("{error:#}"),
@@ -330,7 +445,8 @@ pub(crate) fn doubled(cases: &[Case]) -> Vec<String> {
 /// Cases by chapter and version, as the table of `docs/mqtt-conformance.md`.
 pub(crate) fn table(cases: &[Case]) -> String {
     let mut counts: BTreeMap<(Vec<u32>, String), BTreeMap<Version, usize>> = BTreeMap::new();
-    for case in cases {
+    let (repeated, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.repeated);
+    for case in &own {
         let chapter = case.chapter().to_owned();
         let numbers = chapter.split('.').map(|part| part.parse().unwrap_or(0)).collect();
         *counts.entry((numbers, chapter)).or_default().entry(case.version).or_default() += 1;
@@ -350,7 +466,14 @@ pub(crate) fn table(cases: &[Case]) -> String {
             *all.entry(*version).or_default() += count;
         }
     }
-    text + &row("", &format!("all: {}", cases.len()), &all)
+    text += &row("", &format!("all: {}", own.len()), &all);
+    for transport in Transport::OTHERS {
+        let again = || repeated.iter().filter(|case| case.transport == transport);
+        let mut counts = BTreeMap::new();
+        again().for_each(|case| *counts.entry(case.version).or_default() += 1);
+        text += &row("", &format!("once more over {}: {}", transport.name(), again().count()), &counts);
+    }
+    text
 }
 
 /// What a section is about. Where the two standards number differently, both.
@@ -388,6 +511,8 @@ fn title_of(chapter: &str) -> &'static str {
         "4.10" => "request and response",
         "4.12" => "enhanced authentication",
         "4.13" => "handling errors",
+        "5.4" => "access control: who may connect, publish and subscribe",
+        "6" | "6.0" => "MQTT over WebSocket",
         _ => "",
     }
 }

@@ -9,7 +9,7 @@ use causeway_protocol::mqtt::{Connect, Decoded, Decoder, Packet, ReasonCode, Rol
 use causeway_tests::clients::Client;
 use causeway_tests::node::{Node, binary, causeway};
 use causeway_tests::oracle::Oracle;
-use causeway_tests::process::{self, Finished};
+use causeway_tests::process;
 use causeway_tests::{block_on, on_every_kafka, unique};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,12 +25,6 @@ const USERS: &str = "
 authentication { backends = [ { type = built_in_database } ], ban { max_failures = 0, delay = 0 } }
 log.level = debug
 ";
-
-fn add_user(node: &Node, name: &str, password: &str) -> Result<Finished> {
-    let mut command = Command::new(binary()?);
-    command.args(["ctl", "users", "add", name, "--admin", node.admin()]);
-    process::run(&mut command, format!("{password}\n").as_bytes(), SOON)
-}
 
 /// mosquitto_pub as `meter`; whether it reported success.
 fn mosquitto_pub(node: &Node, password: &str, arguments: &[&str]) -> Result<Option<bool>> {
@@ -56,8 +50,8 @@ on_every_kafka! {
         "#;
         let sections = format!("{USERS}{rules}{}", producer("p", &kafka.bootstrap(), "t/#", &topic, ""));
         let mut node = Node::start(&sections)?;
-        ensure!(add_user(&node, "meter", PASSWORD)?.successful()?.stdout == "user \"meter\" added\n");
-        let twice = add_user(&node, "meter", PASSWORD)?;
+        ensure!(node.add_user("meter", PASSWORD)?.successful()?.stdout == "user \"meter\" added\n");
+        let twice = node.add_user("meter", PASSWORD)?;
         ensure!(twice.successful().is_err(), "a user can be added once");
 
         for password in ["wrong-4711", PASSWORD] {
@@ -237,7 +231,7 @@ fn a_storm_of_logins_leaves_other_clients_alone() -> Result<()> {
         }",
     )?;
     for number in 0..USERS_IN_STORM {
-        add_user(&node, &format!("user-{number}"), PASSWORD)?.successful()?;
+        node.add_user(&format!("user-{number}"), PASSWORD)?.successful()?;
     }
     let address = node.mqtt().to_owned();
     block_on(async {

@@ -6,61 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use causeway_tests::certificates::Certificates;
 use causeway_tests::clients::Client;
 use causeway_tests::node::{Node, causeway};
 use causeway_tests::process::{self, Process};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
+use rcgen::ExtendedKeyUsagePurpose;
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// An authority and what it has signed, as PEM files in a folder.
-struct Certificates {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("causeway-certificates-").tempdir()?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Test Authority");
-        let key = KeyPair::generate()?;
-        fs::write(folder.path().join("ca.pem"), params.self_signed(&key)?.pem())?;
-        let certificates = Self { folder, issuer: Issuer::new(params, key) };
-        certificates.issue("server", ExtendedKeyUsagePurpose::ServerAuth)?;
-        Ok(certificates)
-    }
-
-    /// `NAME.pem` and `NAME.key`.
-    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> Result<()> {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate()?;
-        fs::write(self.path(&format!("{name}.pem")), params.signed_by(&key, &self.issuer)?.pem())?;
-        fs::write(self.path(&format!("{name}.key")), key.serialize_pem())?;
-        Ok(())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// Options of a listener, for the configuration.
-    fn ssl_options(&self, more: &str) -> String {
-        format!(
-            "ssl_options {{ certfile = \"{}\", keyfile = \"{}\", {more} }}",
-            self.text("server.pem"),
-            self.text("server.key")
-        )
-    }
-}
 
 fn port(address: &str) -> &str {
     address.rsplit(':').next().unwrap_or_default()

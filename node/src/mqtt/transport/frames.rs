@@ -7,7 +7,7 @@
 //! Invariants:
 //! * What is kept is at most a header (14 bytes) and a control frame's payload (125 bytes). The length
 //!   that a frame declares allocates nothing and needs no limit; packets have theirs in the MQTT decoder.
-//! * After an error nothing more is decoded.
+//! * After an error, and behind a close frame, nothing more is decoded.
 
 use std::io::Cursor;
 
@@ -52,6 +52,8 @@ enum State {
     Payload { left: u64, mask: [u8; 4] },
     /// In the payload of a control frame.
     Control { kind: Control, left: usize, mask: [u8; 4], payload: Vec<u8> },
+    /// Behind a close frame: what else comes is discarded (RFC 6455 1.4).
+    Closed,
 }
 
 /// See the module.
@@ -141,6 +143,7 @@ impl FrameDecoder {
                     }
                     self.end_control(events)?;
                 }
+                State::Closed => return Ok(written),
             }
             if read >= data.len() {
                 return Ok(written);
@@ -187,6 +190,7 @@ impl FrameDecoder {
     /// Acts on a control frame that is complete.
     fn end_control(&mut self, events: &mut Vec<Event>) -> Result<(), Refused> {
         let State::Control { kind, left: 0, payload, .. } = &mut self.state else { return Ok(()) };
+        let next = if *kind == Control::Close { State::Closed } else { AT_HEADER };
         match kind {
             Control::Ping => events.push(Event::Ping(std::mem::take(payload).into_boxed_slice())),
             Control::Close => match payload.as_slice() {
@@ -202,7 +206,7 @@ impl FrameDecoder {
             },
             Control::Pong | Control::Reserved(_) => {}
         }
-        self.state = AT_HEADER;
+        self.state = next;
         Ok(())
     }
 }
@@ -268,6 +272,16 @@ mod tests {
                 let decoded = decode(&input, size).unwrap();
                 assert_eq!((&decoded.0, &decoded.1), (&payload, &pings), "seed {seed}, pieces of {size}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_behind_a_close_frame_is_discarded() {
+        let input =
+            [frame(2, true, b"before"), frame(8, true, b""), frame(2, true, b"behind"), frame(1, true, b"x")]
+                .concat();
+        for size in [1, 5, input.len()] {
+            assert_eq!(decode(&input, size).unwrap(), (b"before".to_vec(), vec![Event::Close(None)]));
         }
     }
 
