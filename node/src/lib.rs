@@ -12,3 +12,5 @@ pub mod kafka;
 pub mod mailbox;
 pub mod mqtt;
 pub mod node;
+mod secret;
+mod tls;

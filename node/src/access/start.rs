@@ -72,9 +72,10 @@ fn open_jwt(config: &JwtConfig) -> Result<Jwt, Error> {
         acl_claim_name,
     } = config;
     let keys = if let Some(secret) = secret {
-        let text = secret.reveal().map_err(|error| Error::Secret(error.to_string()))?;
+        let text = secret.resolve().map_err(|error| Error::Secret(error.to_string()))?;
+        let text = text.reveal();
         if *secret_base64_encoded {
-            KeySource::secret_in_base64(&text).map_err(Error::Secret)?
+            KeySource::secret_in_base64(text).map_err(Error::Secret)?
         } else {
             KeySource::Secret(text.as_bytes().to_vec())
         }

@@ -99,7 +99,7 @@ fn revealed(secret: &Secret, what: &'static str) -> Result<client::Secret, Clien
     if secret.is_mask() {
         return Err(ClientOptionsError::Masked(what));
     }
-    Ok(client::Secret::new(&*secret.reveal()?))
+    secret.resolve()
 }
 
 fn loaded(pem: &PemText, key: &str) -> Result<Pem, ClientOptionsError> {

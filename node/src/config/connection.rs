@@ -11,7 +11,7 @@ use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{bytes, integer, millis};
 use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
 use super::pem_text::{PemText, pem_text};
-use super::secret::Secret;
+use crate::secret::Secret;
 use super::section::{Section, choices, list, named, nested, section};
 use super::tree::{Node, Object, Walk};
 use super::units::ByteSize;
@@ -43,7 +43,7 @@ section! {
         /// Topic that a health check asks for. Unset, a topic that need not exist is asked for, and only the
         /// connection counts.
         health_check_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional()
-            .later("the state of the connections is the health check");
+            .without_effect("the state of the connections is the health check");
         /// Whether asking for a topic may create it; the broker has to allow it, too.
         allow_auto_topic_creation: bool => boolean().or(false);
         /// Health checks and start.
@@ -471,14 +471,14 @@ section! {
     pub struct ResourceOptions {
         /// Time between health checks.
         health_check_interval: Duration => millis().within(Duration::from_secs(1)..=Duration::from_hours(1))
-            .or(Duration::from_secs(15)).later("the state of the connections is the health check");
+            .or(Duration::from_secs(15)).without_effect("the state of the connections is the health check");
         /// How long a health check may take.
         health_check_timeout: Option<Duration> => millis().or_word("infinity").or(Some(Duration::from_mins(1)))
-            .later("the state of the connections is the health check");
+            .without_effect("the state of the connections is the health check");
         /// Whether the bridge starts as soon as it is created.
-        start_after_created: bool => boolean().or(true).later("a bridge that is enabled starts");
+        start_after_created: bool => boolean().or(true).without_effect("a bridge that is enabled starts");
         /// How long creating a bridge waits for its first connection.
-        start_timeout: Duration => millis().or(Duration::from_secs(5)).later("starting a bridge waits for nothing");
+        start_timeout: Duration => millis().or(Duration::from_secs(5)).without_effect("starting a bridge waits for nothing");
     }
 }
 

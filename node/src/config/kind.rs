@@ -170,6 +170,11 @@ pub(super) trait Kind: Sized {
         Allowing { kind: self, allowed }
     }
 
+    /// Marks a field that is accepted because others have it, and never has an effect.
+    fn without_effect(self, why: &'static str) -> WithoutEffect<Self> {
+        WithoutEffect { kind: self, why }
+    }
+
     /// Marks a field that is accepted and has no effect in this version.
     fn later(self, why: &'static str) -> Later<Self> {
         Later { kind: self, values: "", when: |_| true, why }
@@ -405,6 +410,31 @@ impl<K: Kind> Kind for Allowing<K> {
 
     fn allowed(&self) -> String {
         self.allowed.into()
+    }
+}
+
+/// See [`Kind::without_effect`].
+pub(super) struct WithoutEffect<K: Kind> {
+    kind: K,
+    why: &'static str,
+}
+
+impl<K: Kind> Kind for WithoutEffect<K> {
+    type Out = K::Out;
+    forward!(missing keys json name allowed default_doc);
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
+        let value = self.kind.read(node, walk)?;
+        walk.warn_at(&node.path, node.place, format!("has no effect: {}", self.why));
+        Some(value)
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        let mut docs = self.kind.docs(key, meaning);
+        for doc in &mut docs {
+            doc.meaning = format!("{} Has no effect: {}.", doc.meaning, self.why);
+        }
+        docs
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::kind::{Kind, Secrets};
-use super::secret::{MASK, Secret};
+use crate::secret::{MASK, Secret};
 use super::tree::{Node, Object, Walk, nearest};
 
 /// A field with a fixed set of words. Declared with `choices!`.
@@ -165,7 +165,7 @@ impl Kind for SecretKind {
     fn json(&self, value: &Secret, secrets: Secrets) -> Json {
         match secrets {
             Secrets::Masked => MASK.into(),
-            Secrets::Revealed => value.as_written().into(),
+            Secrets::Revealed => value.reveal().into(),
         }
     }
 

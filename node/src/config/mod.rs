@@ -25,7 +25,6 @@ mod mqtt;
 mod pem_text;
 mod producer;
 mod reference;
-mod secret;
 mod section;
 mod sys_topics;
 mod tree;
@@ -73,7 +72,7 @@ pub use producer::{
     MessageConfig, PartitionStrategy, ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
 };
 pub use reference::{example, reference};
-pub use secret::{MASK, Secret};
+pub use crate::secret::{MASK, Secret};
 pub use sys_topics::{SysEventsConfig, SysTopicsConfig};
 pub use tree::{Errors, Problem};
 pub use units::ByteSize;

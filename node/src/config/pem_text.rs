@@ -6,7 +6,7 @@ use std::io;
 use serde_json::Value as Json;
 
 use super::kind::{Kind, Secrets};
-use super::secret::MASK;
+use crate::secret::MASK;
 use super::tree::{Node, Walk};
 
 /// A path, or the text itself. A text with a private key in it is not shown.

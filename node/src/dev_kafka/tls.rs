@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, version};
+
+use crate::tls;
 
 /// Certificates as PEM texts.
 #[derive(Clone, Default)]
@@ -50,8 +51,7 @@ impl Tls {
                 builder.with_client_cert_verifier(verifier.map_err(|error| error.to_string())?)
             }
         };
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
-            .map_err(|error| format!("the key is not PEM as it should be: {error}"))?;
+        let key = tls::private_key(self.key.as_bytes(), None).map_err(|error| format!("the key: {error}"))?;
         let config = builder
             .with_single_cert(certificates(&self.certificate)?, key)
             .map_err(|error| error.to_string())?;
@@ -60,7 +60,5 @@ impl Tls {
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let found = found.map_err(|error| format!("a certificate is not PEM as it should be: {error}"))?;
-    if found.is_empty() { Err("a text has no certificate in it".to_owned()) } else { Ok(found) }
+    tls::certificates(pem.as_bytes()).map_err(|error| format!("a text of certificates: {error}"))
 }

@@ -37,7 +37,9 @@ pub use kerberos::{KERBEROS, KerberosLogin, NO_KERBEROS};
 pub use links::Purpose;
 pub use metadata::{Broker, PartitionView, TopicView, TopicWatch};
 pub use oauth::{OauthSettings, OauthSource, OauthTokens, check_endpoint, check_extension};
-pub use options::{Address, Backoff, ClientOptions, Keepalive, Secret, SocketOptions};
+pub use options::{Address, Backoff, ClientOptions, Keepalive, SocketOptions};
+
+pub use crate::secret::Secret;
 pub use scram::ScramHash;
 pub use tls::{CipherVersion, Pem, ServerName, Tls, TlsError, TlsSettings, cipher_names, cipher_version};
 pub use wire::decode_answer;

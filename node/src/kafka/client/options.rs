@@ -32,34 +32,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// Text that must not be seen: prints as `******`.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: impl Into<Box<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// The secret itself, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("******")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("******")
-    }
-}
-
 /// TCP keep-alive probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keepalive {

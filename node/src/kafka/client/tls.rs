@@ -24,9 +24,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types;
-use tokio_rustls::rustls::{ClientConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use tokio_rustls::rustls::{ClientConfig, SupportedProtocolVersion, version};
 
 use super::{Address, Error, Secret};
+use crate::tls::{find_suite, suite_names};
 
 /// A PEM text and where it came from, for messages.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -132,19 +133,6 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// The name of a suite as OpenSSL has it, which is how `ciphers` are mostly written, and as IANA has it.
-const SUITES: &[(&str, SupportedCipherSuite)] = &[
-    ("TLS_AES_256_GCM_SHA384", ring::cipher_suite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_AES_128_GCM_SHA256", ring::cipher_suite::TLS13_AES_128_GCM_SHA256),
-    ("TLS_CHACHA20_POLY1305_SHA256", ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-RSA-AES256-GCM-SHA384", ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES128-GCM-SHA256", ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-CHACHA20-POLY1305", ring::cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-];
-
 /// The version of TLS that a cipher suite belongs to; `None` where the suite is not supported. The name is
 /// OpenSSL's or IANA's.
 pub fn cipher_version(name: &str) -> Option<CipherVersion> {
@@ -163,20 +151,7 @@ pub enum CipherVersion {
 
 /// The supported cipher suites by the names that OpenSSL gives them.
 pub fn cipher_names() -> impl Iterator<Item = &'static str> {
-    SUITES.iter().map(|(name, _)| *name)
-}
-
-fn find_suite(name: &str) -> Option<SupportedCipherSuite> {
-    let iana = |suite: &SupportedCipherSuite| {
-        suite.suite().as_str().map(|known| known.replacen("TLS13_", "TLS_", 1))
-    };
-    SUITES
-        .iter()
-        .find(|(openssl, suite)| {
-            openssl.eq_ignore_ascii_case(name)
-                || iana(suite).is_some_and(|iana| iana.eq_ignore_ascii_case(name))
-        })
-        .map(|(_, suite)| *suite)
+    suite_names()
 }
 
 impl Tls {

@@ -7,9 +7,9 @@ use std::{fmt, path::Path, sync::Arc};
 
 use hashbrown::HashMap;
 use tokio_rustls::rustls::{
-    self, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    self, RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version,
@@ -24,6 +24,7 @@ use super::{
     super::options::{CertificateFiles, ClientCertificates, Options, TlsOptions},
     ClientCertificate,
 };
+use crate::tls::{self, PemError, find_suite, suite_names};
 
 /// What is wrong with the TLS options of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,47 +122,6 @@ pub(super) fn load(options: &TlsOptions) -> Result<Loaded, Problem> {
     Ok(Loaded { config: Arc::new(config), warnings })
 }
 
-/// The names of cipher suites: as OpenSSL and EMQX have them, and as the standards do.
-const SUITES: &[(&str, &str, SupportedCipherSuite)] = &[
-    ("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384", ring::cipher_suite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256", ring::cipher_suite::TLS13_AES_128_GCM_SHA256),
-    (
-        "TLS_CHACHA20_POLY1305_SHA256",
-        "TLS_CHACHA20_POLY1305_SHA256",
-        ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-        ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-        ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-        ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-        ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "ECDHE-RSA-CHACHA20-POLY1305",
-        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        ring::cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-];
-
 fn provider(options: &TlsOptions, warnings: &mut Vec<Problem>) -> Result<CryptoProvider, Problem> {
     let mut provider = ring::default_provider();
     if options.ciphers.is_empty() {
@@ -169,15 +129,15 @@ fn provider(options: &TlsOptions, warnings: &mut Vec<Problem>) -> Result<CryptoP
     }
     let mut suites = Vec::new();
     for name in &options.ciphers {
-        match SUITES.iter().find(|(openssl, standard, _)| name == openssl || name == standard) {
-            Some((_, _, suite)) => suites.push(*suite),
+        match find_suite(name) {
+            Some(suite) => suites.push(suite),
             None => {
                 warnings.push(Problem::new("ciphers", format!("{name} is not supported, it is left out")));
             }
         }
     }
     if suites.is_empty() {
-        let known: Vec<&str> = SUITES.iter().map(|(name, ..)| *name).collect();
+        let known: Vec<&str> = suite_names().collect();
         return Err(Problem::new(
             "ciphers",
             format!("none of them is supported; allowed: {}", known.join(", ")),
@@ -232,36 +192,28 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let text = read(path)?;
-    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
-    let chain = chain.map_err(|error| Problem::new(path.display(), format!("not a PEM file: {error}")))?;
-    if chain.is_empty() {
-        return Err(Problem::new(
-            path.display(),
-            "no certificate in it; a PEM file with -----BEGIN CERTIFICATE----- is expected",
-        ));
-    }
-    Ok(chain)
+    tls::certificates(&read(path)?).map_err(|error| words_for(&error, path))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
-    let text = read(path)?;
-    let contains = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
-    if contains(b"BEGIN ENCRYPTED PRIVATE KEY") || contains(b"Proc-Type: 4,ENCRYPTED") {
-        return Err(Problem::new(
-            path.display(),
+    tls::private_key(&read(path)?, None).map_err(|error| words_for(&error, path))
+}
+
+fn words_for(error: &PemError, path: &Path) -> Problem {
+    let words = match error {
+        PemError::Malformed(reason) => format!("not a PEM file: {reason}"),
+        PemError::NoCertificate => {
+            "no certificate in it; a PEM file with -----BEGIN CERTIFICATE----- is expected".to_owned()
+        }
+        PemError::NoKey { .. } => {
+            "no private key in it; a PEM file with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY is expected".to_owned()
+        }
+        PemError::Protected | PemError::OldProtection | PemError::WrongPassword => {
             "the key is encrypted, which is not supported; write it without a password (openssl pkey -in FILE -out PLAIN) and \
-             protect the file by its permissions",
-        ));
-    }
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        pem::Error::NoItemsFound => Problem::new(
-            path.display(),
-            "no private key in it; a PEM file with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY is expected",
-        ),
-        // The words of the error hold nothing of the key.
-        error => Problem::new(path.display(), format!("not a PEM file: {error}")),
-    })
+             protect the file by its permissions".to_owned()
+        }
+    };
+    Problem::new(path.display(), words)
 }
 
 fn authorities(path: &Path, warnings: &mut Vec<Problem>) -> Result<RootCertStore, Problem> {

@@ -1,13 +1,14 @@
 //! Secrets: values that are used and never shown.
 
-use std::borrow::Cow;
 use std::fmt;
 
 /// What stands in for a secret wherever one would be shown.
 pub const MASK: &str = "******";
 
 /// A password or key. `Debug` and `Display` print [`MASK`]; only [`Secret::reveal`] gives the text.
-#[derive(Clone, PartialEq, Eq)]
+///
+/// In a configuration it may be `file://PATH`: [`Secret::resolve`] reads the file.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Secret(Box<str>);
 
 impl Secret {
@@ -16,18 +17,18 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text as it was written: the secret, or `file://PATH`.
-    pub fn as_written(&self) -> &str {
+    /// The text, for the one place that uses it.
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 
     /// The secret itself. One written as `file://PATH` is read from that file now, without the line
     /// end that editors leave; the error names the file.
-    pub fn reveal(&self) -> std::io::Result<Cow<'_, str>> {
-        let Some(path) = self.0.strip_prefix("file://") else { return Ok(Cow::Borrowed(&self.0)) };
+    pub fn resolve(&self) -> std::io::Result<Self> {
+        let Some(path) = self.0.strip_prefix("file://") else { return Ok(self.clone()) };
         let text = std::fs::read_to_string(path)
             .map_err(|e| std::io::Error::new(e.kind(), format!("cannot read the secret in {path}: {e}")))?;
-        Ok(Cow::Owned(text.trim_end_matches(['\r', '\n']).to_owned()))
+        Ok(Self::new(text.trim_end_matches(['\r', '\n'])))
     }
 
     /// True when the text is the mask itself: somebody copied what was shown in place of the secret.
@@ -56,7 +57,7 @@ mod tests {
     fn a_secret_is_never_printed() {
         let secret = Secret::new("tiger");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "****** ****** Some(******)");
-        assert_eq!(secret.reveal().unwrap(), "tiger");
+        assert_eq!((secret.reveal(), secret.resolve().unwrap().reveal()), ("tiger", "tiger"));
     }
 
     #[test]
@@ -64,8 +65,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "ti ger\n").unwrap();
-        assert_eq!(Secret::new(format!("file://{}", path.display())).reveal().unwrap(), "ti ger");
+        assert_eq!(Secret::new(format!("file://{}", path.display())).resolve().unwrap().reveal(), "ti ger");
         let missing = Secret::new(format!("file://{}/none", folder.path().display()));
-        assert!(missing.reveal().unwrap_err().to_string().contains("/none"));
+        assert!(missing.resolve().unwrap_err().to_string().contains("/none"));
     }
 }
