@@ -22,7 +22,7 @@ fn the_guides_producer_sample_loads_verbatim() {
 
     let Authentication::Password(password) = &connection.authentication else { panic!("{connection:?}") };
     assert_eq!(password.mechanism, SaslMechanism::Plain);
-    assert_eq!(password.password.as_written(), MASK);
+    assert_eq!(password.password.reveal(), MASK);
     assert_eq!(password.username, "emqxuser");
     let hosts: Vec<String> = connection.bootstrap_hosts.iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["kafka-1.emqx.net:9093"]);
@@ -106,7 +106,7 @@ fn the_guides_consumer_sample_loads_verbatim() {
     let Authentication::Password(password) = &connection.authentication else { panic!("{connection:?}") };
     assert_eq!(password.mechanism, SaslMechanism::Plain);
     assert_eq!(password.username, "emqxuser");
-    assert_eq!(password.password.as_written(), "password");
+    assert_eq!(password.password.reveal(), "password");
     assert_eq!(
         bridge.kafka,
         ConsumerKafkaConfig {

@@ -230,6 +230,28 @@ fn a_header_that_its_encoding_will_always_leave_out_is_pointed_out() {
 }
 
 #[test]
+fn keys_of_others_that_never_have_an_effect_are_warned_about() {
+    let loaded = producer(
+        "bootstrap_hosts = k, kafka.topic = t\nhealth_check_topic = probe\nresource_opts { health_check_interval = 1m\n\
+         health_check_timeout = 1m\nstart_after_created = true\nstart_timeout = 1s }",
+    );
+    let warned: Vec<(&str, u32)> = loaded.warnings.iter().map(|w| (w.key.as_str(), w.line)).collect();
+    let mut expected = [
+        ("health_check_topic", 2),
+        ("resource_opts.health_check_interval", 3),
+        ("resource_opts.health_check_timeout", 4),
+        ("resource_opts.start_after_created", 5),
+        ("resource_opts.start_timeout", 6),
+    ];
+    expected.sort_unstable();
+    let mut sorted = warned.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, expected, "{warned:?}");
+    assert!(loaded.warnings.iter().all(|warning| warning.message.starts_with("has no effect: ")));
+    assert_eq!(loaded.not_in_effect, []);
+}
+
+#[test]
 fn only_what_was_written_and_changes_nothing_is_listed_as_not_in_effect() {
     assert_eq!(producer(MINIMAL).not_in_effect, []);
     let memory =

@@ -10,10 +10,10 @@ use super::connection::not_empty;
 use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{integer, millis, seconds};
 use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
-use crate::secret::Secret;
 use super::section::{Section, choices, list, named, nested, section};
 use super::tree::{Node, Object, Walk};
 use crate::access::rules::{self, Network, TopicPattern};
+use crate::secret::Secret;
 
 section! {
     /// Who may connect.

@@ -7,11 +7,11 @@ use super::connection::{
     TlsVersion, Verify,
 };
 use super::pem_text::PemText;
-use super::secret::Secret;
 use crate::kafka::client::{
     self, Address, Backoff, ClientOptions, Keepalive, OauthSettings, OauthSource, OauthTokens, Pem, Tls,
     TlsError, TlsSettings,
 };
+use crate::secret::Secret;
 
 /// Why a connection cannot be made as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ fn revealed(secret: &Secret, what: &'static str) -> Result<client::Secret, Clien
     if secret.is_mask() {
         return Err(ClientOptionsError::Masked(what));
     }
-    secret.resolve()
+    Ok(secret.resolve()?)
 }
 
 fn loaded(pem: &PemText, key: &str) -> Result<Pem, ClientOptionsError> {

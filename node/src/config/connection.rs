@@ -11,11 +11,11 @@ use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{bytes, integer, millis};
 use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
 use super::pem_text::{PemText, pem_text};
-use crate::secret::Secret;
 use super::section::{Section, choices, list, named, nested, section};
 use super::tree::{Node, Object, Walk};
 use super::units::ByteSize;
 use crate::kafka::client::{self, CipherVersion};
+use crate::secret::Secret;
 
 section! {
     /// Connection to a Kafka cluster.

@@ -3,8 +3,8 @@
 use serde_json::Value as Json;
 
 use super::kind::{Kind, Secrets};
-use crate::secret::{MASK, Secret};
 use super::tree::{Node, Object, Walk, nearest};
+use crate::secret::{MASK, Secret};
 
 /// A field with a fixed set of words. Declared with `choices!`.
 pub trait Choice: Copy + PartialEq + 'static {

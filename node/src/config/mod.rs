@@ -40,6 +40,7 @@ use lines::{LineIndex, Place};
 use section::{Section, named, nested, section};
 use tree::{Node, Walk};
 
+pub use crate::secret::{MASK, Secret};
 pub use access::{
     ActionWord, AuthenticationConfig, AuthorizationConfig, BackendConfig, BanConfig, BuiltInDatabaseConfig,
     CertificateName, ClientCertificateConfig, DenyActionWord, JwtConfig, NoMatch, PasswordChecksConfig,
@@ -72,7 +73,6 @@ pub use producer::{
     MessageConfig, PartitionStrategy, ProducerBridgeConfig, ProducerKafkaConfig, QueryMode, RequiredAcks,
 };
 pub use reference::{example, reference};
-pub use crate::secret::{MASK, Secret};
 pub use sys_topics::{SysEventsConfig, SysTopicsConfig};
 pub use tree::{Errors, Problem};
 pub use units::ByteSize;

@@ -6,8 +6,8 @@ use std::io;
 use serde_json::Value as Json;
 
 use super::kind::{Kind, Secrets};
-use crate::secret::MASK;
 use super::tree::{Node, Walk};
+use crate::secret::MASK;
 
 /// A path, or the text itself. A text with a private key in it is not shown.
 #[derive(Clone, PartialEq, Eq)]

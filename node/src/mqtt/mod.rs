@@ -26,6 +26,7 @@ mod listener;
 mod memory;
 mod options;
 mod out_buffer;
+mod outbox;
 mod publication;
 mod publisher;
 mod rate;

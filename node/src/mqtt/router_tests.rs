@@ -7,9 +7,13 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    flow::Origin,
+    flow::{Accepted, AckSink, Origin, Outcome, Room, SequenceRange, Ticket, WakeList},
     mailbox::{Capacity, Charge},
-    mqtt::inbox::{Mail, tests::rules},
+    mqtt::{
+        inbox::{Mail, tests::rules},
+        publication::Delivery,
+        route::RouteCache,
+    },
 };
 
 fn router() -> Arc<Router> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use causeway_protocol::mqtt::{PublishPropertiesBuf, QoS, ReasonCode, Will as WillPacket};
 
 use super::{
-    inbox::Outbox,
     memory::{Held, Memory},
+    outbox::Outbox,
     route::Route,
     router::{PublishProgress, Published, Router},
     stats::Tally,

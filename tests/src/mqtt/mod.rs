@@ -1,6 +1,6 @@
 //! MQTT as bytes: what the conformance suite and the fuzzer of the running node speak.
 //!
-//! * [`wire`]: packets from their parts, also illegal ones, and a strict reader of what a server sends.
+//! * [`wire`]: packets from their parts, also illegal ones, and a strict reader of what a server sends (`reading`).
 //! * [`property`]: the properties of MQTT 5.0.
 //! * [`client`]: one connection with deadlines, whose traffic is kept for the text of a failure.
 //! * [`road`]: the transports it may take: TCP, TLS, WebSocket.
@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod property;
+mod reading;
 pub mod road;
 pub mod scram;
 pub mod wire;

@@ -194,8 +194,7 @@ async fn look_at_some(scenario: &StoredSessions, endpoint: &Endpoint) -> Result<
         let mut link = Link::connect(endpoint, &name(number), false, PATIENCE).await?;
         ensure!(link.session_present, "{} is gone", name(number));
         let mut messages = 0;
-        while messages < scenario.messages {
-            link.turn(None).await?;
+        loop {
             while let Some(packet) = link.take()? {
                 ensure!(
                     matches!(&packet, Packet::Publish(publish) if publish.topic == name(number)),
@@ -203,6 +202,10 @@ async fn look_at_some(scenario: &StoredSessions, endpoint: &Endpoint) -> Result<
                 );
                 messages += 1;
             }
+            if messages == scenario.messages {
+                break;
+            }
+            link.turn(None).await?;
         }
         link.close().await?;
     }
