@@ -1,5 +1,6 @@
 //! The Kafka client: connections, producers, group members.
 
+pub mod buffer;
 pub mod client;
 pub mod consumer;
 pub mod producer;

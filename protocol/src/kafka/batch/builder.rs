@@ -143,6 +143,11 @@ impl BatchBuilder {
         RecordIter::new(self.record_bytes(), self.count, base)
     }
 
+    /// The encoded records from this byte on, counted from the first record. [`RecordIter::over`] reads them.
+    pub fn encoded_from(&self, from: usize) -> &[u8] {
+        self.record_bytes().get(from..).unwrap_or(&[])
+    }
+
     fn record_bytes(&self) -> &[u8] {
         self.buf.get(HEADER_LEN..).unwrap_or(&[])
     }

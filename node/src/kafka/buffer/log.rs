@@ -1,0 +1,628 @@
+//! The log of one bridge's buffer: records, seals and what is done, in files that are only ever appended to.
+//!
+//! Knows nothing of threads or time. Entries are put in ([`Log::put_records`] and others), and [`Log::commit`] makes
+//! all of them durable with one sync. Record numbers rise in the order in which records are put in, over all places, and
+//! stay for the record's life.
+//!
+//! Invariants:
+//! * What [`Log::commit`] reported durable is found by the next [`Log::open`], in order, until it is done.
+//! * A file begins after the one before it is durable, so that a broken entry in any file but the last is damage.
+//! * Files go from the oldest on, one after the other: what a file says of records in older ones is needed as
+//!   long as those are there.
+//! * A file that is nearly done with does not hold up the others: what it still holds is written again at the end.
+//! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost: what was put in stays, and
+//!   seals and ends go first, into room that is kept for them, so that the backlog can leave.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
+
+use super::disk::Disk;
+use super::live::{Live, Numbers};
+use super::v1::{self, BadHeader, Entry, Gap, Place, Seal, Writer};
+
+/// Files end so.
+pub const SUFFIX: &str = ".buffer";
+
+/// What keeps room for seals and ends on a full disk.
+pub const RESERVE_NAME: &str = "reserve";
+
+/// Size of that: some ten thousand seals.
+const RESERVE_BYTES: usize = 1 << 20;
+
+/// Files may take so many times what is needed before the oldest is written again.
+const WASTE: u64 = 2;
+
+/// Why a commit did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No room on the disk; to be tried again. Seals and ends may have become durable all the same.
+    #[error("the disk is full: {0}")]
+    Full(io::Error),
+    /// The disk does not do what it is told; nothing more will become durable.
+    #[error("the disk fails: {0}")]
+    Failed(io::Error),
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file or the directory cannot be used.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A newer causeway wrote it.
+    #[error(
+        "{name} has version {version} of the format, this causeway knows version 1; use the newer causeway"
+    )]
+    Version {
+        /// Which file.
+        name: String,
+        /// Its version.
+        version: u16,
+    },
+}
+
+/// Something in a file that cannot be read although it was durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Which file.
+    pub name: String,
+    /// Where, and how many bytes.
+    pub gap: Gap,
+}
+
+/// A run of records as it stands in a file.
+#[derive(Debug, Clone)]
+pub struct StoredRun {
+    /// Where they go.
+    pub place: Place,
+    /// Their numbers.
+    pub numbers: Numbers,
+    base_timestamp: i64,
+    bytes: Vec<u8>,
+}
+
+impl StoredRun {
+    /// The records with their numbers.
+    pub fn records(&self) -> impl Iterator<Item = (u64, RecordRef<'_>)> + '_ {
+        let records = RecordIter::over(&self.bytes, self.numbers.count as usize, self.base_timestamp);
+        (self.numbers.first..).zip(records.flatten())
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Runs with at least one record that is needed, by number.
+    pub runs: Vec<StoredRun>,
+    /// Batches that may have been sent, by place, in order.
+    pub seals: BTreeMap<Place, Vec<Seal>>,
+    /// What cannot be read.
+    pub damage: Vec<Damage>,
+    /// Record numbers that damage has taken: at most so many records are lost.
+    pub lost: u64,
+    /// Records of batches that may have been sent, and cannot be sent as they were because part of them is damaged.
+    pub unsealed: u64,
+    /// Bytes of a torn end that were cut.
+    pub torn: u64,
+    live: Live,
+}
+
+impl Found {
+    /// Visits the records that are needed, in order, each once.
+    pub fn for_each(&self, mut visit: impl FnMut(u64, &Place, &RecordRef<'_>)) {
+        let mut left = self.live.clone();
+        for run in &self.runs {
+            for (number, record) in run.records() {
+                if left.remove(Numbers { first: number, count: 1 }) > 0 {
+                    visit(number, &run.place, &record);
+                }
+            }
+        }
+    }
+
+    /// Records that are needed.
+    pub fn records(&self) -> u64 {
+        self.live.count()
+    }
+
+    /// Takes an entry into account and gives the highest number it names.
+    fn apply(&mut self, entry: Entry<'_>, file: u64) -> Option<u64> {
+        match entry {
+            Entry::Records { place, numbers, base_timestamp, bytes } => {
+                self.live.insert(numbers, file);
+                self.runs.push(StoredRun { place, numbers, base_timestamp, bytes: bytes.to_vec() });
+                Some(numbers.end() - 1)
+            }
+            Entry::Seals { place, seals } => {
+                let highest =
+                    seals.iter().flat_map(|seal| &seal.numbers).map(|numbers| numbers.end() - 1).max();
+                self.seals.insert(place, seals);
+                highest
+            }
+            Entry::Done(done) => {
+                for numbers in &done {
+                    self.live.remove(*numbers);
+                }
+                done.iter().map(|numbers| numbers.end() - 1).max()
+            }
+        }
+    }
+
+    /// What all entries together mean.
+    fn finish(&mut self) {
+        if !self.damage.is_empty() {
+            self.lost = self.missing();
+        }
+        let live = &self.live;
+        self.runs.retain(|run| live.covers_any(run.numbers));
+        self.runs.sort_by_key(|run| run.numbers.first);
+        let mut unsealed = 0;
+        self.seals.retain(|_, seals| {
+            seals.retain(|seal| seal.numbers.iter().any(|numbers| live.covers_any(*numbers)));
+            // Behind a batch that is not whole Kafka would take none as it was.
+            let whole = |seal: &Seal| seal.numbers.iter().all(|numbers| live.covers(*numbers));
+            let broken = seals.iter().position(|seal| !whole(seal)).unwrap_or(seals.len());
+            unsealed += seals.drain(broken..).map(|seal| seal.records()).sum::<u64>();
+            !seals.is_empty()
+        });
+        self.unsealed = unsealed;
+    }
+
+    /// Numbers between the lowest and the highest that no run names.
+    fn missing(&self) -> u64 {
+        let mut seen = Live::default();
+        for run in &self.runs {
+            seen.insert(run.numbers, 0);
+        }
+        let (low, high) =
+            seen.iter().fold((u64::MAX, 0), |(low, high), (first, end, _)| (low.min(first), high.max(end)));
+        high.saturating_sub(low).saturating_sub(seen.count())
+    }
+}
+
+struct FileInfo {
+    number: u64,
+    len: u64,
+    /// Records ever written to it.
+    records: u64,
+}
+
+impl FileInfo {
+    fn name(&self) -> String {
+        file_name(self.number)
+    }
+}
+
+/// The name of the file with this number.
+pub fn file_name(number: u64) -> String {
+    format!("{number:020}{SUFFIX}")
+}
+
+/// See the top of the file.
+pub struct Log<D> {
+    disk: D,
+    segment_bytes: u64,
+    files: VecDeque<FileInfo>,
+    live: Live,
+    seals: BTreeMap<Place, Vec<Seal>>,
+    next_number: u64,
+    /// Seals and ends.
+    control: Vec<u8>,
+    /// Records.
+    data: Vec<u8>,
+    put: Vec<Numbers>,
+    done: Vec<Numbers>,
+    new_seals: BTreeMap<Place, Vec<Seal>>,
+    has_reserve: bool,
+    failed: bool,
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next.
+    pub fn open(mut disk: D, segment_bytes: u64) -> Result<(Self, Found), OpenError> {
+        let mut found = Found::default();
+        let mut numbers = numbered_files(&mut disk)?;
+        let mut files = VecDeque::new();
+        let mut highest = None;
+        let mut usable_end = false;
+        while let Some(number) = (!numbers.is_empty()).then(|| numbers.remove(0)) {
+            let (name, is_last) = (file_name(number), numbers.is_empty());
+            let bytes = disk.read(&name)?;
+            match v1::read_file_header(&bytes) {
+                Ok(_) => {}
+                Err(BadHeader::Version(version)) => return Err(OpenError::Version { name, version }),
+                Err(_) if is_last && v1::scan(&bytes).entries.is_empty() => {
+                    // Its creation was under way: nobody was told of anything in it.
+                    disk.remove(&name)?;
+                    disk.sync_dir()?;
+                    found.torn += bytes.len() as u64;
+                    continue;
+                }
+                Err(_) => {
+                    let gap = Gap { offset: 0, len: v1::FILE_HEADER_LEN as u64 };
+                    found.damage.push(Damage { name: name.clone(), gap });
+                }
+            }
+            let mut scanned = v1::scan(&bytes);
+            let mut len = bytes.len() as u64;
+            let first_torn = scanned.gaps.iter().find(|gap| is_last && gap.offset >= scanned.synced).copied();
+            if let Some(torn) = first_torn {
+                scanned.entries.retain(|(offset, _)| *offset < torn.offset);
+                scanned.gaps.retain(|gap| gap.offset < torn.offset);
+                disk.truncate(&name, torn.offset)?;
+                found.torn += len - torn.offset;
+                len = torn.offset;
+            }
+            usable_end = scanned.gaps.is_empty() && found.damage.iter().all(|damage| damage.name != name);
+            for gap in scanned.gaps {
+                found.damage.push(Damage { name: name.clone(), gap });
+            }
+            if is_last {
+                // What a killed process wrote may be in memory alone, and is believed from here on.
+                disk.sync(&name)?;
+            }
+            if found.damage.iter().any(|damage| damage.name == name) {
+                set_aside(&mut disk, &name, &bytes)?;
+            }
+            let mut records = 0;
+            for (_, entry) in scanned.entries {
+                if let Entry::Records { numbers, .. } = &entry {
+                    records += u64::from(numbers.count);
+                }
+                highest = highest.max(found.apply(entry, number));
+            }
+            files.push_back(FileInfo { number, len, records });
+        }
+        found.finish();
+        let mut log = Self {
+            disk,
+            segment_bytes,
+            live: found.live.clone(),
+            seals: found.seals.clone(),
+            next_number: highest.map_or(0, |highest: u64| highest.saturating_add(1)),
+            control: Vec::new(),
+            data: Vec::new(),
+            put: Vec::new(),
+            done: Vec::new(),
+            new_seals: BTreeMap::new(),
+            has_reserve: false,
+            failed: false,
+            files,
+        };
+        if log.files.is_empty() || !usable_end {
+            log.begin_file()?;
+        }
+        log.has_reserve = log.disk.list()?.iter().any(|name| name == RESERVE_NAME);
+        log.keep_reserve();
+        log.remove_unneeded()?;
+        Ok((log, found))
+    }
+
+    /// Puts in a run of `count` encoded records (at least 1) and gives their numbers.
+    pub fn put_records(&mut self, place: &Place, count: u32, base_timestamp: i64, bytes: &[u8]) -> Numbers {
+        let numbers = Numbers { first: self.next_number, count };
+        self.next_number = numbers.end();
+        let synced = self.synced();
+        Writer::new(&mut self.data, synced).records(place, numbers, base_timestamp, bytes);
+        self.put.push(numbers);
+        numbers
+    }
+
+    /// These are the batches of a place that are under way, all of them.
+    pub fn put_seals(&mut self, place: &Place, seals: Vec<Seal>) {
+        let synced = self.synced();
+        Writer::new(&mut self.control, synced).seals(place, &seals);
+        self.new_seals.insert(place.clone(), seals);
+    }
+
+    /// These records are no longer needed.
+    pub fn put_done(&mut self, done: &[Numbers]) {
+        if done.is_empty() {
+            return;
+        }
+        let synced = self.synced();
+        Writer::new(&mut self.control, synced).done(done);
+        self.done.extend_from_slice(done);
+    }
+
+    /// The number that the next record will get: where everything is durable, all below it are.
+    pub fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// True where something was put in and is not durable.
+    pub fn has_work(&self) -> bool {
+        !self.control.is_empty() || !self.data.is_empty()
+    }
+
+    /// True where records are among that.
+    pub fn has_records(&self) -> bool {
+        !self.data.is_empty()
+    }
+
+    /// Makes durable what was put in.
+    ///
+    /// # Errors
+    /// [`Error::Full`]: seals and ends are durable if [`Self::has_control`] is false afterwards; the rest waits for the
+    /// next call. [`Error::Failed`]: for good.
+    pub fn commit(&mut self) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::Failed(io::Error::other("it failed before")));
+        }
+        self.commit_or_fail().inspect_err(|error| self.failed = matches!(error, Error::Failed(_)))
+    }
+
+    /// True where seals or ends are not durable.
+    pub fn has_control(&self) -> bool {
+        !self.control.is_empty()
+    }
+
+    fn commit_or_fail(&mut self) -> Result<(), Error> {
+        if !self.has_work() {
+            return Ok(());
+        }
+        let mut full = None;
+        match self.append(true) {
+            Ok(()) => {}
+            Err(Error::Full(error)) => {
+                full = Some(error);
+                if std::mem::take(&mut self.has_reserve) {
+                    self.disk.remove(RESERVE_NAME).map_err(Error::Failed)?;
+                }
+                self.append(false)?;
+            }
+            Err(failed) => return Err(failed),
+        }
+        self.remove_unneeded().map_err(Error::Failed)?;
+        if let Some(error) = full {
+            return Err(Error::Full(error));
+        }
+        self.keep_reserve();
+        if self.files.back().is_some_and(|file| file.len >= self.segment_bytes) {
+            match self.begin_file() {
+                // Then this file goes on growing.
+                Err(error) if is_full(&error) => {}
+                begun => begun.map_err(Error::Failed)?,
+            }
+        }
+        self.rewrite_waste()
+    }
+
+    /// Appends and syncs: seals and ends, and records `with` them. Nothing has happened where it returns `Full`.
+    fn append(&mut self, with_records: bool) -> Result<(), Error> {
+        let Some(file) = self.files.back_mut() else { return Ok(()) };
+        let name = file.name();
+        let parts = [&self.control, if with_records { &self.data } else { &const { Vec::new() } }];
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            if let Err(error) = self.disk.append(&name, part) {
+                if !is_full(&error) {
+                    return Err(Error::Failed(error));
+                }
+                self.disk.truncate(&name, file.len).map_err(Error::Failed)?;
+                return Err(Error::Full(error));
+            }
+        }
+        if parts.iter().all(|part| part.is_empty()) {
+            return Ok(());
+        }
+        self.disk.sync(&name).map_err(Error::Failed)?;
+        file.len += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let number = file.number;
+        self.control.clear();
+        if with_records {
+            self.data.clear();
+            for numbers in self.put.drain(..) {
+                file.records += u64::from(numbers.count);
+                self.live.insert(numbers, number);
+            }
+        }
+        for numbers in self.done.drain(..) {
+            self.live.remove(numbers);
+        }
+        self.seals.append(&mut self.new_seals);
+        self.seals.retain(|_, seals| !seals.is_empty());
+        Ok(())
+    }
+
+    fn synced(&self) -> u64 {
+        self.files.back().map_or(0, |file| file.len)
+    }
+
+    fn begin_file(&mut self) -> io::Result<()> {
+        let number = self.files.back().map_or(1, |file| file.number + 1);
+        let name = file_name(number);
+        self.disk.create(&name)?;
+        let written = self
+            .disk
+            .append(&name, &v1::file_header(number))
+            .and_then(|()| self.disk.sync(&name))
+            .and_then(|()| self.disk.sync_dir());
+        if let Err(error) = written {
+            // It would be in the way of the next attempt.
+            let _ = self.disk.remove(&name);
+            return Err(error);
+        }
+        self.files.push_back(FileInfo { number, len: v1::FILE_HEADER_LEN as u64, records: 0 });
+        Ok(())
+    }
+
+    /// Removes files from the oldest on that hold nothing needed. Their seals are not needed either: the records of a
+    /// batch are in the file of its seal or in older ones.
+    fn remove_unneeded(&mut self) -> io::Result<()> {
+        while self.files.len() > 1
+            && let Some(oldest) = self.files.front()
+            && self.live.is_unused(oldest.number)
+        {
+            self.disk.remove(&oldest.name())?;
+            // One after the other: a younger one must not be gone before.
+            self.disk.sync_dir()?;
+            self.files.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Writes again what the oldest file still holds, where less than half of all is needed.
+    fn rewrite_waste(&mut self) -> Result<(), Error> {
+        let written: u64 = self.files.iter().map(|file| file.records).sum();
+        if self.files.len() <= 2 || self.live.count() * WASTE >= written {
+            return Ok(());
+        }
+        let Some((number, name)) = self.files.front().map(|file| (file.number, file.name())) else {
+            return Ok(());
+        };
+        let bytes = self.disk.read(&name).map_err(Error::Failed)?;
+        for (_, entry) in v1::scan(&bytes).entries {
+            if let Entry::Records { place, numbers, base_timestamp, bytes } = entry {
+                for kept in self.live.within(numbers, number) {
+                    let part = records_part(bytes, numbers, kept);
+                    let synced = self.synced();
+                    Writer::new(&mut self.data, synced).records(&place, kept, base_timestamp, part);
+                    self.put.push(kept);
+                }
+            }
+        }
+        for (place, seals) in self.seals.clone() {
+            let needed: Vec<Seal> = seals.into_iter().filter(|seal| is_needed(&self.live, seal)).collect();
+            self.put_seals(&place, needed);
+        }
+        match self.append(true) {
+            Ok(()) => self.remove_unneeded().map_err(Error::Failed),
+            // It was only about room.
+            Err(Error::Full(_)) => {
+                self.control.clear();
+                self.data.clear();
+                self.put.clear();
+                self.new_seals.clear();
+                Ok(())
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    fn keep_reserve(&mut self) {
+        if self.has_reserve {
+            return;
+        }
+        // Without it a full disk is only harder on us.
+        let made = self
+            .disk
+            .create(RESERVE_NAME)
+            .and_then(|()| self.disk.append(RESERVE_NAME, &vec![0; RESERVE_BYTES]));
+        self.has_reserve = made.is_ok();
+        if made.is_err() {
+            let _ = self.disk.remove(RESERVE_NAME);
+        }
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.len).sum()
+    }
+
+    /// Records that are needed.
+    pub fn records(&self) -> u64 {
+        self.live.count()
+    }
+}
+
+/// Numbers of the log's files, in order.
+fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
+    let names = disk.list()?;
+    let number = |name: &String| name.strip_suffix(SUFFIX).filter(|n| n.len() == 20)?.parse::<u64>().ok();
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Keeps a copy of a damaged file, which the log itself will remove when it no longer needs the rest of it.
+fn set_aside(disk: &mut impl Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let copy = format!("damaged-{name}");
+    if disk.list()?.contains(&copy) {
+        return Ok(());
+    }
+    disk.create(&copy)?;
+    disk.append(&copy, bytes)?;
+    disk.sync(&copy)?;
+    disk.sync_dir()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The bytes of `part`, which lies within `whole`.
+fn records_part(bytes: &[u8], whole: Numbers, part: Numbers) -> &[u8] {
+    let lens: Vec<usize> = RecordIter::over(bytes, whole.count as usize, 0)
+        .flatten()
+        .map(|record| record.encoded_len())
+        .collect();
+    let skip = (part.first - whole.first) as usize;
+    let from: usize = lens.iter().take(skip).sum();
+    let len: usize = lens.iter().skip(skip).take(part.count as usize).sum();
+    bytes.get(from..from + len).unwrap_or(&[])
+}
+
+fn is_needed(live: &Live, seal: &Seal) -> bool {
+    seal.numbers.iter().any(|numbers| live.covers_any(*numbers))
+}
+
+/// One file, for somebody who only looks.
+#[derive(Debug)]
+pub struct FileReport {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Whole entries in it.
+    pub entries: usize,
+    /// Records ever written to it.
+    pub records: u64,
+    /// What is wrong with its header.
+    pub header: Option<BadHeader>,
+    /// Unreadable bytes that were durable.
+    pub damage: Vec<Gap>,
+    /// Unreadable bytes at the end of the last file, which a restart cuts.
+    pub torn: u64,
+}
+
+/// Reads a log without changing anything.
+pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
+    let numbers = numbered_files(disk)?;
+    let (mut reports, mut found) = (Vec::new(), Found::default());
+    for (index, number) in numbers.iter().enumerate() {
+        let (name, is_last) = (file_name(*number), index + 1 == numbers.len());
+        let bytes = disk.read(&name)?;
+        let scanned = v1::scan(&bytes);
+        let header = v1::read_file_header(&bytes).err();
+        let torn_from = scanned.gaps.iter().find(|gap| is_last && gap.offset >= scanned.synced);
+        let torn_from = torn_from.map_or(bytes.len() as u64, |gap| gap.offset);
+        let damage: Vec<Gap> = scanned.gaps.iter().filter(|gap| gap.offset < torn_from).copied().collect();
+        found.damage.extend(damage.iter().map(|gap| Damage { name: name.clone(), gap: *gap }));
+        let mut report = FileReport {
+            name,
+            bytes: bytes.len() as u64,
+            entries: 0,
+            records: 0,
+            // A file whose creation was interrupted holds nothing.
+            header: header.filter(|_| !is_last || !scanned.entries.is_empty()),
+            damage,
+            torn: bytes.len() as u64 - torn_from,
+        };
+        for (_, entry) in scanned.entries.into_iter().filter(|(offset, _)| *offset < torn_from) {
+            report.entries += 1;
+            if let Entry::Records { numbers, .. } = &entry {
+                report.records += u64::from(numbers.count);
+            }
+            found.apply(entry, *number);
+        }
+        reports.push(report);
+    }
+    found.finish();
+    Ok((reports, found))
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

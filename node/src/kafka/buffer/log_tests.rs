@@ -1,0 +1,358 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_protocol::kafka::batch::{BatchBuilder, ProducerIdentity, Record};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::super::disk_double::Double;
+use super::*;
+
+fn place(partition: i32) -> Place {
+    Place { topic: "t".into(), partition }
+}
+
+fn batch(values: &[u64]) -> BatchBuilder {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        let value = value.to_be_bytes();
+        builder.append(&Record { timestamp: 7, key: None, value: Some(&value), headers: &[] });
+    }
+    builder
+}
+
+fn put(log: &mut Log<Double>, partition: i32, values: &[u64]) -> Numbers {
+    let builder = batch(values);
+    log.put_records(&place(partition), values.len() as u32, 7, builder.encoded_from(0))
+}
+
+fn seal(first_sequence: i32, numbers: &[Numbers]) -> Seal {
+    let stamp = ProducerIdentity { producer_id: 5, producer_epoch: 0, base_sequence: first_sequence };
+    Seal { stamp, numbers: numbers.to_vec() }
+}
+
+/// Number, partition and value of each record found.
+fn records(found: &Found) -> Vec<(u64, i32, u64)> {
+    let mut records = Vec::new();
+    found.for_each(|number, place, record| {
+        let value = record.value.and_then(|value| value.try_into().ok()).map(u64::from_be_bytes);
+        records.push((number, place.partition, value.unwrap()));
+    });
+    records
+}
+
+#[derive(Default, Clone)]
+struct Model {
+    /// Durable and needed: number to partition and value.
+    needed: BTreeMap<u64, (i32, u64)>,
+    /// Put in, not durable.
+    put: BTreeMap<u64, (i32, u64)>,
+    /// Durable for good.
+    done: BTreeSet<u64>,
+    /// Done, not durable.
+    ending: BTreeSet<u64>,
+    /// Durable seals, by partition, and those put in.
+    seals: BTreeMap<i32, Vec<Seal>>,
+    /// In the order in which they were put in: each replaces the one before.
+    new_seals: Vec<(i32, Vec<Seal>)>,
+}
+
+impl Model {
+    fn committed(&mut self) {
+        self.needed.append(&mut self.put);
+        self.ended();
+    }
+
+    fn ended(&mut self) {
+        for number in std::mem::take(&mut self.ending) {
+            self.needed.remove(&number);
+            self.done.insert(number);
+        }
+        self.seals.extend(std::mem::take(&mut self.new_seals));
+    }
+
+    /// What was found after a crash is what was promised, and nothing but what was put in.
+    fn check(&self, found: &Found, seed: u64) {
+        assert!(found.damage.is_empty() && found.lost == 0, "seed {seed}: {:?}", found.damage);
+        let got = records(found);
+        assert!(got.is_sorted(), "seed {seed}: out of order");
+        let got: BTreeMap<u64, (i32, u64)> = got.into_iter().map(|(n, p, value)| (n, (p, value))).collect();
+        for (number, what) in &self.needed {
+            assert!(
+                got.get(number) == Some(what) || self.ending.contains(number),
+                "seed {seed}: record {number} was durable and is not there"
+            );
+        }
+        for (number, what) in &got {
+            let known = self.needed.get(number).or_else(|| self.put.get(number));
+            assert_eq!(known, Some(what), "seed {seed}: record {number} was never put in, or was done");
+        }
+        for (partition, seals) in &self.seals {
+            let alive = |seal: &&Seal| seal.numbers.iter().any(|n| got.contains_key(&n.first));
+            let old: Vec<&Seal> = seals.iter().filter(alive).collect();
+            let theirs: Vec<&Seal> = found.seals.get(&place(*partition)).into_iter().flatten().collect();
+            let mut new = self.new_seals.iter().filter(|(theirs, _)| theirs == partition);
+            let is_new = new.any(|(_, seals)| theirs.iter().copied().eq(seals.iter().filter(alive)));
+            assert!(theirs == old || is_new, "seed {seed}: {theirs:?} for {old:?}");
+        }
+    }
+
+    fn taken_over(&mut self, found: &Found) {
+        *self = Self {
+            needed: records(found).into_iter().map(|(n, p, value)| (n, (p, value))).collect(),
+            done: std::mem::take(&mut self.done),
+            ..Self::default()
+        };
+        for (place, seals) in &found.seals {
+            self.seals.insert(place.partition, seals.clone());
+        }
+    }
+}
+
+struct Run {
+    rng: SmallRng,
+    model: Model,
+    disk: Double,
+    next_value: u64,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let rng = SmallRng::seed_from_u64(seed);
+        Self { rng, model: Model::default(), disk: Double::default(), next_value: 0 }
+    }
+
+    fn step(&mut self, log: &mut Log<Double>) -> Result<(), Error> {
+        match self.rng.random_range(0..10) {
+            0..=4 => {
+                let partition = self.rng.random_range(-1..3);
+                let values: Vec<u64> =
+                    (0..self.rng.random_range(1..6)).map(|n| self.next_value + n).collect();
+                self.next_value += values.len() as u64;
+                let numbers = put(log, partition, &values);
+                let of = (numbers.first..).zip(values).map(|(number, value)| (number, (partition, value)));
+                self.model.put.extend(of);
+            }
+            5 => {
+                let model = &mut self.model;
+                let free: Vec<u64> =
+                    model.needed.keys().filter(|n| !model.ending.contains(n)).copied().collect();
+                // Mostly the oldest, as batches end; now and then one stays behind.
+                let skip = usize::from(self.rng.random_bool(0.3)).min(free.len());
+                let count = self.rng.random_range(0..20);
+                let done: Vec<u64> = free.into_iter().skip(skip).take(count).collect();
+                let ranges: Vec<Numbers> = done.iter().map(|n| Numbers { first: *n, count: 1 }).collect();
+                log.put_done(&ranges);
+                model.ending.extend(done);
+            }
+            6 => {
+                let model = &mut self.model;
+                let partition = self.rng.random_range(0..3);
+                let of = |(_, (p, _)): &(&u64, &(i32, u64))| *p == partition;
+                let free = model.needed.iter().filter(of).filter(|(n, _)| !model.ending.contains(n));
+                let seals: Vec<Seal> =
+                    free.take(3).map(|(n, _)| seal(*n as i32, &[Numbers { first: *n, count: 1 }])).collect();
+                log.put_seals(&place(partition), seals.clone());
+                model.new_seals.push((partition, seals));
+            }
+            _ => {
+                log.commit()?;
+                self.model.committed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until the process dies, loses power, and checks what is found; a few times.
+    fn go(&mut self, seed: u64, crash_in: impl Fn(&mut SmallRng) -> u64) {
+        for _ in 0..4 {
+            let (log, found) = match Log::open(self.disk.clone(), 400) {
+                Ok(opened) => opened,
+                Err(error) => panic!("seed {seed}: {error}"),
+            };
+            self.model.check(&found, seed);
+            self.model.taken_over(&found);
+            let mut log = log;
+            self.disk.crash_in(crash_in(&mut self.rng));
+            for _ in 0..300 {
+                if self.step(&mut log).is_err() {
+                    break;
+                }
+            }
+            // It may also die while it is opened.
+            self.disk.lose_power(&mut self.rng);
+            self.disk.crash_in(self.rng.random_range(1..12));
+            if let Ok((_, found)) = Log::open(self.disk.clone(), 400) {
+                self.model.check(&found, seed);
+            }
+            self.disk.lose_power(&mut self.rng);
+        }
+    }
+}
+
+#[test]
+fn what_was_durable_is_there_after_any_crash_in_order_and_nothing_else() {
+    let seeds = std::env::var("CAUSEWAY_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in seeds.map_or(0..1000, |seed: u64| seed..seed + 1) {
+        Run::new(seed).go(seed, |rng| rng.random_range(1..120));
+    }
+}
+
+#[test]
+fn a_crash_at_every_single_operation_loses_nothing() {
+    // How many operations it takes without a crash.
+    let mut whole = Run::new(1);
+    whole.go(1, |_| u64::MAX / 2);
+    let operations = whole.disk.operations();
+    assert!(operations > 100);
+    for at in 1..operations / 4 {
+        Run::new(1).go(1, |_| at);
+    }
+}
+
+#[test]
+fn without_syncs_the_crash_test_would_fail() {
+    let failed = (0..200).any(|seed| {
+        let run = std::panic::AssertUnwindSafe(|| {
+            let mut run = Run::new(seed);
+            run.disk.ignore_syncs();
+            run.go(seed, |rng| rng.random_range(10..120));
+        });
+        std::panic::catch_unwind(run).is_err()
+    });
+    assert!(failed);
+}
+
+#[test]
+fn files_roll_and_go_when_they_are_done_with() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 300).unwrap();
+    let mut all = Vec::new();
+    for value in 0..50 {
+        all.push(put(&mut log, 0, &[value]));
+        log.commit().unwrap();
+    }
+    let files = |disk: &Double| disk.names().iter().filter(|name| name.ends_with(SUFFIX)).count();
+    assert!(files(&disk) > 5, "{:?}", disk.names());
+    log.put_done(&all);
+    log.commit().unwrap();
+    assert!(files(&disk) <= 2, "{:?}", disk.names());
+    assert_eq!(log.records(), 0);
+}
+
+#[test]
+fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 2000).unwrap();
+    let stuck = put(&mut log, 1, &[1_000_000, 1_000_001]);
+    log.commit().unwrap();
+    log.put_seals(&place(1), vec![seal(0, &[stuck])]);
+    let mut most = 0;
+    for value in 0..2000 {
+        let numbers = put(&mut log, 0, &[value]);
+        log.commit().unwrap();
+        log.put_done(&[numbers]);
+        most = most.max(log.bytes());
+    }
+    log.commit().unwrap();
+    assert!(most < 20_000, "{most} bytes for two records");
+    drop(log);
+    let (_, found) = Log::open(disk, 2000).unwrap();
+    assert_eq!(records(&found), [(stuck.first, 1, 1_000_000), (stuck.first + 1, 1, 1_000_001)]);
+    assert_eq!(found.seals[&place(1)], [seal(0, &[stuck])]);
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+    let first = put(&mut log, 0, &[1, 2]);
+    log.commit().unwrap();
+    disk.set_room(Some(10));
+    put(&mut log, 0, &[3]);
+    log.put_seals(&place(0), vec![seal(0, &[first])]);
+    // The seal is durable, the record is not.
+    assert!(matches!(log.commit(), Err(Error::Full(_))));
+    assert!(!log.has_control() && log.has_records());
+    let (_, found) = Log::open(disk.clone(), 100_000).unwrap();
+    assert_eq!(found.seals[&place(0)].len(), 1);
+    assert_eq!(found.records(), 2);
+    // Still no room.
+    disk.set_room(Some(10));
+    assert!(matches!(log.commit(), Err(Error::Full(_))));
+    disk.set_room(None);
+    log.commit().unwrap();
+    let (_, found) = Log::open(disk, 100_000).unwrap();
+    assert_eq!(records(&found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_reported_durable_any_more() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 1000).unwrap();
+    disk.fail_syncs();
+    put(&mut log, 0, &[1]);
+    assert!(matches!(log.commit(), Err(Error::Failed(_))));
+    disk.lose_power(&mut SmallRng::seed_from_u64(0));
+    assert!(matches!(log.commit(), Err(Error::Failed(_))));
+}
+
+#[test]
+fn an_unreadable_middle_is_reported_set_aside_and_counted() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+    let mut offsets = Vec::new();
+    for value in 0..5 {
+        offsets.push(log.bytes());
+        put(&mut log, 0, &[value * 2, value * 2 + 1]);
+        log.commit().unwrap();
+    }
+    drop(log);
+    disk.damage(&file_name(1), offsets[2] as usize + 40);
+    let (reports, _) = survey(&mut disk.clone()).unwrap();
+    assert_eq!(reports[0].damage[0].offset, offsets[2]);
+    let (log, found) = Log::open(disk.clone(), 100_000).unwrap();
+    let values: Vec<u64> = records(&found).into_iter().map(|(_, _, value)| value).collect();
+    assert_eq!(values, [0, 1, 2, 3, 6, 7, 8, 9]);
+    let gap = Gap { offset: offsets[2], len: offsets[3] - offsets[2] };
+    assert_eq!(found.damage, [Damage { name: file_name(1), gap }]);
+    assert_eq!(found.lost, 2);
+    assert!(disk.names().contains(&format!("damaged-{}", file_name(1))));
+    assert!(log.bytes() > 0);
+}
+
+#[test]
+fn the_golden_file_of_version_1_is_read() {
+    // Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done.
+    let golden = include_bytes!("../../../tests/buffer/v1.buffer");
+    let build = || {
+        let disk = Double::default();
+        let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+        put(&mut log, -1, &[10, 11]);
+        let sealed = put(&mut log, 0, &[20, 21]);
+        put(&mut log, 0, &[22]);
+        log.commit().unwrap();
+        log.put_seals(&place(0), vec![seal(7, &[sealed])]);
+        log.put_done(&[Numbers { first: 0, count: 1 }]);
+        log.commit().unwrap();
+        disk
+    };
+    let mut written = build();
+    assert_eq!(written.read(&file_name(1)).unwrap(), golden, "the format has changed: make it version 2");
+    let mut disk = Double::default();
+    disk.create(&file_name(1)).unwrap();
+    disk.append(&file_name(1), golden).unwrap();
+    let (_, found) = Log::open(disk, 100_000).unwrap();
+    assert_eq!(records(&found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
+    let sealed = Numbers { first: 2, count: 2 };
+    assert_eq!(found.seals[&place(0)], [seal(7, &[sealed])]);
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_version() {
+    let mut disk = Double::default();
+    let mut header = v1::file_header(1);
+    header[9] = 2;
+    disk.create(&file_name(1)).unwrap();
+    disk.append(&file_name(1), &header).unwrap();
+    assert!(matches!(Log::open(disk, 1000), Err(OpenError::Version { version: 2, .. })));
+}

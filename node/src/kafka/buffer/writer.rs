@@ -1,0 +1,293 @@
+//! The thread that makes records durable: one for each bridge with a disk buffer.
+//!
+//! It takes what all partitions of the bridge have gathered, writes it in one piece, syncs once, and then tells
+//! everybody: inboxes (which release their tickets) and partition producers (whose batches may go). While it
+//! writes, the next round gathers, so a slow disk makes rounds larger, not longer queues.
+//!
+//! Invariants:
+//! * Nobody is told before the sync has returned; after a failed one nobody is told anything any more.
+//! * What is done is written before seals that were ordered later: a batch is never missing in both.
+//! * Records do not move between inboxes during a round ([`Buffer::pause`]).
+//! * A full disk is asked again every [`RETRY`]; seals and ends of batches go through meanwhile.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+use super::disk::{Directory, Disk};
+use super::live::Numbers;
+use super::log::{Error, Found, Log, OpenError};
+use super::v1::{Place, Seal};
+use crate::flow::Wake;
+
+/// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then stays small beside
+/// that of the messages, and an acknowledgement waits this much longer at most.
+const PACE: Duration = Duration::from_millis(3);
+
+/// Ends of batches wait for company so long; nothing waits for them.
+const LAZY: Duration = Duration::from_millis(200);
+
+/// How often a full disk is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Longest wait for a flush.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Takes a run of encoded records (how many, the base of their timestamps, the bytes) and gives their numbers.
+pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8]) -> Numbers + 'a;
+
+/// Where records gather.
+pub trait Source: Send + Sync {
+    /// Gives what was never given.
+    fn collect(&self, put: &mut Put<'_>);
+
+    /// Records with numbers below this one are durable.
+    fn durable(&self, below: u64);
+}
+
+/// Called when something is durable.
+pub type Then = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    /// A source has something new.
+    dirty: bool,
+    done: Vec<Numbers>,
+    seals: Vec<(Place, Vec<Seal>, Then)>,
+    flushes: Vec<oneshot::Sender<()>>,
+    stop: bool,
+}
+
+/// What others see of a buffer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BufferState {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Records on the disk that are still needed.
+    pub records: u64,
+    /// Why nothing becomes durable.
+    pub trouble: Option<Arc<str>>,
+    /// What could not be read at the start.
+    pub damage: Option<Arc<str>>,
+}
+
+/// See the top of the file.
+pub struct Buffer {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    round: Mutex<()>,
+    sources: Mutex<Vec<Weak<dyn Source>>>,
+    state: Mutex<BufferState>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Wake for Buffer {
+    fn wake(&self) {
+        self.queue.lock().dirty = true;
+        self.work.notify_one();
+    }
+}
+
+impl Buffer {
+    /// Opens the buffer in a directory, which no other process may have, and gives what is in it.
+    pub fn open(path: &Path, segment_bytes: u64) -> Result<(Arc<Self>, Found), OpenError> {
+        let (log, found) = Log::open(Directory::open(path)?, segment_bytes)?;
+        Ok((Self::start(log, &found)?, found))
+    }
+
+    fn start<D: Disk + 'static>(log: Log<D>, found: &Found) -> std::io::Result<Arc<Self>> {
+        let damage = found.damage.first().map(|first| {
+            let (places, lost) = (found.damage.len(), found.lost);
+            let name = &first.name;
+            format!("{places} damaged places in the buffer, the first in {name}: {lost} records are missing")
+                .into()
+        });
+        let state = BufferState { bytes: log.bytes(), records: log.records(), trouble: None, damage };
+        let buffer = Arc::new(Self {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            round: Mutex::default(),
+            sources: Mutex::default(),
+            state: Mutex::new(state),
+            thread: Mutex::default(),
+        });
+        let shared = buffer.clone();
+        let thread = std::thread::Builder::new().name("causeway-buffer".into());
+        *buffer.thread.lock() = Some(thread.spawn(move || shared.run(log))?);
+        Ok(buffer)
+    }
+
+    /// From now on this source is asked in every round.
+    pub fn add_source(&self, source: Weak<dyn Source>) {
+        let mut sources = self.sources.lock();
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(source);
+    }
+
+    /// These records are no longer needed.
+    pub fn done(&self, done: &[Numbers]) {
+        self.queue.lock().done.extend_from_slice(done);
+        self.work.notify_one();
+    }
+
+    /// These are the batches of a place that are under way; `then` is called when that is durable.
+    pub fn seal(&self, place: Place, seals: Vec<Seal>, then: Then) {
+        self.queue.lock().seals.push((place, seals, then));
+        self.work.notify_one();
+    }
+
+    /// No round takes place while this is held.
+    pub fn pause(&self) -> MutexGuard<'_, ()> {
+        self.round.lock()
+    }
+
+    /// How it is doing.
+    pub fn state(&self) -> BufferState {
+        self.state.lock().clone()
+    }
+
+    /// Resolves when what was put in before is durable, or cannot be for the moment.
+    pub async fn flush(&self) {
+        let (told, done) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            if queue.stop {
+                return;
+            }
+            queue.flushes.push(told);
+        }
+        self.work.notify_one();
+        let _ = tokio::time::timeout(FLUSH, done).await;
+    }
+
+    /// Ends the thread after a last round; the directory is free afterwards.
+    pub async fn close(&self) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        self.queue.lock().stop = true;
+        self.work.notify_one();
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+
+    /// Waits for work and takes it. The pace is kept while the queue is open, so that more gathers.
+    fn next_work(&self, last: Instant, retry: bool) -> Queue {
+        let mut queue = self.queue.lock();
+        let urgent = |queue: &Queue| {
+            let lazy = queue.done.len() > 10_000;
+            queue.dirty || lazy || queue.stop || !queue.seals.is_empty() || !queue.flushes.is_empty()
+        };
+        while !urgent(&queue) {
+            let wait = if retry {
+                RETRY
+            } else if queue.done.is_empty() {
+                Duration::from_hours(1)
+            } else {
+                LAZY
+            };
+            if self.work.wait_for(&mut queue, wait).timed_out() && (retry || !queue.done.is_empty()) {
+                break;
+            }
+        }
+        let early = PACE.saturating_sub(last.elapsed());
+        if !early.is_zero() && !queue.stop {
+            drop(queue);
+            std::thread::sleep(early);
+            queue = self.queue.lock();
+        }
+        let stop = queue.stop;
+        std::mem::replace(&mut *queue, Queue { stop, ..Queue::default() })
+    }
+
+    fn run<D: Disk>(&self, mut log: Log<D>) {
+        let mut last = Instant::now();
+        let mut held: Vec<Then> = Vec::new();
+        let mut retry = false;
+        loop {
+            let work = self.next_work(last, retry);
+            let round = self.round.lock();
+            last = Instant::now();
+            log.put_done(&work.done);
+            for (place, seals, then) in work.seals {
+                log.put_seals(&place, seals);
+                held.push(then);
+            }
+            let sources: Vec<Arc<dyn Source>> =
+                self.sources.lock().iter().filter_map(Weak::upgrade).collect();
+            if !log.has_records() {
+                for source in &sources {
+                    source
+                        .collect(&mut |place, count, base, bytes| log.put_records(place, count, base, bytes));
+                }
+            }
+            let result = log.commit();
+            if !log.has_control() {
+                held.drain(..).for_each(|then| then());
+            }
+            match &result {
+                Ok(()) => {
+                    let below = log.next_number();
+                    for source in &sources {
+                        source.durable(below);
+                    }
+                }
+                Err(Error::Failed(_)) => held.clear(),
+                Err(Error::Full(_)) => {}
+            }
+            drop(round);
+            retry = matches!(result, Err(Error::Full(_)));
+            self.show(&log, result.as_ref().err());
+            let failed = matches!(result, Err(Error::Failed(_)));
+            work.flushes.into_iter().for_each(|told| {
+                let _ = told.send(());
+            });
+            if work.stop {
+                return;
+            }
+            if failed {
+                return self.sit_out();
+            }
+            if retry {
+                // New records wait in their inboxes.
+                std::thread::sleep(PACE);
+            }
+        }
+    }
+
+    /// After a failed sync: what was said before stands, nothing is said any more.
+    fn sit_out(&self) {
+        let mut queue = self.queue.lock();
+        while !queue.stop {
+            queue.flushes.clear();
+            queue.done.clear();
+            queue.seals.clear();
+            self.work.wait_for(&mut queue, RETRY);
+        }
+    }
+
+    fn show<D: Disk>(&self, log: &Log<D>, error: Option<&Error>) {
+        let trouble: Option<Arc<str>> = error.map(|error| format!("buffer: {error}").into());
+        let mut state = self.state.lock();
+        (state.bytes, state.records) = (log.bytes(), log.records());
+        if state.trouble != trouble {
+            if let Some(reason) = &trouble {
+                tracing::error!(%reason, "acknowledgements are held: nothing becomes durable");
+            } else {
+                tracing::info!("the disk buffer takes records again");
+            }
+            state.trouble = trouble;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

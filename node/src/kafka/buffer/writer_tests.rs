@@ -1,0 +1,101 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use causeway_protocol::kafka::batch::{BatchBuilder, Record};
+
+use super::super::disk_double::Double;
+use super::*;
+
+/// Records that wait, and how many of them are durable.
+#[derive(Default)]
+struct Records {
+    waiting: Mutex<u32>,
+    given: Mutex<Vec<Numbers>>,
+    durable: AtomicU64,
+}
+
+impl Source for Records {
+    fn collect(&self, put: &mut Put<'_>) {
+        let count = std::mem::take(&mut *self.waiting.lock());
+        if count > 0 {
+            let mut builder = BatchBuilder::new();
+            for _ in 0..count {
+                builder.append(&Record { timestamp: 1, key: None, value: Some(b"v"), headers: &[] });
+            }
+            let place = Place { topic: "t".into(), partition: 0 };
+            self.given.lock().push(put(&place, count, 1, builder.encoded_from(0)));
+        }
+    }
+
+    fn durable(&self, below: u64) {
+        let given = self.given.lock();
+        let durable = given.iter().map(|n| n.end().min(below).saturating_sub(n.first)).sum();
+        self.durable.store(durable, Ordering::Release);
+    }
+}
+
+fn start(disk: &Double) -> (Arc<Buffer>, Arc<Records>) {
+    let (log, found) = Log::open(disk.clone(), 1 << 20).unwrap();
+    let buffer = Buffer::start(log, &found).unwrap();
+    let records = Arc::new(Records::default());
+    let source: Weak<dyn Source> = Arc::downgrade(&(records.clone() as Arc<dyn Source>));
+    buffer.add_source(source);
+    (buffer, records)
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+#[tokio::test]
+async fn what_a_source_has_is_durable_after_one_round_and_there_after_the_next_start() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    *records.waiting.lock() = 100;
+    buffer.wake();
+    eventually("durability", || records.durable.load(Ordering::Acquire) == 100).await;
+    buffer.close().await;
+    let (_, found) = Log::open(disk, 1 << 20).unwrap();
+    assert_eq!(found.records(), 100);
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_records_lets_seals_through_and_recovers() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    disk.set_room(Some(20));
+    *records.waiting.lock() = 5;
+    buffer.wake();
+    eventually("trouble", || buffer.state().trouble.is_some()).await;
+    let (told, sealed) = oneshot::channel();
+    let place = Place { topic: "t".into(), partition: 0 };
+    buffer.seal(place, Vec::new(), Box::new(move || told.send(()).unwrap()));
+    tokio::time::timeout(Duration::from_secs(10), sealed).await.expect("in time").unwrap();
+    assert_eq!(records.durable.load(Ordering::Acquire), 0);
+    disk.set_room(None);
+    eventually("room", || records.durable.load(Ordering::Acquire) == 5).await;
+    eventually("an end of the trouble", || buffer.state().trouble.is_none()).await;
+    buffer.close().await;
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nobody_is_told_anything() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    disk.fail_syncs();
+    *records.waiting.lock() = 5;
+    buffer.wake();
+    let (told, sealed) = oneshot::channel::<()>();
+    let place = Place { topic: "t".into(), partition: 0 };
+    buffer.seal(place, Vec::new(), Box::new(move || told.send(()).unwrap()));
+    assert!(sealed.await.is_err(), "a seal was reported durable");
+    buffer.flush().await;
+    assert_eq!(records.durable.load(Ordering::Acquire), 0);
+    assert!(buffer.state().trouble.is_some());
+    buffer.close().await;
+}
