@@ -38,9 +38,11 @@ fn build() -> Result<PathBuf> {
         ensure!(binary.exists(), "there is no CAUSEWAY_BINARY={}", binary.display());
         return Ok(binary);
     }
-    // TARGET/PROFILE/deps/test-1234
+    // TARGET/PROFILE/deps/test-1234, or TARGET/PROFILE/tool
     let test = std::env::current_exe()?;
-    let directory = test.ancestors().nth(2).context("a test lies in a profile's folder")?;
+    let folder = test.parent().context("a test lies in a folder")?;
+    let directory = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    let directory = directory.context("a test lies in a profile's folder")?;
     let target = directory.parent().context("a profile's folder lies in the target directory")?;
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
@@ -75,11 +77,17 @@ fn address(kind: &'static str) -> impl Fn(&str) -> Option<String> {
     }
 }
 
+fn stats_at(admin: &str) -> Result<Value> {
+    let answer = causeway(&["ctl", "stats", "--admin", admin, "--json"])?.successful()?;
+    Ok(serde_json::from_str(&answer.stdout)?)
+}
+
 /// A node with a data directory of its own.
 pub struct Node {
     name: String,
     bridges: String,
     environment: Vec<(String, String)>,
+    data: Option<PathBuf>,
     directory: TempDir,
     process: Option<Process>,
     mqtt: String,
@@ -100,35 +108,52 @@ impl Node {
 
     /// The same, with variables of its environment.
     pub fn start_with(name: &str, bridges: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut node = Self::prepare(name, bridges, environment)?;
+        node.start_again()?;
+        Ok(node)
+    }
+
+    /// The same for a node that will be started again and again while clients come and go: on ports that no
+    /// client is given meanwhile, and with its data in `data`, if that is said.
+    pub fn start_to_be_killed(bridges: &str, data: Option<&Path>) -> Result<Self> {
+        let mut node = Self::prepare("node-1", bridges, &[])?;
+        let [mqtt, admin] = crate::kafka::free_ports()?;
+        (node.mqtt, node.admin) = (format!("127.0.0.1:{mqtt}"), format!("127.0.0.1:{admin}"));
+        node.data = data.map(Path::to_owned);
+        node.start_again()?;
+        Ok(node)
+    }
+
+    fn prepare(name: &str, bridges: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("causeway-node-").tempdir()?;
         process::remove_at_exit(directory.path());
-        let mut node = Self {
+        Ok(Self {
             name: name.to_owned(),
             bridges: bridges.to_owned(),
             environment: environment
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
+            data: None,
             directory,
             process: None,
             mqtt: "127.0.0.1:0".to_owned(),
             admin: "127.0.0.1:0".to_owned(),
-        };
-        node.start_again()?;
-        Ok(node)
+        })
     }
 
     /// Starts it again, on the same ports and data. Kills it first if it runs.
     pub fn start_again(&mut self) -> Result<()> {
         self.process = None;
         let file = self.directory.path().join("causeway.conf");
+        let data = self.data.clone().unwrap_or_else(|| self.directory.path().join("data"));
         let text = format!(
             "node {{ name = \"{}\", data_dir = \"{}\" }}\n\
              listeners.tcp.default {{ bind = \"{}\" }}\n\
              admin {{ bind = \"{}\" }}\n\
              {}\n",
             self.name,
-            self.directory.path().join("data").display(),
+            data.display(),
             self.mqtt,
             self.admin,
             self.bridges
@@ -205,6 +230,21 @@ impl Node {
         Ok(())
     }
 
+    /// Whether its process is there (paused or not).
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Stops it where it stands: its sockets stay open, nothing is answered until [`Self::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("this node does not run")?.pause()
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("this node does not run")?.resume()
+    }
+
     /// What it logged last, for the text of a failure.
     pub fn log_tail(&self) -> String {
         self.process.as_ref().map(|process| process.tail(60)).unwrap_or_default()
@@ -223,8 +263,7 @@ impl Node {
 
     /// `causeway ctl stats --json`.
     pub fn stats(&self) -> Result<Value> {
-        let answer = causeway(&["ctl", "stats", "--admin", &self.admin, "--json"])?.successful()?;
-        Ok(serde_json::from_str(&answer.stdout)?)
+        stats_at(&self.admin)
     }
 
     /// Status and reason of a bridge by its id.
@@ -245,7 +284,12 @@ impl Node {
 
     /// The books of every bridge by its id, such as `kafka:NAME` or `kafka_consumer:NAME`.
     pub fn ledgers(&self) -> Result<BTreeMap<String, Ledger>> {
-        let stats = self.stats()?;
+        Self::ledgers_at(&self.admin)
+    }
+
+    /// The same of the node that answers at this admin address.
+    pub fn ledgers_at(admin: &str) -> Result<BTreeMap<String, Ledger>> {
+        let stats = stats_at(admin)?;
         let bridges = stats.as_array().with_context(|| format!("no list of bridges: {stats}"))?;
         let entry = |bridge: &Value| {
             let id = bridge["id"].as_str().with_context(|| format!("no id in {bridge}"))?;

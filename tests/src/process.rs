@@ -296,6 +296,16 @@ pub(crate) fn removed(directory: &Path) {
     reaper().tell("keep", &directory.display().to_string());
 }
 
+/// Unmounts what is mounted at `directory` should this process end without doing so itself.
+pub(crate) fn unmount_at_exit(directory: &Path) {
+    reaper().tell("unmount", &directory.display().to_string());
+}
+
+/// Nothing is mounted at `directory` any more.
+pub(crate) fn unmounted(directory: &Path) {
+    reaper().tell("unmounted", &directory.display().to_string());
+}
+
 struct Reaper {
     /// `None` where the shell could not be started: drops still end everything.
     pipe: Option<Mutex<ChildStdin>>,
@@ -312,16 +322,19 @@ impl Reaper {
 
 const REAPER: &str = r#"
 trap '' INT TERM HUP
-pids=' ' directories=' '
+pids=' ' directories=' ' mounts=' '
 while read -r verb what; do
   case $verb in
     kill) pids="$pids$what " ;;
     forget) pids=$(printf %s "$pids" | sed "s| $what | |") ;;
     remove) directories="$directories$what " ;;
     keep) directories=$(printf %s "$directories" | sed "s| $what | |") ;;
+    unmount) mounts="$mounts$what " ;;
+    unmounted) mounts=$(printf %s "$mounts" | sed "s| $what | |") ;;
   esac
 done
 for pid in $pids; do kill -9 "$pid" 2>/dev/null; done
+for mount in $mounts; do umount -l "$mount" 2>/dev/null; done
 for directory in $directories; do rm -rf "$directory"; done
 "#;
 

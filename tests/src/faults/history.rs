@@ -1,0 +1,223 @@
+//! What a device did and was told, message by message: what a verdict is made of.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::device::Habits;
+
+/// Something that happened to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// PUBLISH for the first time.
+    Sent,
+    /// PUBLISH with DUP on a later connection, because there was no answer to the one before.
+    SentAgain,
+    /// PUBACK.
+    Acknowledged,
+    /// PUBREC: the node has taken it on.
+    Received,
+    /// PUBREL.
+    Released,
+    /// PUBCOMP with this reason.
+    Completed(u8),
+    /// PUBACK or PUBREC with a failure.
+    Refused(u8),
+}
+
+/// One event.
+#[derive(Debug, Clone, Copy)]
+pub struct Event {
+    /// Since the beginning of the episode.
+    pub at: Duration,
+    /// Number of the device's connection, from 0.
+    pub connection: u16,
+    /// What it was.
+    pub what: What,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.what {
+            What::Sent => "PUBLISH".to_owned(),
+            What::SentAgain => "PUBLISH again (DUP), not answered on an earlier connection".to_owned(),
+            What::Acknowledged => "PUBACK".to_owned(),
+            What::Received => "PUBREC".to_owned(),
+            What::Released => "PUBREL".to_owned(),
+            What::Completed(reason) => format!("PUBCOMP {reason:#04x}"),
+            What::Refused(reason) => format!("refused with {reason:#04x}"),
+        };
+        write!(out, "{:8.3} s  connection {:2}  {what}", self.at.as_secs_f64(), self.connection)
+    }
+}
+
+/// One message; its number is its place.
+#[derive(Debug)]
+pub struct Message {
+    /// Packet identifier.
+    pub identifier: u16,
+    /// Payload, as long as it may have to be sent again.
+    pub payload: Vec<u8>,
+    /// PUBREC has come.
+    pub is_received: bool,
+    /// All that happened to it.
+    pub events: Vec<Event>,
+}
+
+impl Message {
+    /// Not sent yet.
+    pub fn new(identifier: u16, payload: Vec<u8>) -> Self {
+        Self { identifier, payload, is_received: false, events: Vec::new() }
+    }
+
+    /// The node has told that it answers for it.
+    pub fn is_acknowledged(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.what, What::Acknowledged | What::Received))
+    }
+
+    /// Nothing is open any more.
+    pub fn is_done(&self) -> bool {
+        let ends =
+            |event: &Event| matches!(event.what, What::Acknowledged | What::Completed(_) | What::Refused(_));
+        self.events.iter().any(ends)
+    }
+
+    /// Connections on which PUBLISH was sent, in order.
+    pub fn sent_on(&self) -> impl Iterator<Item = u16> {
+        self.events
+            .iter()
+            .filter(|event| matches!(event.what, What::Sent | What::SentAgain))
+            .map(|event| event.connection)
+    }
+}
+
+/// A connection of a device.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// CONNACK came.
+    pub began: Duration,
+    /// Which start of the node answered (or a later one, where that had ended already).
+    pub life: u32,
+    /// When it ended, and why.
+    pub ended: Option<(Duration, String)>,
+}
+
+/// Something that the node must never do, seen by a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Complaint {
+    /// CONNACK without session present, although there had been one.
+    SessionLost,
+    /// CONNACK with session present on the first connection.
+    SessionFromNowhere,
+    /// A message was refused though every trouble was one that passes.
+    Refused {
+        /// Its number.
+        message: u64,
+        /// Reason code.
+        reason: u8,
+    },
+    /// The oldest PUBLISH was due an answer, another one got it.
+    OutOfTurn {
+        /// Number of the oldest one.
+        message: u64,
+        /// What came.
+        packet: String,
+    },
+    /// A packet that cannot come now.
+    NotAnAnswer(String),
+    /// DISCONNECT with this reason.
+    SentAway(u8),
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SessionLost => out.write_str("its session was lost"),
+            Self::SessionFromNowhere => out.write_str("a session that it never had was present"),
+            Self::Refused { message, reason } => {
+                write!(out, "message {message} was refused with {reason:#04x}")
+            }
+            Self::OutOfTurn { message, packet } => {
+                write!(out, "message {message} was due an answer, and {packet} came")
+            }
+            Self::NotAnAnswer(packet) => out.write_str(packet),
+            Self::SentAway(reason) => write!(out, "it was sent away with {reason:#04x}"),
+        }
+    }
+}
+
+/// All that a device knows in the end.
+#[derive(Debug)]
+pub struct History {
+    /// What it is like.
+    pub habits: Habits,
+    /// Its messages, by number.
+    pub messages: Vec<Message>,
+    /// Its connections, by number.
+    pub connections: Vec<Connection>,
+    /// What the node must not have done.
+    pub complaints: Vec<(Duration, Complaint)>,
+}
+
+impl History {
+    /// Of a device that did nothing yet.
+    pub fn new(habits: Habits) -> Self {
+        Self { habits, messages: Vec::new(), connections: Vec::new(), complaints: Vec::new() }
+    }
+
+    /// A connection was made.
+    pub fn connected(&mut self, began: Duration, life: u32) {
+        self.connections.push(Connection { began, life, ended: None });
+    }
+
+    /// How often PUBLISH was sent.
+    pub fn times_sent(&self, message: &Message) -> usize {
+        message.sent_on().count()
+    }
+
+    /// To how many lives of the node PUBLISH was sent.
+    pub fn lives_sent_to(&self, message: &Message) -> usize {
+        let mut lives: Vec<u32> = message
+            .sent_on()
+            .filter_map(|connection| self.connections.get(usize::from(connection)))
+            .map(|connection| connection.life)
+            .collect();
+        // Connections come in order, and so do lives.
+        lives.dedup();
+        lives.len()
+    }
+
+    /// What happened to a message and around it, for people.
+    pub fn tell(&self, number: u64) -> String {
+        let Some(message) = usize::try_from(number).ok().and_then(|place| self.messages.get(place)) else {
+            return format!("    {} never sent a message {number}", self.habits.name());
+        };
+        let mut lines = vec![format!(
+            "    {} (MQTT {}, QoS {}, {}), message {number}, packet identifier {}",
+            self.habits.name(),
+            self.habits.version.name(),
+            self.habits.qos,
+            self.habits.topic,
+            message.identifier
+        )];
+        let mut told = None;
+        for event in &message.events {
+            if told != Some(event.connection) {
+                told = Some(event.connection);
+                if let Some(connection) = self.connections.get(usize::from(event.connection)) {
+                    let end = connection.ended.as_ref().map_or_else(
+                        || "open".to_owned(),
+                        |(at, why)| format!("ended at {:.3} s: {why}", at.as_secs_f64()),
+                    );
+                    lines.push(format!(
+                        "    {:8.3} s  connection {:2}  CONNACK from life {} of the node; {end}",
+                        connection.began.as_secs_f64(),
+                        event.connection,
+                        connection.life
+                    ));
+                }
+            }
+            lines.push(format!("    {event}"));
+        }
+        lines.join("\n")
+    }
+}
