@@ -19,6 +19,7 @@ mod records;
 mod second_opinion;
 mod sections;
 mod security;
+mod shared_and_sys;
 mod three_brokers;
 mod transports;
 mod way_back;
