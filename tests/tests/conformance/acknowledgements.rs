@@ -1,6 +1,7 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP from a publisher's side: MQTT-3.1.1 3.4 to 3.7 and 4.3, MQTT-5.0 the same.
 
 use anyhow::{Context, Result, ensure};
+use causeway_tests::mqtt::property::{self, id};
 use causeway_tests::mqtt::wire::{Publish, ack, ack_with, first, identifier, packet};
 
 use crate::suite::{Bench, Suite};
@@ -123,6 +124,30 @@ fn to_the_server(s: &mut Suite) {
 
 /// Method A or B, exactly once (MQTT-3.1.1 4.3.3, MQTT-5.0 4.3.3).
 fn exactly_once(s: &mut Suite) {
+    s.v5("4.3.3", "a PUBREC with a failure ends a delivery and makes room for the next", |t| {
+        let topic = t.topic("x");
+        let mut watcher = t.with("w", &t.connector("w").with(property::two(id::RECEIVE_MAXIMUM, 1)))?.0;
+        watcher.subscribe(&topic, 2)?;
+        let mut client = t.client("c")?;
+        for payload in ["1", "2", "3"] {
+            client.publish(&topic, payload, 1)?;
+        }
+        for payload in ["1", "2", "3"] {
+            let published = watcher.receives(&topic, payload)?;
+            watcher.quiet()?;
+            ensure!(published.qos == 1, "QoS {}", published.qos);
+            watcher.acknowledge(&published)?;
+        }
+        for payload in ["4", "5", "6"] {
+            client.publish(&topic, payload, 2)?;
+        }
+        for payload in ["4", "5", "6"] {
+            let published = watcher.receives(&topic, payload)?;
+            watcher.quiet()?;
+            watcher.send(&ack_with(first::PUBREC, published.packet_identifier, 0x83))?;
+        }
+        watcher.quiet()
+    });
     s.both(
         "4.3.3 MQTT-4.3.3-2",
         "4.3.3 MQTT-4.3.3-10",

@@ -272,6 +272,20 @@ fn frames(s: &mut Suite) {
         ensure!(types == [first::PUBLISH, first::PUBACK, first::PINGRESP], "{types:02x?}");
         Ok(())
     });
+    s.both("6.0", "6.0", "a frame may come in pieces, cut anywhere", |t| {
+        let mut raw = Raw::client(t)?;
+        let bytes = frame(BINARY, &Publish::new(t.version, &t.topic(""), "payload").qos(1, 7).bytes());
+        for at in 1..bytes.len() {
+            let (now, later) = bytes.split_at(at);
+            raw.send(now)?;
+            // Long enough to be read alone nearly always; what comes is the same if it is not.
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            raw.send(later)?;
+            let ack = raw.packet()?.ack(t.version, first::PUBACK)?;
+            ensure!(ack.packet_identifier == 7, "cut at {at}: {ack:?}");
+        }
+        Ok(())
+    });
     s.both("6.0", "6.0", "empty frames say nothing", |t| {
         let mut raw = Raw::client(t)?;
         let empty = [frame(BINARY, b""), frame(opcode::BINARY, b""), frame(opcode::CONTINUATION, b"")];

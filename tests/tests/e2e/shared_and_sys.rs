@@ -93,7 +93,7 @@ fn got(process: &Process) -> Vec<String> {
 fn a_shared_group_of_three_kinds_of_clients_gets_each_message_once() -> Result<()> {
     const COUNT: usize = 300;
     let node = Node::start("")?;
-    let filter = "$share/group/work/#";
+    let filter = "$share/group/jobs/#";
     let (Some(one), Some(two), Some(three)) =
         (mosquitto(&node, filter, &["-V", "mqttv5"])?, paho(&node, filter, &[])?, mqtt_js(&node, filter)?)
     else {
@@ -101,12 +101,12 @@ fn a_shared_group_of_three_kinds_of_clients_gets_each_message_once() -> Result<(
     };
     // Who is not in the group gets everything; another group, too.
     let (Some(alone), Some(other)) =
-        (mosquitto(&node, "work/#", &[])?, mosquitto(&node, "$share/other/work/+", &["-V", "mqttv311"])?)
+        (mosquitto(&node, "jobs/#", &[])?, mosquitto(&node, "$share/other/jobs/+", &["-V", "mqttv311"])?)
     else {
         return Ok(());
     };
-    publish(&node, "work/a", 0..COUNT)?;
-    let wanted: Vec<String> = (0..COUNT).map(|number| format!("got work/a {number}")).collect();
+    publish(&node, "jobs/a", 0..COUNT)?;
+    let wanted: Vec<String> = (0..COUNT).map(|number| format!("got jobs/a {number}")).collect();
     for whole in [&alone, &other] {
         eventually(SOON, || {
             let lines = got(whole);
@@ -138,7 +138,7 @@ fn a_shared_group_of_three_kinds_of_clients_gets_each_message_once() -> Result<(
 fn what_a_killed_member_held_goes_to_the_others_once() -> Result<()> {
     const COUNT: usize = 60;
     let node = Node::start("")?;
-    let filter = "$share/group/work/#";
+    let filter = "$share/group/jobs/#";
     let (Some(dying), Some(one), Some(two)) = (
         paho(&node, filter, &["hold"])?,
         mosquitto(&node, filter, &["-V", "mqttv5"])?,
@@ -146,7 +146,7 @@ fn what_a_killed_member_held_goes_to_the_others_once() -> Result<()> {
     ) else {
         return Ok(());
     };
-    publish(&node, "work/a", 0..COUNT)?;
+    publish(&node, "jobs/a", 0..COUNT)?;
     eventually(SOON, || {
         let count: usize = [&dying, &one, &two].into_iter().map(|member| got(member).len()).sum();
         need(count >= COUNT, || format!("{count} of {COUNT} arrived in the group"))
@@ -162,11 +162,11 @@ fn what_a_killed_member_held_goes_to_the_others_once() -> Result<()> {
         need(count >= COUNT, || format!("{count} of {COUNT} after a member was killed"))
     })?;
     // What is published now is behind what came again: had anything come twice, it would be there.
-    publish(&node, "work/a", COUNT..COUNT + 2)?;
+    publish(&node, "jobs/a", COUNT..COUNT + 2)?;
     eventually(SOON, || need(survivors().len() >= COUNT + 2, || "the last ones".to_owned()))?;
     let mut lines = survivors();
     lines.sort_unstable();
-    let mut wanted: Vec<String> = (0..COUNT + 2).map(|number| format!("got work/a {number}")).collect();
+    let mut wanted: Vec<String> = (0..COUNT + 2).map(|number| format!("got jobs/a {number}")).collect();
     wanted.sort_unstable();
     ensure!(lines == wanted, "each once: {lines:?}");
     ensure!(held.iter().all(|line| lines.contains(line)), "what was held is with the others");

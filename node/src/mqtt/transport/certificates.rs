@@ -133,3 +133,48 @@ pub(crate) async fn keep_up_to_date(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::options::CertificateFiles, *};
+
+    /// A new certificate and its key, put in place one after the other.
+    fn issue(files: &CertificateFiles, between: impl FnOnce()) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let place = |path: &PathBuf, text: String| {
+            // Another file under the same name: it differs however coarse the clock of the file system is.
+            let new = path.with_extension("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, path).unwrap();
+        };
+        place(&files.certificate, params.self_signed(&key).unwrap().pem());
+        between();
+        place(&files.key, key.serialize_pem());
+    }
+
+    #[test]
+    fn a_pair_is_read_when_it_has_come_to_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CertificateFiles {
+            certificate: folder.path().join("server.pem"),
+            key: folder.path().join("server.key"),
+        };
+        issue(&files, || {});
+        let certificates = Certificates::load("test", &TlsOptions::new(files.clone())).unwrap();
+        let (first, stats) = (certificates.current(), Stats::default());
+        let same = |one: &Arc<ServerConfig>| Arc::ptr_eq(one, &certificates.current());
+        let look = || {
+            certificates.look(false, &stats);
+            let now = stats.snapshot();
+            (now.certificates_reloaded, now.certificates_refused)
+        };
+        assert_eq!(look(), (0, 0), "nothing has changed");
+        issue(&files, || assert_eq!(look(), (0, 0), "half of a pair is not looked at"));
+        assert_eq!(look(), (0, 0), "the key has just come");
+        assert!(same(&first));
+        assert_eq!(look(), (1, 0), "both are at rest");
+        assert!(!same(&first));
+        assert_eq!(look(), (1, 0), "once");
+    }
+}
