@@ -15,8 +15,11 @@ use tempfile::TempDir;
 
 use crate::brokers::Kind;
 
-/// Users in the password files, called `user-0`, `user-1`, ..., all with [`PASSWORD`].
+/// Users in causeway's password file, called `user-0`, `user-1`, ..., all with [`PASSWORD`]: more than it can check in a run.
 const USERS: u32 = 5_000;
+
+/// The same in mosquitto's, whose checks are cheap.
+const MOSQUITTO_USERS: u32 = 100_000;
 
 /// A user of the password files that a load may come back as.
 pub const USER: &str = "user-0";
@@ -99,12 +102,16 @@ impl Materials {
         openssl("pkey -pubout", &["-in", "ec.pem", "-out", "ec.pub"])?;
 
         let line = run(Command::new(causeway).args(["passwd", USER]), PASSWORD)?;
-        write_users(&directory.path().join("causeway.users"), &line)?;
+        write_users(&directory.path().join("causeway.users"), &line, USERS)?;
         let made = directory.path().join("made");
         let mosquitto =
             run(Command::new("mosquitto_passwd").args(["-b", "-c"]).arg(&made).args([USER, PASSWORD]), "");
         if mosquitto.is_ok() {
-            write_users(&directory.path().join("mosquitto.users"), &std::fs::read_to_string(made)?)?;
+            write_users(
+                &directory.path().join("mosquitto.users"),
+                &std::fs::read_to_string(made)?,
+                MOSQUITTO_USERS,
+            )?;
         }
         std::fs::write(
             directory.path().join("mosquitto.acl"),
@@ -218,11 +225,11 @@ impl Materials {
 }
 
 /// The one line of a password file as many users: they have the same password, and so the same hash.
-fn write_users(path: &Path, line: &str) -> Result<()> {
+fn write_users(path: &Path, line: &str, users: u32) -> Result<()> {
     let Some((_, hash)) = line.trim().split_once(':') else {
         bail!("not a line of a password file: {line:?}")
     };
-    let lines = (0..USERS).map(|user| format!("user-{user}:{hash}\n"));
+    let lines = (0..users).map(|user| format!("user-{user}:{hash}\n"));
     Ok(std::fs::write(path, lines.collect::<String>())?)
 }
 

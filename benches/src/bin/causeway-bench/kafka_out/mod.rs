@@ -16,10 +16,10 @@ pub(crate) mod produce;
 pub(crate) mod systems;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use causeway_benches::topic;
+use causeway_benches::topic::{self, Topic};
 use clap::{Args, ValueEnum};
 
 use crate::compare::{details, median, run};
@@ -166,6 +166,7 @@ pub(crate) async fn kafka_out(scenario: &KafkaOut) -> Result<()> {
                 count += 1;
                 let name = format!("bench-{}-{count}", std::process::id());
                 controller.create_topic(&name, case.partitions, 1, 10_000).await?;
+                wait_for_topic(&scenario.kafka, &name).await?;
                 let running = system
                     .start(&scenario.directories, &scenario.kafka, &name, case)
                     .await
@@ -187,5 +188,17 @@ pub(crate) async fn kafka_out(scenario: &KafkaOut) -> Result<()> {
     let names: Vec<_> = systems.iter().map(|system| system.name()).collect();
     println!("| | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
     println!("{}", lines.join("\n"));
+    Ok(())
+}
+
+/// A topic is created before every part of Kafka knows it.
+async fn wait_for_topic(kafka: &str, name: &str) -> Result<()> {
+    let start = Instant::now();
+    while let Err(error) = Topic::open(kafka, name).await {
+        if start.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }

@@ -23,6 +23,9 @@ use crate::report::{Report, Watch};
 /// Clients whose keys are used.
 const CLIENTS: u32 = 50;
 
+/// How long one who is ahead of the rate sleeps; `poll` with a timeout would keep a core busy.
+const PAUSE: Duration = Duration::from_micros(500);
+
 /// How long librdkafka may take to deliver what it holds.
 const FLUSH: Duration = Duration::from_mins(1);
 
@@ -127,8 +130,10 @@ pub(crate) async fn produce(scenario: &Produce) -> Result<Report> {
             send(warm_up + sent)?;
             sent += 1;
         }
-        let idle = scenario.rate.is_some() && sent >= due;
-        producer.poll(if idle { Duration::from_millis(1) } else { Duration::ZERO });
+        producer.poll(Duration::ZERO);
+        if sent >= due {
+            std::thread::sleep(PAUSE);
+        }
     }
     producer.flush(FLUSH)?;
     let seconds = watch.start.elapsed().as_secs_f64();
