@@ -273,6 +273,11 @@ impl Episode {
         panics(node)?;
         let mut verdict = Verdict::of_devices(histories);
         for bridge in &self.bridges {
+            // First, so that nothing is on its way any more when Kafka is read.
+            let books = match verdict.open {
+                0 => Some(node.settled(&format!("kafka:{}", bridge.name), Duration::from_secs(20))?),
+                _ => None,
+            };
             let records = kafka.read(&bridge.topic)?;
             let law = Law {
                 bridge: format!("bridge {} ({})", bridge.name, bridge.buffer.name()),
@@ -281,24 +286,15 @@ impl Episode {
                 may_double_by_death: bridge.buffer != Buffer::Disk,
             };
             verdict.add(Verdict::of(&law, histories, &records));
-            if verdict.open > 0 {
-                continue;
-            }
-            let books = node.settled(&format!("kafka:{}", bridge.name), Duration::from_secs(20))?;
-            ensure!(
-                books.failed == 0 && books.dropped() == 0,
-                "{} gave something up: {books:?}",
-                bridge.name
-            );
+            let Some(books) = books else { continue };
             let found = records.len() as u64;
             // Of what an earlier life wrote this one's books say nothing.
             let fits = if signals.life() == 1 { books.success == found } else { books.success <= found };
-            ensure!(
-                fits,
-                "the books of {} say {}, Kafka has {found} records: {books:?}",
-                bridge.name,
-                books.success
-            );
+            if !fits || books.failed > 0 || books.dropped() > 0 {
+                verdict.books += 1;
+                let name = bridge.name;
+                verdict.told.push(format!("BOOKS of {name}, where Kafka has {found} records: {books:?}"));
+            }
         }
         Ok(verdict)
     }

@@ -109,7 +109,7 @@ impl Kafka {
         signals: &Signals,
         tally: &mut Tally,
     ) -> Result<()> {
-        signals.doze(Duration::from_millis(rng.random_range(500..1500)));
+        signals.doze(Duration::from_millis(rng.random_range(0..1500)));
         while !signals.is_calm() {
             match self {
                 Self::Development(kafka) => strike_development(kafka, rng, topics, signals, tally)?,

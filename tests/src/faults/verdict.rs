@@ -72,6 +72,8 @@ pub struct Verdict {
     pub open: u64,
     /// What devices complained of.
     pub complaints: u64,
+    /// Bridges whose books say something else than Kafka, or that something was given up.
+    pub books: u64,
     /// The first offenders with their histories.
     pub told: Vec<String>,
 }
@@ -79,8 +81,8 @@ pub struct Verdict {
 impl Verdict {
     /// Whether nothing at all is wrong.
     pub fn is_innocent(&self) -> bool {
-        self.lost + self.twice + self.out_of_order + self.astray + self.damaged + self.open + self.complaints
-            == 0
+        let wrong = [self.lost, self.twice, self.out_of_order, self.astray, self.damaged];
+        wrong.iter().chain(&[self.open, self.complaints, self.books]).all(|count| *count == 0)
     }
 
     /// Adds another one.
@@ -96,6 +98,7 @@ impl Verdict {
         self.damaged += other.damaged;
         self.open += other.open;
         self.complaints += other.complaints;
+        self.books += other.books;
         self.told.extend(other.told);
     }
 
@@ -266,6 +269,7 @@ impl fmt::Display for Verdict {
             (self.damaged, "damaged"),
             (self.open, "open"),
             (self.complaints, "complaints"),
+            (self.books, "books that are wrong"),
         ];
         rest.iter()
             .filter(|(count, _)| *count > 0)
