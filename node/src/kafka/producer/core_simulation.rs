@@ -476,10 +476,17 @@ fn faults(rng: &mut SmallRng) -> Faults {
     }
 }
 
+/// Schedules of a test: a quarter of `most` by default, all of them with `CAUSEWAY_FULL=1`, as in CI.
+fn schedules(most: u64) -> std::ops::Range<u64> {
+    let full = std::env::var_os("CAUSEWAY_FULL").is_some_and(|value| value == "1");
+    0..if full { most } else { most / 4 }
+}
+
+/// W4
 #[test]
 fn every_record_is_appended_once_and_in_order_whatever_fails() {
     const RECORDS: u32 = 50;
-    for seed in 0..20_000 {
+    for seed in schedules(80_000) {
         let _printed_on_failure = Seed(seed);
         let faults = faults(&mut SmallRng::seed_from_u64(seed));
         let world = World::new(seed, true, faults).run(RECORDS);
@@ -497,7 +504,7 @@ fn every_record_is_appended_once_and_in_order_whatever_fails() {
 fn what_is_given_up_was_never_appended_and_the_rest_is_there_once_and_in_order() {
     const RECORDS: u32 = 50;
     let (mut expired, mut retries_used_up) = (0, 0);
-    for seed in 0..10_000 {
+    for seed in schedules(40_000) {
         let _printed_on_failure = Seed(seed);
         let rng = &mut SmallRng::seed_from_u64(seed);
         let faults = faults(rng);
@@ -579,7 +586,7 @@ fn a_batch_that_could_not_be_sent_expires_and_one_that_may_be_in_the_log_does_no
 #[test]
 fn without_idempotence_nothing_is_lost() {
     const RECORDS: u32 = 50;
-    for seed in 0..2_000 {
+    for seed in schedules(8_000) {
         let _printed_on_failure = Seed(seed);
         let faults = faults(&mut SmallRng::seed_from_u64(seed));
         let world = World::new(seed, false, faults).run(RECORDS);
