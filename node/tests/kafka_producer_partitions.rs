@@ -17,8 +17,7 @@ use causeway::kafka::producer::{
 use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
-use kafka_protocol::messages::{CreatePartitionsRequest, DeleteTopicsRequest, TopicName};
+use kafka_protocol::messages::{CreatePartitionsRequest, TopicName};
 use kafka_protocol::protocol::{Decodable, Request, StrBytes};
 use producer_support::*;
 
@@ -42,12 +41,6 @@ async fn add_partitions(bootstrap: &str, count: i32) {
         CreatePartitionsTopic::default().with_name(topic_name()).with_count(count).with_assignments(None);
     let request = CreatePartitionsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
     assert_eq!(administer(bootstrap, &request).await.results[0].error_code, 0);
-}
-
-async fn delete_topic(bootstrap: &str) {
-    let topic = DeleteTopicState::default().with_name(Some(topic_name()));
-    let request = DeleteTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
-    assert_eq!(administer(bootstrap, &request).await.responses[0].error_code, 0);
 }
 
 fn quick_refresh(partitioner: Partitioner) -> TopicProducerOptions {
@@ -155,7 +148,7 @@ async fn records_for_a_partition_that_is_gone_fail_where_their_key_binds_them_an
         let publisher = Arc::new(Publisher::default());
         publisher.publish(&producer, "k", "first").await;
         publisher.all_succeed().await;
-        delete_topic(&kafka.bootstrap()).await;
+        kafka.delete_topic(TOPIC).unwrap();
         for key in 0..30 {
             publisher.publish(&producer, &key.to_string(), "v").await;
             tokio::time::sleep(Duration::from_millis(1)).await;

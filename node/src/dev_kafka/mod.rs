@@ -168,6 +168,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A topic cannot be deleted.
+    #[error("cannot delete topic {topic:?}: {reason}")]
+    Deletion {
+        /// Its name.
+        topic: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
     /// A topic cannot be created.
     #[error("cannot create topic {topic:?}: {reason}")]
     Topic {
@@ -239,6 +247,12 @@ impl DevKafka {
         let created =
             self.cluster.create_topic(&spec.name, spec.partitions, spec.configs.iter().cloned().collect());
         created.map(|_| ()).map_err(|(_, reason)| Error::Topic { topic: spec.name.clone(), reason })
+    }
+
+    /// Deletes a topic with all that is in it.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), Error> {
+        let deleted = self.cluster.delete_topic(&topic.to_owned().into());
+        deleted.map_err(|(_, reason)| Error::Deletion { topic: topic.to_owned(), reason })
     }
 
     /// Makes another broker the leader of a partition, under the next leader epoch.

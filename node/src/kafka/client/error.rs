@@ -158,6 +158,21 @@ impl Error {
         }
     }
 
+    /// True where Kafka is away and nobody said no: a broker that cannot be reached, does not answer or is about to lead again.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::Unresolvable { .. }
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::Disconnected { .. }
+            | Self::UnknownBroker { .. } => true,
+            Self::Broker { code, .. } => code.is_retriable(),
+            Self::NoBroker(errors) => !errors.is_empty() && errors.iter().all(Self::is_outage),
+            _ => false,
+        }
+    }
+
     /// True where trying again later, unchanged, may succeed. False for what only an operator or a
     /// different request can mend; a refused login is not among them, the broker may learn of it.
     pub fn is_transient(&self) -> bool {

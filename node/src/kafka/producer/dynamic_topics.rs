@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::dispatcher::Dispatchers;
+use super::obstacle::Obstacle;
 use super::topic_producer::{
     PartitionRow, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
@@ -290,7 +291,7 @@ fn offer(
 /// Closes idle producers and watches whether Kafka is there.
 async fn sweep(topics: Weak<DynamicTopics>, client: Client) {
     let mut asked: Option<Instant> = None;
-    let mut healthy = false;
+    let (mut healthy, mut worked) = (false, false);
     loop {
         let trouble = match topics.upgrade() {
             Some(topics) => topics.sweep(),
@@ -301,9 +302,10 @@ async fn sweep(topics: Weak<DynamicTopics>, client: Client) {
             let answer = client.metadata(Some(&[]), false).await;
             let status = match answer {
                 Ok(_) => Status::Connected,
-                Err(error) => Status::Disconnected { reason: error.to_string() },
+                Err(error) => Obstacle::failure(&error).status(worked),
             };
             healthy = status == Status::Connected;
+            worked |= healthy;
             let Some(topics) = topics.upgrade() else { return };
             let mut shown = topics.status.lock();
             if *shown != status {

@@ -6,7 +6,7 @@
 //!     +-------- Obligations (tickets, ledger) -+
 //! ```
 //!
-//! * [`topic_producer`]: one a topic; start here. `standstill`: whether it moves, for its status.
+//! * [`topic_producer`]: one a topic; start here. `standstill`, `obstacle`: whether it moves and why not, for its status.
 //! * [`route`]: from a record to its partition's inbox, also while partitions are unknown or change.
 //! * [`inbox`], [`obligations`]: the open batch, its tickets and the books.
 //! * [`core`]: the pure state machine of a partition; [`verdict`]: what error codes mean to it.
@@ -22,6 +22,7 @@ pub mod dispatcher;
 pub mod dynamic_topics;
 pub mod inbox;
 pub mod obligations;
+mod obstacle;
 pub mod partition_producer;
 pub mod produce_request;
 pub mod route;

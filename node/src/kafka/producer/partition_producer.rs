@@ -30,6 +30,7 @@ use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
 use super::inbox::{PartitionInbox, Taken};
 use super::obligations::{End, Obligations};
+use super::obstacle::is_outage;
 use super::route::Routes;
 use super::topic_producer::TopicMessage;
 use super::verdict::describe;
@@ -97,6 +98,8 @@ pub struct Partition {
     pub possible_duplicates: AtomicU64,
     /// Why it is not moving.
     pub trouble: Mutex<Option<Arc<str>>>,
+    /// Whether that is an outage, and nobody said no.
+    pub trouble_passes: AtomicBool,
     /// Its actor; another one after a panic.
     pub actor: Arc<Doorbell>,
 }
@@ -536,6 +539,12 @@ impl Held {
             if let Some(reason) = &trouble {
                 tracing::warn!(topic = %self.setup.topic, partition = partition.index, %reason, "sending is held up");
             }
+            let passes = match self.core.trouble() {
+                Some(Trouble::Code(code)) => is_outage(code),
+                Some(Trouble::Lost) => true,
+                None => false,
+            };
+            partition.trouble_passes.store(passes, Ordering::Relaxed);
             partition.trouble.lock().clone_from(&trouble);
             self.told_trouble = trouble;
             let _ = self.setup.parent.send_message(TopicMessage::TroubleChanged);

@@ -29,6 +29,7 @@ use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
 use super::inbox::{InboxLimits, Taken};
 use super::obligations::End;
+use super::obstacle::Obstacle;
 use super::partition_producer::{
     Doorbell, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
 };
@@ -159,14 +160,14 @@ impl TopicProducerOptions {
 /// How a topic producer is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Not yet, or not for the moment.
+    /// Not yet, or not for the moment: Kafka is away after it was there.
     Connecting {
         /// In plain words.
         reason: String,
     },
     /// At least one partition takes records, or would if there were any for it.
     Connected,
-    /// It cannot send.
+    /// It cannot send, and never could or may not.
     Disconnected {
         /// In plain words.
         reason: String,
@@ -216,7 +217,7 @@ pub enum TopicMessage {
     /// Look whether anything is written at all.
     Look,
     /// A connection to a leader, or why there is none.
-    Link(i32, Option<Arc<str>>),
+    Link(i32, Option<Obstacle>),
     /// Look at the connections.
     CheckLinks,
     /// The old partitions have run dry (or not) before a change of their number.
@@ -371,7 +372,7 @@ pub struct Held {
     /// Leaders by partition.
     leaders: Vec<Option<i32>>,
     /// Why a leader cannot be reached; only for leaders.
-    links: BTreeMap<i32, Result<(), Arc<str>>>,
+    links: BTreeMap<i32, Result<(), Obstacle>>,
     checking: HashSet<i32>,
     producer_id: Option<ProducerIdentity>,
     asking_for_id: Option<Guarded>,
@@ -382,7 +383,11 @@ pub struct Held {
     /// When fewer partitions were seen for the first time.
     fewer_since: Option<(usize, Instant)>,
     /// Why there is no metadata, or what is wrong with the topic.
-    topic_trouble: Option<String>,
+    topic_trouble: Option<Obstacle>,
+    /// Answers in a row by which Kafka does not know the topic.
+    missing: u32,
+    /// Whether it has been connected.
+    worked: bool,
     /// Why there is no producer id, and whether that passes by itself.
     id_trouble: Option<(String, bool)>,
     standstill: Standstill,
@@ -434,6 +439,8 @@ impl Actor for TopicProducer {
             unknown_since: None,
             fewer_since: None,
             topic_trouble: None,
+            missing: 0,
+            worked: false,
             id_trouble: None,
             standstill: Standstill::default(),
             looking: false,
@@ -448,7 +455,7 @@ impl Actor for TopicProducer {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             TopicMessage::Metadata(Ok(view)) => held.metadata(&myself, &view).await?,
-            TopicMessage::Metadata(Err(error)) => held.topic_trouble = Some(error.to_string()),
+            TopicMessage::Metadata(Err(error)) => held.topic_trouble = Some(Obstacle::failure(&error)),
             TopicMessage::NeedMetadata => held.want_metadata.notify_one(),
             TopicMessage::NeedProducerId { partition, instead_of } => {
                 held.need_producer_id(&myself, partition, instead_of);
@@ -527,15 +534,20 @@ impl Held {
         let limit = self.setup.options.partitions_limit.unwrap_or(usize::MAX);
         let count = view.partitions.len().min(limit);
         if let Some(error) = view.error {
-            self.topic_trouble = Some(format!("topic {topic:?}: {}", super::verdict::describe(error.code())));
+            let reason = format!("topic {topic:?}: {}", super::verdict::describe(error.code()));
+            let passes = super::obstacle::is_outage(error.code());
+            self.topic_trouble =
+                Some(if passes { Obstacle::outage(reason) } else { Obstacle::refusal(reason) });
+            self.missing = if error.code() == NO_SUCH_TOPIC { self.missing.saturating_add(1) } else { 0 };
             if self.setup.options.unknown_is_final && matches!(error.code(), NO_SUCH_TOPIC | INVALID_TOPIC) {
                 self.maybe_unknown(view.as_of);
             }
             return Ok(());
         }
         self.unknown_since = None;
+        self.missing = 0;
         if count == 0 {
-            self.topic_trouble = Some(format!("topic {topic:?} has no partitions"));
+            self.topic_trouble = Some(Obstacle::refusal(format!("topic {topic:?} has no partitions")));
             return Ok(());
         }
         self.topic_trouble = None;
@@ -620,6 +632,7 @@ impl Held {
                 leader: (-1).into(),
                 possible_duplicates: 0.into(),
                 trouble: parking_lot::Mutex::default(),
+                trouble_passes: false.into(),
                 actor,
             });
             routes.add([partition.clone()]);
@@ -806,14 +819,14 @@ impl Held {
                 let (client, myself) = (self.setup.dispatchers.client().clone(), myself.clone());
                 tokio::spawn(async move {
                     let link = client.broker(broker, Purpose::Produce).await;
-                    let trouble = link.err().map(|error| error.to_string().into());
+                    let trouble = link.err().map(|error| Obstacle::failure(&error));
                     let _ = myself.send_message(TopicMessage::Link(broker, trouble));
                 });
             }
         }
     }
 
-    fn link(&mut self, myself: &ActorRef<TopicMessage>, broker: i32, trouble: Option<Arc<str>>) {
+    fn link(&mut self, myself: &ActorRef<TopicMessage>, broker: i32, trouble: Option<Obstacle>) {
         self.checking.remove(&broker);
         if !self.leaders.contains(&Some(broker)) {
             return;
@@ -834,8 +847,9 @@ impl Held {
         }
     }
 
-    fn show_status(&self) {
+    fn show_status(&mut self) {
         let status = self.status();
+        self.worked |= status == Status::Connected;
         self.setup.status.send_if_modified(|shown| {
             let changed = *shown != status;
             if changed {
@@ -850,35 +864,38 @@ impl Held {
         let partitions = self.setup.routes.partitions();
         if partitions.is_empty() {
             return match &self.topic_trouble {
-                Some(reason) => Status::Disconnected { reason: reason.clone() },
+                Some(obstacle) => obstacle.status(self.worked),
                 None => Status::Connecting { reason: "asking Kafka for the topic's partitions".to_owned() },
             };
         }
-        let mut reasons = partitions.iter().map(|partition| {
+        let mut signs = partitions.iter().map(|partition| {
             let Some(leader) = self.leader_of(partition.index) else {
-                return Err(Arc::from(format!("partition {} has no leader", partition.index)));
+                return Err(Some(Obstacle::outage(format!("partition {} has no leader", partition.index))));
             };
             match self.links.get(&leader) {
-                Some(Err(reason)) => return Err(reason.clone()),
+                Some(Err(obstacle)) => return Err(Some(obstacle.clone())),
                 Some(Ok(())) => {}
-                None => return Err(Arc::from("")),
+                None => return Err(None),
             }
-            partition.trouble.lock().clone().map_or(Ok(()), Err)
+            let passes = partition.trouble_passes.load(Ordering::Relaxed);
+            let obstacle = if passes { Obstacle::outage } else { Obstacle::refusal };
+            partition.trouble.lock().clone().map_or(Ok(()), |reason| Err(Some(obstacle(reason))))
         });
         let id_trouble = self.id_trouble.as_ref().filter(|_| self.producer_id.is_none());
-        let first = reasons.next().unwrap_or(Ok(()));
-        let healthy = first.is_ok() || reasons.any(|reason| reason.is_ok());
+        let first = signs.next().unwrap_or(Ok(()));
+        let healthy = first.is_ok() || signs.any(|sign| sign.is_ok());
         match (healthy, id_trouble, &self.topic_trouble) {
             (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
+            // One answer alone may come from a broker that lags behind.
+            (true, None, Some(obstacle)) if self.missing > 1 => obstacle.status(self.worked),
             (true, None, _) => match self.standstill.reason() {
                 Some(reason) => Status::Disconnected { reason: reason.to_string() },
                 None => Status::Connected,
             },
-            (_, Some((reason, false)), _) | (false, None, Some(reason)) => {
-                Status::Disconnected { reason: reason.clone() }
-            }
+            (_, Some((reason, false)), _) => Status::Disconnected { reason: reason.clone() },
+            (false, None, Some(obstacle)) => obstacle.status(self.worked),
             (false, None, None) => match first {
-                Err(reason) if !reason.is_empty() => Status::Disconnected { reason: reason.to_string() },
+                Err(Some(obstacle)) => obstacle.status(self.worked),
                 _ => Status::Connecting { reason: "connecting to the partitions' leaders".to_owned() },
             },
         }
