@@ -46,7 +46,7 @@ async fn key_value_and_timestamp_are_what_their_templates_say() {
     kafka.stop().await;
 }
 
-/// P7, P8
+/// P7, P8, P12
 #[tokio::test(flavor = "multi_thread")]
 async fn user_properties_are_headers_in_order_with_duplicates_and_an_empty_value_is_a_tombstone() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
@@ -208,6 +208,7 @@ async fn what_is_too_old_while_kafka_is_away_is_dropped_and_what_comes_later_is_
     kafka.stop().await;
 }
 
+/// L3
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_topic_that_does_not_come_expires_too() {
     let kafka = kafka(&[]).await;
@@ -254,6 +255,7 @@ async fn a_lone_record_lingers_and_enough_of_them_do_not() {
     kafka.stop().await;
 }
 
+/// W14
 #[tokio::test(flavor = "multi_thread")]
 async fn asynchronous_publications_are_done_when_queued_and_synchronous_ones_are_late_but_true() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
@@ -274,7 +276,7 @@ async fn asynchronous_publications_are_done_when_queued_and_synchronous_ones_are
     kafka.stop().await;
 }
 
-/// What was acknowledged when it was queued makes nobody lose it: the next one has to wait.
+/// W5. What was acknowledged when it was queued makes nobody lose it: the next one has to wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_of_asynchronous_publications_that_is_full_drops_none_of_them() {
     let kafka = kafka(&[]).await;

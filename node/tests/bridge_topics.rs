@@ -90,6 +90,7 @@ async fn a_topic_that_kafka_does_not_know_is_looked_for_twice_and_then_not_for_a
     kafka.stop().await;
 }
 
+/// W16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_fails_what_it_holds() {
     let kafka = kafka(&[TopicSpec::new("pct1", 1)]).await;
@@ -148,6 +149,7 @@ async fn order_per_key_outlasts_the_closing_and_opening_of_topics() {
     kafka.stop().await;
 }
 
+/// W16
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_topic_is_closed_and_opened_again() {
     let kafka = kafka(&[TopicSpec::new("pct1", 1)]).await;

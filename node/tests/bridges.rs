@@ -287,6 +287,7 @@ async fn records_are_held_until_somebody_listens_where_that_is_wanted() {
     kafka.stop().await;
 }
 
+/// L14, L25
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_bridge_is_disabled_enabled_restarted_and_removed() {
     let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));

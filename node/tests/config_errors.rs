@@ -233,6 +233,10 @@ const PRODUCER: &[(&str, &str)] = &[
     ("kafka.max_retries = -1", "4: kafka.max_retries = -1: out of range; allowed: 0 to 4294967295"),
     ("kafka.query_mode = fast", r#"4: kafka.query_mode = "fast": not known; allowed: async, sync"#),
     (
+        "kafka.kafka_headers = wrong_header",
+        r#"4: kafka.kafka_headers = "wrong_header": exactly one placeholder is expected, such as ${pub_props}"#,
+    ),
+    (
         r#"kafka.kafka_headers = "a ${pub_props}""#,
         r#"4: kafka.kafka_headers = "a ${pub_props}": exactly one placeholder is expected, such as ${pub_props}"#,
     ),
@@ -431,6 +435,7 @@ fn check(text: &str, prefix: &str, expected: &str) {
     }
 }
 
+/// P9, P10, P19, L15, L24
 #[test]
 fn every_wrong_value_is_named_with_what_would_be_right() {
     for (text, expected) in GENERAL {

@@ -139,6 +139,7 @@ fn secrets_are_masked_everywhere_but_where_they_are_asked_for() {
     assert!(revealed.contains("tiger") && revealed.contains("lion") && revealed.contains("all_isr"));
 }
 
+/// L23
 #[test]
 fn a_minimal_producer_has_the_documented_defaults() {
     let bridge = producer(MINIMAL).value;

@@ -43,6 +43,7 @@ async fn publish_keys(
     }
 }
 
+/// W1
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hundred_thousand_records_arrive_once_and_in_order_per_key() {
     let kafka = kafka(2, 5).await;
@@ -57,6 +58,7 @@ async fn a_hundred_thousand_records_arrive_once_and_in_order_per_key() {
     assert!(rows.iter().all(|row| row.ledger.success > 0 && row.trouble.is_none()), "{rows:?}");
 }
 
+/// P25
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_codec_and_every_kind_of_acks_carries_records() {
     let kafka = kafka(1, 2).await;
@@ -90,6 +92,7 @@ async fn every_codec_and_every_kind_of_acks_carries_records() {
     }
 }
 
+/// P20
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn keys_go_where_java_and_erlang_would_send_them() {
     for (partitioner, hash) in
@@ -108,6 +111,7 @@ async fn keys_go_where_java_and_erlang_would_send_them() {
     }
 }
 
+/// P21
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn random_spreads_over_all_partitions_even_when_little_is_published() {
     let kafka = kafka(1, 3).await;
@@ -123,6 +127,7 @@ async fn random_spreads_over_all_partitions_even_when_little_is_published() {
     }
 }
 
+/// L5, W13
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn records_wait_for_a_kafka_that_is_not_there_yet() {
     // A port that nobody listens on until Kafka comes.
@@ -144,6 +149,7 @@ async fn records_wait_for_a_kafka_that_is_not_there_yet() {
     wait_for(&producer, |status| *status == Status::Connected).await;
 }
 
+/// L3
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_unknown_topic_holds_its_records_and_says_why() {
     let kafka = kafka(1, 1).await;
@@ -159,6 +165,7 @@ async fn an_unknown_topic_holds_its_records_and_says_why() {
     assert_eq!(read_topic(&kafka, "later", 0).len(), 1);
 }
 
+/// W6
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_full_inbox_refuses_tickets_and_drops_the_oldest_without() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -188,6 +195,7 @@ async fn a_full_inbox_refuses_tickets_and_drops_the_oldest_without() {
     assert_eq!(left, (500 - left.len()..500).collect::<Vec<_>>(), "the newest stay, in order");
 }
 
+/// W9
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stop_drains_first() {
     let kafka = kafka(1, 3).await;
@@ -202,6 +210,7 @@ async fn a_stop_drains_first() {
     judge(&kafka, 3, 1, 5000);
 }
 
+/// W9
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stop_without_kafka_gives_everything_up_and_forgets_nothing() {
     let kafka = kafka(1, 2).await;

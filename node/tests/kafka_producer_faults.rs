@@ -36,6 +36,7 @@ fn publish_slowly(
     })
 }
 
+/// L12, W4
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lost_requests_and_lost_answers_are_resent_once_and_in_order() {
     let kafka = kafka(1, 3).await;
@@ -109,6 +110,7 @@ async fn partitions_that_nobody_writes_to_do_not_hide_that_nothing_is_written() 
     wait_for(&producer, |status| *status == Status::Connected).await;
 }
 
+/// P14
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_batch_too_large_is_split_and_only_a_record_too_large_fails() {
     let options_kafka = Options { auto_create: false, ..Options::default() };
@@ -160,6 +162,7 @@ async fn leaders_that_move_lose_nothing() {
     assert_books(&producer, 15_000, 15_000);
 }
 
+/// W12
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_broker_that_goes_and_comes_back_is_waited_for() {
     let kafka = kafka(2, 4).await;

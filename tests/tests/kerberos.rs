@@ -146,7 +146,7 @@ fn producer(name: &str, bootstrap: &str, security: &str, topic: &str) -> String 
     )
 }
 
-/// A producer and a consumer bridge carry everything once, while their logins lapse and are renewed.
+/// P3. A producer and a consumer bridge carry everything once, while their logins lapse and are renewed.
 fn tickets_carry_everything(kdc: &Kdc, kafka: &RealKafka) -> Result<()> {
     let bootstrap = kafka.listener("KERBEROS");
     let topic = unique("kerberos");

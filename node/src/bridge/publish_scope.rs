@@ -332,6 +332,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    /// P6
     #[test]
     fn the_whole_environment_has_every_name_in_descending_order_and_nulls_for_the_absent() {
         let whole = render("${.}", None, &PublishProperties::default());

@@ -177,6 +177,7 @@ mod tests {
         parse_producer_bridge("b", &text).unwrap().value.connection
     }
 
+    /// L24
     #[test]
     fn every_setting_of_a_connection_reaches_the_client() {
         let connection = connection(

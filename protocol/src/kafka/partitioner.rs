@@ -108,6 +108,7 @@ mod tests {
         }
     }
 
+    /// P20
     #[test]
     fn phash2_agrees_with_erlang() {
         for (key, hash, of_3, of_12) in [

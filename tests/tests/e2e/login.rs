@@ -27,7 +27,7 @@ fn status(node: &Node) -> Result<(String, String)> {
 }
 
 on_every_kafka! {
-    /// With the right password messages arrive; with a wrong one the status says why, and messages wait.
+    /// L1. With the right password messages arrive; with a wrong one the status says why, and messages wait.
     fn a_bridge_logs_in_with_sasl_plain(target) {
         let topic = unique("login");
         let (_kafka, bootstrap) = target.with_login(&topic)?;

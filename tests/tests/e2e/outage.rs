@@ -27,7 +27,7 @@ fn finish(node: &Node, bridge: &str, oracle: &Oracle, load: Running) -> Result<(
 }
 
 on_every_kafka! {
-    /// An orderly restart of Kafka under load.
+    /// L6. An orderly restart of Kafka under load.
     fn kafka_stopped_and_started_in_the_middle_loses_and_doubles_nothing(target) {
         let mut kafka = target.own()?;
         let topic = unique("outage");
@@ -52,7 +52,7 @@ on_every_kafka! {
         finish(&node, "kafka:outage", &oracle, load)
     }
 
-    /// A bridge that is started while Kafka is not there takes messages, and delivers them when it comes.
+    /// L5. A bridge that is started while Kafka is not there takes messages, and delivers them when it comes.
     fn a_node_that_starts_before_kafka_delivers_later(target) {
         let mut kafka = target.own()?;
         let topic = unique("outage");

@@ -130,7 +130,7 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// A device's user properties, a tombstone and a timestamp from the payload, as kcat sees them.
+    /// P8. A device's user properties, a tombstone and a timestamp from the payload, as kcat sees them.
     fn headers_of_a_device_arrive_in_order_and_an_empty_payload_is_a_tombstone(target) {
         let kafka = target.shared()?;
         let topic = unique("records");
@@ -156,7 +156,7 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// What cannot become the record that is wanted is in the dead-letter topic, with the reason.
+    /// P11. What cannot become the record that is wanted is in the dead-letter topic, with the reason.
     fn a_message_that_cannot_become_a_record_is_in_the_dead_letter_topic(target) {
         let kafka = target.shared()?;
         let (topic, dead) = (unique("records"), unique("dead"));

@@ -272,7 +272,7 @@ fn consumer(name: &str, bootstrap: &str, security: &str, topic: &str) -> String 
     )
 }
 
-/// Every way in carries every message once, in both directions, and logins that lapse are renewed on the way.
+/// P3, L21. Every way in carries every message once, in both directions, and logins that lapse are renewed on the way.
 fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
     let plain = ground.kafka.bootstrap();
     let ways = ground.ways();
@@ -340,7 +340,7 @@ fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
     node.check_books()
 }
 
-/// Whatever is wrong, the status says what it is and names what to change.
+/// L20. Whatever is wrong, the status says what it is and names what to change.
 fn what_is_wrong_is_said(ground: &Ground) -> Result<()> {
     let plain = ground.kafka.bootstrap();
     let topic = unique("wrong");

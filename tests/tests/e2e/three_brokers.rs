@@ -68,6 +68,7 @@ fn leaders_move(version: &Version) -> Result<()> {
     scene.finish()
 }
 
+/// W12
 fn brokers_restart_in_turn(version: &Version) -> Result<()> {
     let mut scene = Scene::set(version, &Plan::default(), 2_000.0)?;
     let took = scene.kafka.roll(&[&scene.topic])?;

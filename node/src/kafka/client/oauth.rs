@@ -333,6 +333,7 @@ mod tests {
         (200, format!(r#"{{"access_token":"{token}","expires_in":{seconds},"token_type":"bearer"}}"#))
     }
 
+    /// L21
     #[tokio::test]
     async fn one_token_is_shared_by_all_logins_until_it_is_to_be_renewed() {
         let (url, asked) = endpoint(vec![good("one", 3600), good("two", 3600)]).await;
@@ -353,6 +354,7 @@ mod tests {
         assert!(!shown.contains("s:x") && !shown.contains("\"one\""), "{shown}");
     }
 
+    /// L21
     #[tokio::test]
     async fn a_token_is_renewed_before_it_expires_and_used_on_where_that_fails() {
         let (url, asked) =
@@ -365,6 +367,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 
+    /// L21
     #[tokio::test]
     async fn a_refused_client_is_told_why_and_its_secret_is_not_shown() {
         let refusal = r#"{"error":"invalid_client","error_description":"no such client"}"#;

@@ -85,6 +85,7 @@ async fn every_login_works_with_and_without_tls_and_a_wrong_password_does_not() 
     }
 }
 
+/// L20
 #[tokio::test]
 async fn the_wrong_kind_of_port_or_login_is_named() {
     let (plain, secured) = (ground(false, None).await, ground(true, Some(user(None))).await);
@@ -147,6 +148,7 @@ async fn a_connection_outlives_its_login_with_every_mechanism() {
     }
 }
 
+/// L18
 #[tokio::test]
 async fn a_metadata_answer_may_take_its_time_and_no_more() {
     let ground = ground(false, None).await;

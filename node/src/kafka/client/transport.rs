@@ -190,6 +190,7 @@ mod tests {
     use super::*;
     use crate::kafka::client::Keepalive;
 
+    /// L24
     #[tokio::test]
     async fn every_socket_option_is_set_on_the_socket() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -195,6 +195,7 @@ fn the_inbox_does_what_the_model_does() {
     }
 }
 
+/// W1
 #[test]
 fn a_publisher_is_told_of_a_batch_in_one_call() {
     let (inbox, _) = inbox(1 << 20, 1 << 20);
@@ -250,6 +251,7 @@ async fn whoever_was_refused_is_notified_when_space_is_freed() {
     tokio::time::timeout(std::time::Duration::from_secs(5), room.notified()).await.expect("notified");
 }
 
+/// L8
 #[test]
 fn a_record_larger_than_the_limit_is_refused_and_counted() {
     let (inbox, _) = inbox(100, 1000);
@@ -265,6 +267,7 @@ fn a_record_larger_than_the_limit_is_refused_and_counted() {
     assert_eq!(ledger.imbalance(), 0);
 }
 
+/// W2
 #[test]
 fn a_record_larger_than_a_batch_travels_alone() {
     let (inbox, _) = inbox(1 << 20, 200);

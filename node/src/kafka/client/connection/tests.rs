@@ -221,6 +221,7 @@ async fn a_web_server_is_recognised_as_no_kafka() {
     assert!(error.to_string().contains("is this a Kafka port"), "{error}");
 }
 
+/// L2
 #[tokio::test]
 async fn a_refused_connection_and_an_unknown_host_name_the_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -315,6 +316,7 @@ async fn a_login_sends_user_and_password_and_goes_on() {
     connection.call(&HeartbeatRequest::default()).await.unwrap();
 }
 
+/// L18
 #[tokio::test]
 async fn a_broker_that_accepts_and_says_nothing_runs_into_the_connect_timeout() {
     let options = broker(|_| Act::Nothing).await;
