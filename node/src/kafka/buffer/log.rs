@@ -295,7 +295,11 @@ impl<D: Disk> Log<D> {
             log.begin_file()?;
         }
         log.has_reserve = log.disk.list()?.iter().any(|name| name == RESERVE_NAME);
-        log.keep_reserve();
+        match log.keep_reserve() {
+            Err(error) if !is_full(&error) => return Err(error.into()),
+            // Records will have to wait for it.
+            _ => {}
+        }
         log.remove_unneeded()?;
         Ok((log, found))
     }
@@ -364,7 +368,14 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let mut full = None;
-        match self.append(true) {
+        // The room that is kept for seals and ends comes first: records must not take it.
+        let reserved = if self.data.is_empty() { Ok(()) } else { self.keep_reserve() };
+        let appended = match reserved {
+            Ok(()) => self.append(true),
+            Err(error) if is_full(&error) => Err(Error::Full(error)),
+            Err(error) => Err(Error::Failed(error)),
+        };
+        match appended {
             Ok(()) => {}
             Err(Error::Full(error)) => {
                 full = Some(error);
@@ -379,7 +390,6 @@ impl<D: Disk> Log<D> {
         if let Some(error) = full {
             return Err(Error::Full(error));
         }
-        self.keep_reserve();
         if self.files.back().is_some_and(|file| file.len >= self.segment_bytes) {
             match self.begin_file() {
                 // Then this file goes on growing.
@@ -501,11 +511,10 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    fn keep_reserve(&mut self) {
+    fn keep_reserve(&mut self) -> io::Result<()> {
         if self.has_reserve {
-            return;
+            return Ok(());
         }
-        // Without it a full disk is only harder on us.
         let made = self
             .disk
             .create(RESERVE_NAME)
@@ -514,6 +523,7 @@ impl<D: Disk> Log<D> {
         if made.is_err() {
             let _ = self.disk.remove(RESERVE_NAME);
         }
+        made
     }
 
     /// Bytes on the disk.

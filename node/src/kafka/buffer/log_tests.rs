@@ -276,9 +276,11 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     let (_, found) = Log::open(disk.clone(), 100_000).unwrap();
     assert_eq!(found.seals[&place(0)].len(), 1);
     assert_eq!(found.records(), 2);
-    // Still no room.
-    disk.set_room(Some(10));
-    assert!(matches!(log.commit(), Err(Error::Full(_))));
+    // The room that was kept for seals is not for records, however often they are tried.
+    for _ in 0..3 {
+        assert!(matches!(log.commit(), Err(Error::Full(_))));
+        assert!(log.has_records());
+    }
     disk.set_room(None);
     log.commit().unwrap();
     let (_, found) = Log::open(disk, 100_000).unwrap();
