@@ -33,7 +33,8 @@ impl Scene {
         let kafka = KafkaCluster::start(version, plan)?;
         let topic = unique("replicated");
         kafka.create_topic(&topic, PARTITIONS, &[])?;
-        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        // A topic is there before every broker knows it.
+        let oracle = eventually(PATIENCE, || Oracle::watch(&kafka.bootstrap(), &topic))?;
         let node =
             Node::start(&producer("three", &kafka.bootstrap(), "o/#", &topic, "reconnect_delay = 200ms"))?;
         let mut settings = load(node.mqtt(), "device-", "o/{client}", CLIENTS, EACH);
@@ -124,7 +125,8 @@ fn a_broker_stands_still(version: &Version) -> Result<()> {
     scene.finish()
 }
 
-/// One test for the newest release, and one for each of the others that only a full run takes.
+/// One test for the newest release, and one for 3.9 that only a full run takes. Not for 3.3: brokers of 3.3.1 give up
+/// on replicas now and then (`marked as failed`), and then neither end in order nor come back in sync, whoever writes.
 macro_rules! on_three_brokers {
     ($($(#[doc = $doc:literal])* $name:ident: $scenario:ident;)*) => {$(
         $(#[doc = $doc])*
@@ -137,12 +139,11 @@ macro_rules! on_three_brokers {
             }
 
             #[test]
-            fn on_older_releases_of_apache_kafka() -> Result<()> {
+            fn on_apache_kafka_3_9() -> Result<()> {
                 if !full() {
-                    say(concat!(stringify!($name), ": older releases only with CAUSEWAY_FULL=1"));
+                    say(concat!(stringify!($name), ": Kafka 3.9 only with CAUSEWAY_FULL=1"));
                     return Ok(());
                 }
-                on("3.3", stringify!($name), $scenario)?;
                 on("3.9", stringify!($name), $scenario)
             }
         }
