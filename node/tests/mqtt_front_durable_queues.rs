@@ -100,18 +100,24 @@ async fn what_a_session_held_that_expired_meanwhile_goes_to_another_member() {
 #[tokio::test]
 async fn retained_messages_that_wait_in_a_stored_session_are_counted_as_memory() {
     const MESSAGES: u64 = 5_000;
+    /// Below what the front lets a client have in flight.
+    const IN_FLIGHT: usize = 20;
     /// Bytes of one place in a queue, about.
     const PLACE: u64 = 40;
     let lasting = Lasting::new();
     let broker = lasting.start().await;
     let mut publisher = broker.client(Version::V5, "p").await;
-    for number in 0..MESSAGES {
-        let topic = format!("r/{number}");
-        let packet = Publish { retain: true, ..publish(&topic, b"x", QoS::AtLeastOnce, 1) };
-        publisher.send(&Packet::Publish(packet)).await;
-    }
-    for _ in 0..MESSAGES {
-        assert!(matches!(publisher.next().await, Seen::Ack("PUBACK", 1, _)));
+    for start in (0..MESSAGES).step_by(IN_FLIGHT) {
+        for number in start..start + IN_FLIGHT as u64 {
+            let id = u16::try_from(number - start + 1).unwrap();
+            let topic = format!("r/{number}");
+            let packet = Publish { retain: true, ..publish(&topic, b"x", QoS::AtLeastOnce, id) };
+            publisher.send(&Packet::Publish(packet)).await;
+        }
+        for id in 1..=IN_FLIGHT as u16 {
+            let seen = publisher.next().await;
+            assert!(matches!(seen, Seen::Ack("PUBACK", seen, _) if seen == id), "{seen:?}");
+        }
     }
     assert_eq!(broker.front.stats().retained_messages, MESSAGES);
     let before = broker.router.memory_used();
