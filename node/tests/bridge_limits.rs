@@ -183,16 +183,27 @@ async fn without_acks_a_batch_is_a_success_once_it_is_sent() {
         Node::start(&kafka.bootstrap(), &format!("{RAW}, required_acks = none, reconnect_delay = 50ms"))
             .await;
     node.connected().await;
-    kafka.faults().error(Match::api(ApiKey::Produce), 19, 1);
-    assert_eq!(node.publish("t/1", b"refused").await, Outcome::Success);
-    until("kafka has refused it", || kafka.faults().pending() == 0).await;
-    let mut sent = 1;
-    while values(&kafka).is_empty() {
-        assert_eq!(node.publish("t/1", b"taken").await, Outcome::Success);
+    // A connection that Kafka closes before the bridge has seen its bytes leave is not a success yet, and the
+    // batch is sent again: once in a while that is how it goes.
+    let (mut sent, mut lost) = (0, false);
+    for attempt in 0..20 {
+        kafka.faults().error(Match::api(ApiKey::Produce), 19, 1);
+        let refused = format!("refused {attempt}");
+        assert_eq!(node.publish("t/1", refused.as_bytes()).await, Outcome::Success);
+        until("kafka has refused it", || kafka.faults().pending() == 0).await;
         sent += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let taken = format!("taken {attempt}");
+        while !values(&kafka).contains(&taken) {
+            assert_eq!(node.publish("t/1", taken.as_bytes()).await, Outcome::Success);
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        lost = !values(&kafka).contains(&refused);
+        if lost {
+            break;
+        }
     }
-    assert!(!values(&kafka).contains(&"refused".to_owned()));
+    assert!(lost, "what was refused is in Kafka each time: somebody has waited for the answer");
     let ledger = node.ledger();
     assert_eq!((ledger.matched, ledger.success, ledger.failed), (sent, sent, 0));
     node.stop().await;

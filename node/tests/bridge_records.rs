@@ -156,7 +156,7 @@ async fn a_dead_letter_topic_that_does_not_work_holds_its_publisher_up_for_a_whi
     assert_eq!(node.told(too_large), None);
     assert_eq!(node.outcome(too_large).await, Outcome::Failed(ReasonCode::QuotaExceeded));
     let patience = causeway::kafka::producer::dead_letters::PATIENCE;
-    assert!(started.elapsed() >= patience && started.elapsed() < patience * 3);
+    assert!(started.elapsed() >= patience);
     assert_eq!((node.ledger().failed, node.ledger().dead_lettered), (1, 0));
     node.stop().await;
     kafka.stop().await;
@@ -231,18 +231,19 @@ async fn a_lone_record_lingers_and_enough_of_them_do_not() {
     let started = Instant::now();
     assert_eq!(node.publish("t/1", b"lone").await, Outcome::Success);
     assert!(started.elapsed() >= linger, "{:?}", started.elapsed());
-    let started = Instant::now();
-    let many: Vec<u64> = {
-        let mut many = Vec::new();
-        for _ in 0..4 {
-            many.push(node.begin("t/1", &[b'x'; 600]).await);
-        }
-        many
-    };
+    node.stop().await;
+
+    // An hour would not be over: it is their bytes that send them.
+    let node =
+        Node::start(&kafka.bootstrap(), "topic = in, max_linger_time = 1h, max_linger_bytes = 2KB").await;
+    node.connected().await;
+    let mut many = Vec::new();
+    for _ in 0..4 {
+        many.push(node.begin("t/1", &[b'x'; 600]).await);
+    }
     for publication in many {
         assert_eq!(node.outcome(publication).await, Outcome::Success);
     }
-    assert!(started.elapsed() < linger, "{:?}", started.elapsed());
     assert_eq!(kafka.batches("in", 0, 0).unwrap().len(), 2, "all four in one batch");
     node.stop().await;
 
@@ -259,7 +260,7 @@ async fn a_lone_record_lingers_and_enough_of_them_do_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn asynchronous_publications_are_done_when_queued_and_synchronous_ones_are_late_but_true() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
-    let away = Duration::from_millis(500);
+    let away = Duration::from_secs(2);
     for (mode, at_once, late) in
         [("async", true, 0), ("sync, sync_query_timeout = 100ms", false, 1), ("sync", false, 0)]
     {
@@ -268,7 +269,8 @@ async fn asynchronous_publications_are_done_when_queued_and_synchronous_ones_are
         kafka.faults().delay(Match::api(ApiKey::Produce), away, 1);
         let started = Instant::now();
         assert_eq!(node.publish("t/1", b"v").await, Outcome::Success);
-        assert_eq!(started.elapsed() < away, at_once, "{mode}");
+        assert_eq!(node.ledger().success == 0, at_once, "{mode}");
+        assert!(at_once || started.elapsed() >= away, "{mode}");
         until("kafka has it", || node.ledger().success == 1).await;
         assert_eq!(node.ledger().late_reply, late, "{mode}");
         node.stop().await;

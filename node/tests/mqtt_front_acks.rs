@@ -115,6 +115,7 @@ async fn a_full_sink_parks_the_connection_until_there_is_room() {
 async fn room_is_heard_of_at_once() {
     let (broker, sink) = with_sink().await;
     let mut client = broker.client(Version::V5, "c").await;
+    let mut took = Vec::new();
     for round in 1..=20u16 {
         sink.full.store(true, Ordering::SeqCst);
         let refused = sink.refused.load(Ordering::SeqCst);
@@ -126,10 +127,13 @@ async fn room_is_heard_of_at_once() {
         sink.room.notify_waiters();
         let start = std::time::Instant::now();
         sink.has(usize::from(round)).await;
-        assert!(start.elapsed() < Duration::from_millis(80), "{:?}", start.elapsed());
+        took.push(start.elapsed());
         sink.complete(usize::from(round) - 1, Outcome::Success);
         assert_eq!(client.next().await, Seen::Ack("PUBACK", round, ReasonCode::Success));
     }
+    // Who looks again from time to time would need its time in every round; a busy machine takes it in some.
+    took.sort_unstable();
+    assert!(took[took.len() / 4] < Duration::from_millis(80), "{took:?}");
 }
 
 fn again(publish: Publish<'_>) -> Packet<'_> {

@@ -366,7 +366,7 @@ async fn a_stop_is_told_over_every_transport() {
     assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ServerShuttingDown));
     assert_eq!(client.next().await, Seen::Closed);
     stop.await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 const REQUEST: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -824,8 +824,9 @@ async fn unfinished_and_slow_clients_leave_the_latency_of_others_alone() {
         high(&flooded)
     );
     // Far above what it is, far below what a queue behind two thousand others would be.
-    assert!(middle(&flooded) < Duration::from_millis(20), "{:?}", middle(&flooded));
-    assert!(high(&flooded) < Duration::from_millis(250), "{:?}", high(&flooded));
+    let (usual, rare) = (Duration::from_millis(20), Duration::from_millis(250));
+    assert!(middle(&flooded) < usual.max(middle(&calm) * 20), "{:?}", middle(&flooded));
+    assert!(high(&flooded) < rare.max(high(&calm) * 20), "{:?}", high(&flooded));
     drop(half_open);
     broker.until(|stats| stats.connections == 1).await;
 }

@@ -106,10 +106,13 @@ async fn the_wrong_kind_of_port_or_login_is_named() {
             "the token in /dev/null is empty",
         ),
     ] {
+        // Named by what came, not by what did not come in time.
+        let patience = Duration::from_secs(60);
+        let options = ClientOptions { connect_timeout: patience, ..options };
         let started = Instant::now();
         let error = partitions(options).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
-        assert!(started.elapsed() < Duration::from_secs(4), "{error}");
+        assert!(started.elapsed() < patience, "{error}");
     }
 }
 
@@ -129,7 +132,7 @@ async fn a_mechanism_that_is_not_offered_is_named_with_those_that_are() {
 /// The development Kafka closes a connection whose login lapsed, at the next request.
 #[tokio::test]
 async fn a_connection_outlives_its_login_with_every_mechanism() {
-    let lifetime = Duration::from_secs(4);
+    let lifetime = Duration::from_secs(6);
     let ground = ground(true, Some(user(Some(lifetime)))).await;
     let started = Instant::now();
     let mut clients = Vec::new();
@@ -155,11 +158,11 @@ async fn a_metadata_answer_may_take_its_time_and_no_more() {
     let timeout = Duration::from_millis(200);
     let client = Client::new(ClientOptions { metadata_request_timeout: timeout, ..ground.options() });
     client.metadata(Some(&["t"]), false).await.unwrap();
-    ground.kafka.faults().delay(Match::api(ApiKey::Metadata), Duration::from_secs(5), 1);
+    ground.kafka.faults().delay(Match::api(ApiKey::Metadata), Duration::from_secs(60), 1);
     let started = Instant::now();
     let error = client.metadata(Some(&["t"]), false).await.unwrap_err();
     assert!(matches!(&error, Error::Timeout { after, .. } if *after == timeout), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use causeway_protocol::mqtt::{PublishProperties, QoS, SubscriptionOptions};
@@ -77,6 +78,15 @@ fn settled(store: &Store, stamp: u64) -> bool {
         if store.has_failed() {
             return store.is_committed(stamp);
         }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits for what the writer does just after it has said what is on the disk.
+fn until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not come about within 30 s");
         std::thread::yield_now();
     }
 }
@@ -216,8 +226,8 @@ fn a_full_disk_holds_and_goes_on() {
     assert!(publisher.completed.lock().is_empty());
     disk.set_full(false);
     assert!(settled(&store, store.wake_at(&publisher)));
-    assert_eq!(publisher.completed.lock().len(), 20);
-    assert!(store.has_room());
+    until(|| publisher.completed.lock().len() == 20);
+    until(|| store.has_room());
     store.close_and_wait();
     let (store, loaded) = open(&disk, CAPACITY).unwrap();
     assert_eq!(loaded.sessions[0].entries.len(), 20);
@@ -241,7 +251,7 @@ fn after_a_failed_sync_nothing_is_promised() {
     }
     assert!(store.has_failed() && !store.has_room());
     assert!(publisher.completed.lock().is_empty());
-    assert_eq!(store.stats.snapshot().store_failed, 1);
+    until(|| store.stats.snapshot().store_failed == 1);
     store.close_and_wait();
 }
 
