@@ -233,9 +233,9 @@ async fn a_lone_record_lingers_and_enough_of_them_do_not() {
     assert!(started.elapsed() >= linger, "{:?}", started.elapsed());
     node.stop().await;
 
-    // An hour would not be over: it is their bytes that send them.
+    // An hour would not be over: it is their bytes that send them, of which the fourth brings enough.
     let node =
-        Node::start(&kafka.bootstrap(), "topic = in, max_linger_time = 1h, max_linger_bytes = 2KB").await;
+        Node::start(&kafka.bootstrap(), "topic = in, max_linger_time = 1h, max_linger_bytes = 3KB").await;
     node.connected().await;
     let mut many = Vec::new();
     for _ in 0..4 {
