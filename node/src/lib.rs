@@ -12,5 +12,6 @@ pub mod kafka;
 pub mod mailbox;
 pub mod mqtt;
 pub mod node;
+pub mod probe;
 mod secret;
 mod tls;

@@ -16,7 +16,8 @@ use std::time::Duration;
 use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
 use crate::bridge::admin::NodeAdmin;
-use crate::bridge::service::{Bridges, Definition, Kind, Surroundings};
+use crate::bridge::overlay::Overlay;
+use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;
 use crate::mqtt::{self, Front, FrontHandle, Listener, Router};
 
@@ -46,6 +47,9 @@ pub enum Error {
     /// The admin link cannot be opened.
     #[error("the admin link (admin.bind) cannot be opened: {0}")]
     Admin(crate::admin::StartError),
+    /// What was changed at run time cannot be read.
+    #[error(transparent)]
+    Overlay(#[from] crate::bridge::overlay::Error),
     /// An actor could not be spawned.
     #[error("the bridge service did not start: {0}")]
     Service(#[from] ractor::SpawnErr),
@@ -69,20 +73,23 @@ impl Node {
         let options = mqtt::Options { access: access.clone(), ..config.mqtt_options() };
         let router = Router::new(config.retained_limits());
         let stats = router.stats().clone();
-        let bridges = Bridges::start(Surroundings {
+        let surroundings = Surroundings {
             router: router.clone(),
             clients: Arc::default(),
             node: config.node.name.as_str().into(),
             drain: DRAIN,
-        })
-        .await?;
-        // A bridge that cannot be started is logged and shown with its reason; the others go on.
-        for (name, bridge) in config.bridges.kafka {
-            let _ = bridges.put(&name, Definition::Producer(Box::new(bridge))).await;
+        };
+        let (overlay, wanted) = Overlay::open(&config.node.data_dir, config.bridges)?;
+        let (producers, consumers): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|(id, _)| id.kind == Kind::Producer);
+        let bridges = Bridges::start_with(surroundings, Some(overlay)).await?;
+        // A bridge that cannot be started is logged, shown with its reason and tried again; the others go on.
+        for (id, definition) in producers {
+            let _ = bridges.put(&id.name, definition).await;
         }
         let front = Front::start(options, router).await?;
-        for (name, bridge) in config.bridges.kafka_consumer {
-            let _ = bridges.put(&name, Definition::Consumer(Box::new(bridge))).await;
+        for (id, definition) in consumers {
+            let _ = bridges.put(&id.name, definition).await;
         }
         let admin = if config.admin.enable {
             let service = Arc::new(NodeAdmin::new(config.node.name, bridges.clone(), &front, stats));

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::link::{Link, LinkError, Patience};
 use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo, Request};
 use super::v1_access::{AccessAnswer, AccessRequest};
+use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(5);
@@ -186,6 +187,17 @@ impl AdminClient {
     pub async fn access(&mut self, request: AccessRequest) -> Result<AccessAnswer, ClientError> {
         match self.call(&Request::Access(request)).await? {
             Answer::Access(answer) => Ok(answer),
+            other => Err(self.unexpected(&format_args!("{other:?}"))),
+        }
+    }
+
+    /// What else can be done with bridges.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn bridge(&mut self, request: BridgeRequest) -> Result<BridgeAnswer, ClientError> {
+        match self.call(&Request::Bridge(request)).await? {
+            Answer::BridgeDone(answer) => Ok(answer),
             other => Err(self.unexpected(&format_args!("{other:?}"))),
         }
     }

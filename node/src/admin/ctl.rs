@@ -1,6 +1,7 @@
 //! `causeway ctl`: asks a running node and prints what it says.
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::client::{AdminClient, ClientError};
+use super::ctl_bridges::{self, BridgesCommand};
 use super::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
 use super::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
 use super::{DEFAULT_ADDRESS, table};
@@ -39,11 +41,18 @@ pub enum Command {
         /// Show each partition as well
         #[arg(long)]
         partitions: bool,
+        /// How many partitions of a bridge are shown at most
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
     },
     /// Show the node: uptime, listeners, connections, messages
     Node,
-    /// List the bridges and how they are
-    Bridges,
+    /// List the bridges and how they are; show, create, change, delete and probe them
+    Bridges {
+        /// What to do; without: list them
+        #[command(subcommand)]
+        what: Option<BridgesCommand>,
+    },
     /// Stop and start a bridge, keeping what it has queued
     Restart {
         /// Id of the bridge, such as kafka:NAME
@@ -130,13 +139,24 @@ impl Ctl {
     ///
     /// # Errors
     /// The node cannot be reached or refuses.
-    pub async fn run(self) -> Result<()> {
+    pub async fn run(self) -> Result<ExitCode> {
         let variable = std::env::var(ADDRESS_VARIABLE).ok();
-        let text = self.output(variable.as_deref()).await?;
+        let mut code = ExitCode::SUCCESS;
+        let text = match self.output(variable.as_deref()).await {
+            // A probe that found something has to say it like any other answer.
+            Err(error) => match error.downcast::<ctl_bridges::Found>() {
+                Ok(found) => {
+                    code = ExitCode::FAILURE;
+                    found.0
+                }
+                Err(error) => return Err(error),
+            },
+            Ok(text) => text,
+        };
         // A reader that has seen enough (`| head`) is no failure.
         match std::io::stdout().lock().write_all(text.as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
+            _ => Ok(code),
         }
     }
 
@@ -154,18 +174,31 @@ impl Ctl {
         };
         let json = self.json;
         match self.command {
-            Command::Stats { bridge, partitions } => {
-                let stats = client.stats(bridge, partitions).await?;
-                if json { pretty(&stats_json(&stats)) } else { Ok(table::stats(&stats)) }
+            Command::Stats { bridge, partitions, limit } => {
+                let mut stats = client.stats(bridge, false).await?;
+                let mut cut = Vec::new();
+                for stats in stats.iter_mut().filter(|_| partitions) {
+                    let id = &stats.bridge.id;
+                    if ctl_bridges::partitions(&mut client, id, limit, &mut stats.partitions).await? {
+                        cut.push(id.clone());
+                    }
+                }
+                if json {
+                    eprint!("{}", table::cut(&cut));
+                    pretty(&stats_json(&stats))
+                } else {
+                    Ok(table::stats(&stats) + &table::cut(&cut))
+                }
             }
             Command::Node => {
                 let node = client.node().await?;
                 if json { pretty(&node) } else { Ok(table::node(&node)) }
             }
-            Command::Bridges => {
+            Command::Bridges { what: None | Some(BridgesCommand::List) } => {
                 let bridges = client.bridges().await?;
                 if json { pretty(&bridges) } else { Ok(table::bridges(&bridges)) }
             }
+            Command::Bridges { what: Some(what) } => ctl_bridges::run(&mut client, what, json).await,
             Command::Restart { bridge } => show(&client.restart_bridge(bridge).await?, json),
             Command::Enable { bridge } => show(&client.enable_bridge(bridge, true).await?, json),
             Command::Disable { bridge } => show(&client.enable_bridge(bridge, false).await?, json),
@@ -265,16 +298,16 @@ async fn bans(client: &mut AdminClient, what: BansCommand, json: bool) -> Result
     }
 }
 
-fn show(bridge: &BridgeInfo, json: bool) -> Result<String> {
+pub(super) fn show(bridge: &BridgeInfo, json: bool) -> Result<String> {
     if json { pretty(bridge) } else { Ok(table::bridges(std::slice::from_ref(bridge))) }
 }
 
-fn pretty<T: Serialize>(value: &T) -> Result<String> {
+pub(super) fn pretty<T: Serialize>(value: &T) -> Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 /// The counters with what follows from them: a script should not have to add up the drops.
-fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
+pub(super) fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
     let ledger = |ledger: &crate::bridge::ledger::Ledger| {
         let mut value = json!(ledger);
         if let Some(fields) = value.as_object_mut() {

@@ -15,14 +15,17 @@
 
 mod client;
 pub mod ctl;
+mod ctl_bridges;
 mod link;
 mod server;
 mod service;
 mod table;
+pub(crate) mod table_bridges;
 #[cfg(test)]
 mod tests;
 pub mod v1;
 pub mod v1_access;
+pub mod v1_bridges;
 
 pub use client::{AdminClient, ClientError};
 pub use server::{AdminHandle, AdminOptions, AdminServer, StartError};

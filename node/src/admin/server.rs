@@ -273,6 +273,7 @@ impl Desk {
                 }
                 Request::Mqtt => service.mqtt().await.map(Answer::Mqtt),
                 Request::Access(request) => service.access(request).await.map(Answer::Access),
+                Request::Bridge(request) => service.bridge(request).await.map(Answer::BridgeDone),
             }
         });
         match timeout(self.options.operation, operation).await {

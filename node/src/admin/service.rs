@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo};
 use super::v1_access::{AccessAnswer, AccessRequest};
+use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 
 /// An operation under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
@@ -41,4 +42,7 @@ pub trait AdminService: Send + Sync + 'static {
 
     /// Users and bans.
     fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer>;
+
+    /// What else can be done with bridges.
+    fn bridge(&self, request: BridgeRequest) -> Pending<'_, BridgeAnswer>;
 }

@@ -9,24 +9,24 @@ use super::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
 use super::v1_access::{BanInfo, UserInfo};
 use crate::bridge::ledger::Ledger;
 
-enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 
 /// Rows of text under a heading, columns two spaces apart.
-struct Table {
-    columns: Vec<(&'static str, Align)>,
-    rows: Vec<Vec<String>>,
+pub(super) struct Table {
+    pub(super) columns: Vec<(&'static str, Align)>,
+    pub(super) rows: Vec<Vec<String>>,
 }
 
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 
 impl Table {
-    fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let width = |column: usize, heading: &str| {
             let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([heading.len()]).max().unwrap_or(0)
@@ -134,6 +134,15 @@ pub(super) fn stats(all: &[BridgeStats]) -> String {
         writeln!(out, "{law}: holds for every row")
     };
     details(&mut out, all);
+    out
+}
+
+/// Says that not all partitions of these bridges are shown.
+pub(super) fn cut(bridges: &[String]) -> String {
+    let mut out = String::new();
+    for id in bridges {
+        let _ = writeln!(out, "{}: there are more partitions: --limit N", plain(id));
+    }
     out
 }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::ctl::Ctl;
 use super::v1::{self, Request};
 use super::v1_access::{AccessAnswer, AccessRequest, BanInfo, Password, UserInfo, UsersPage};
+use super::v1_bridges::{BridgeAnswer, BridgeRequest, PartitionsPage};
 use super::*;
 use crate::bridge::ledger::Ledger;
 
@@ -117,6 +118,27 @@ impl AdminService for Fake {
                 }]),
                 AccessRequest::BansClear { .. } => AccessAnswer::Cleared(1),
             })
+        })
+    }
+
+    fn bridge(&self, request: BridgeRequest) -> Pending<'_, BridgeAnswer> {
+        Box::pin(async move {
+            match request {
+                BridgeRequest::Partitions { id, after, limit } => {
+                    self.info(&id)?;
+                    let rows = if self.huge.load(Ordering::Relaxed) { 400_000 } else { 2 };
+                    let from = after.map_or(0, |(_, partition)| partition + 1);
+                    let row = |partition| PartitionStats {
+                        topic: "testtopic-in".into(),
+                        partition,
+                        ledger: Ledger { matched: 3, success: 2, dropped_expired: 1, ..Ledger::default() },
+                    };
+                    let partitions: Vec<_> = (from..rows).take(limit as usize).map(row).collect();
+                    let more = partitions.last().is_some_and(|last| last.partition + 1 < rows);
+                    Ok(BridgeAnswer::Partitions(PartitionsPage { partitions, more }))
+                }
+                other => Err(AdminError::failed(format_args!("not here: {other:?}"))),
+            }
         })
     }
 

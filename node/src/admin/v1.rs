@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::v1_access::{AccessAnswer, AccessRequest};
+use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 use crate::bridge::ledger::Ledger;
 
 /// The version that these messages are sent as.
@@ -26,9 +27,9 @@ pub const KIND_ANSWER: u16 = 2;
 /// Kind number of a frame whose header is an [`AdminError`].
 pub const KIND_ERROR: u16 = 3;
 
-/// What a node accepts: requests are short.
+/// What a node accepts: requests are short, but for the text of bridges with certificates in it.
 pub(super) fn requests() -> Protocol {
-    protocol(64 * 1024)
+    protocol(1024 * 1024)
 }
 
 /// What a client accepts: tables of many partitions.
@@ -79,6 +80,8 @@ pub enum Request {
     Mqtt,
     /// Users and bans.
     Access(AccessRequest),
+    /// What else can be done with bridges.
+    Bridge(BridgeRequest),
 }
 
 /// Most clients in one answer.
@@ -101,6 +104,8 @@ pub enum Answer {
     Mqtt(Vec<Counter>),
     /// To [`Request::Access`].
     Access(AccessAnswer),
+    /// To [`Request::Bridge`].
+    BridgeDone(BridgeAnswer),
 }
 
 /// A counter by its name, so that more of them do not change the layout.
@@ -351,6 +356,7 @@ mod tests {
     use causeway_protocol::wire;
 
     use super::super::v1_access::{Password, UserInfo};
+    use super::super::v1_bridges::{DeletedInfo, Put};
     use super::*;
 
     #[test]
@@ -401,6 +407,15 @@ mod tests {
                 password: Password(b"p".to_vec()),
                 superuser: true,
             }),
+            Request::Bridge(BridgeRequest::Put { how: Put::Change, source: "s".into(), text: "t".into() }),
+            Request::Bridge(BridgeRequest::Delete { id: "i".into(), force: true }),
+            Request::Bridge(BridgeRequest::Show { id: "i".into() }),
+            Request::Bridge(BridgeRequest::Partitions {
+                id: "i".into(),
+                after: Some(("t".into(), 1)),
+                limit: 2,
+            }),
+            Request::Bridge(BridgeRequest::Probe { id: "i".into() }),
         ];
         assert_eq!(encoded(&requests), LAYOUT_OF_REQUESTS);
         let bridge = BridgeInfo {
@@ -462,6 +477,13 @@ mod tests {
             }),
             Answer::Mqtt(vec![Counter { name: "n".into(), value: 1 }]),
             Answer::Access(AccessAnswer::User(UserInfo { name: "e".into(), superuser: true, scram: false })),
+            Answer::BridgeDone(BridgeAnswer::Deleted(DeletedInfo {
+                id: "i".into(),
+                records: 1,
+                bytes: 2,
+                dropped: 3,
+                failed: 4,
+            })),
         ];
         assert_eq!(encoded(&answers), LAYOUT_OF_ANSWERS);
         let errors = [
@@ -483,7 +505,12 @@ mod tests {
 04016301
 050001016409
 06
-07010165017001";
+07010165017001
+08000101730174
+0801016901
+08020169
+080301690101740202
+08040169";
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607
 0101076b61666b613a610161010102010172
@@ -491,7 +518,8 @@ mod tests {
 03076b61666b613a610161010102010172
 04010163010102030400
 0501016e01
-060101650100";
+060101650100
+0701016901020304";
     const LAYOUT_OF_ERRORS: &str = "\
 000161010162
 010172

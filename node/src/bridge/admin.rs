@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::access::{Access, UserError, UserRow};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, UserInfo, UsersPage};
+use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest};
 use crate::admin::{
     AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
     ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, Pending,
@@ -16,7 +17,7 @@ use crate::mqtt::{ClientRow, Clients, FrontHandle, Listener, Stats};
 pub struct NodeAdmin {
     name: String,
     started: Instant,
-    bridges: Bridges,
+    pub(super) bridges: Bridges,
     listeners: Vec<Listener>,
     stats: Arc<Stats>,
     clients: Clients,
@@ -37,22 +38,29 @@ impl NodeAdmin {
         }
     }
 
-    fn id(&self, text: &str) -> Result<BridgeId, AdminError> {
-        text.parse().map_err(|_| AdminError::no_bridge(text, self.ids()))
+    /// The bridge that `text` names: by its id, or by its name where no other kind has one of that name.
+    pub(super) fn id(&self, text: &str) -> Result<BridgeId, AdminError> {
+        text.parse().or_else(|_| {
+            let mut named = self.bridges.rows().into_iter().map(|row| row.id).filter(|id| id.name == text);
+            match (named.next(), named.next()) {
+                (Some(only), None) => Ok(only),
+                _ => Err(AdminError::no_bridge(text, self.ids())),
+            }
+        })
     }
 
     fn ids(&self) -> Vec<String> {
         self.bridges.rows().iter().map(|row| row.id.to_string()).collect()
     }
 
-    fn error(&self, error: Error) -> AdminError {
+    pub(super) fn error(&self, error: Error) -> AdminError {
         match error {
             Error::NotFound { id } => AdminError::no_bridge(id.to_string(), self.ids()),
             other => AdminError::failed(other),
         }
     }
 
-    fn info_of(&self, id: &BridgeId) -> Result<BridgeInfo, AdminError> {
+    pub(super) fn info_of(&self, id: &BridgeId) -> Result<BridgeInfo, AdminError> {
         self.bridges.row(id).map(|row| info(&row)).map_err(|error| self.error(error))
     }
 }
@@ -60,6 +68,10 @@ impl NodeAdmin {
 impl AdminService for NodeAdmin {
     fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer> {
         Box::pin(access(&self.access, request))
+    }
+
+    fn bridge(&self, request: BridgeRequest) -> Pending<'_, BridgeAnswer> {
+        Box::pin(self.on_bridges(request))
     }
 
     fn node(&self) -> Pending<'_, NodeInfo> {
@@ -201,7 +213,7 @@ async fn access(access: &Access, request: AccessRequest) -> Result<AccessAnswer,
     })
 }
 
-fn info(row: &Row) -> BridgeInfo {
+pub(super) fn info(row: &Row) -> BridgeInfo {
     let (status, reason) = match &row.status {
         Status::Connected => (BridgeStatus::Connected, None),
         Status::Connecting(reason) => (BridgeStatus::Connecting, Some(reason.clone())),
@@ -221,7 +233,7 @@ fn info(row: &Row) -> BridgeInfo {
     }
 }
 
-fn stats(row: Row, partitions: bool) -> BridgeStats {
+pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
     let bridge = info(&row);
     let places = if partitions { row.places } else { Vec::new() };
     let partition = |place: super::service::Place| PartitionStats {

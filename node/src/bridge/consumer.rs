@@ -161,6 +161,7 @@ impl RunningConsumer {
             topic: topic.to_string(),
             partition: *partition,
             ledger: *books.lock(),
+            oldest: None,
         };
         places.iter().map(row).collect()
     }

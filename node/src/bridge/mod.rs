@@ -1,13 +1,18 @@
 //! Bridges: what is carried where, and the books about it.
 
 pub mod admin;
+mod admin_bridges;
 mod consumer;
+mod gate;
 mod headers;
 pub mod json;
 pub mod ledger;
+mod manager;
+pub mod overlay;
 mod producer;
 mod program;
 pub mod publish_scope;
+pub mod rates;
 pub mod record_scope;
 pub mod service;
 mod shared_clients;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use causeway_protocol::kafka::batch::Compression;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
@@ -15,11 +16,11 @@ use super::service::{Place, Status, Surroundings};
 use super::template::has_placeholder;
 use crate::config::{self, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{Accepted, AckSink, Message, MessageSink, Outcome, SequenceRange, Ticket, WakeList};
+use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
-    self, Cause, DeadLetters, DynamicOptions, DynamicTopics, NoSuchTopic, Partitioner, RequiredAcks,
-    TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    self, Cause, DeadLetters, DynamicOptions, DynamicTopics, HandedOver, Latency, LatencyHistogram,
+    NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
-use crate::mqtt::SinkId;
 
 /// The sink of one producer bridge.
 struct ProducerBridge {
@@ -145,16 +146,20 @@ impl MessageSink for ProducerBridge {
 
 /// A producer bridge at work.
 pub(super) struct RunningProducer {
-    sink: Option<SinkId>,
+    sink: Arc<dyn MessageSink>,
     topic_name: String,
+    client: ClientOptions,
+    /// Whether it sends; shut while a predecessor has something left.
+    begin: watch::Sender<bool>,
+    latency: Arc<LatencyHistogram>,
     target: Target,
     dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
 }
 
 impl RunningProducer {
-    /// Compiles the configuration, starts the partition producers (which needs no Kafka yet) and registers
-    /// with the router.
+    /// Compiles the configuration and starts the partition producers, which needs no Kafka yet. Nothing is sent
+    /// before [`Self::begin`].
     pub(super) fn start(
         name: &str,
         config: &ProducerBridgeConfig,
@@ -167,7 +172,13 @@ impl RunningProducer {
             .map_err(|error| error.to_string())?;
         let program = Program::compile(name, &config.kafka);
         let dispatchers = surroundings.clients.dispatchers(&client);
-        let mut options = producer_options(config);
+        let (begin, begun) = watch::channel(false);
+        let latency = Arc::<LatencyHistogram>::default();
+        let mut options = TopicProducerOptions {
+            begin: Some(begun),
+            latency: Some(latency.clone()),
+            ..producer_options(config)
+        };
         let dead_letters = config.kafka.dead_letter_topic.as_ref().map(|topic| {
             // For ever, at once, and into any partition.
             let options = TopicProducerOptions {
@@ -178,6 +189,8 @@ impl RunningProducer {
                 late_after: None,
                 max_linger_time: Duration::ZERO,
                 partitions_limit: None,
+                begin: None,
+                latency: None,
                 ..options.clone()
             };
             DeadLetters::start(name, dispatchers.clone(), options)
@@ -196,24 +209,69 @@ impl RunningProducer {
             Target::Fixed(Arc::new(TopicProducer::start_shared(dispatchers, options)))
         };
         let refused = Arc::<Refused>::default();
-        let sink = config.local_topic.as_ref().map(|filter| {
-            let bridge = ProducerBridge {
-                name: name.into(),
-                program,
-                node: surroundings.node.clone(),
-                topic: config.kafka.topic.as_str().into(),
-                target: target.clone(),
-                dead_letters: dead_letters.clone(),
-                deaf: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(Deaf)),
-                refused: refused.clone(),
-                holds_acknowledgement: config.ack_wait,
-            };
-            surroundings.router.add_sink(filter, Arc::new(bridge))
+        let sink = Arc::new(ProducerBridge {
+            name: name.into(),
+            program,
+            node: surroundings.node.clone(),
+            topic: config.kafka.topic.as_str().into(),
+            target: target.clone(),
+            dead_letters: dead_letters.clone(),
+            deaf: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(Deaf)),
+            refused: refused.clone(),
+            holds_acknowledgement: config.ack_wait,
         });
-        if sink.is_none() {
+        if config.local_topic.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
         }
-        Ok(Self { sink, topic_name: config.kafka.topic.clone(), target, dead_letters, refused })
+        Ok(Self {
+            sink,
+            topic_name: config.kafka.topic.clone(),
+            client,
+            begin,
+            latency,
+            target,
+            dead_letters,
+            refused,
+        })
+    }
+
+    /// Where its messages are to go.
+    pub(super) fn sink(&self) -> Arc<dyn MessageSink> {
+        self.sink.clone()
+    }
+
+    /// Sends from now on; until then messages wait in order.
+    pub(super) fn begin(&self) {
+        self.begin.send_replace(true);
+    }
+
+    /// Resolves when nothing waits and nothing is in flight.
+    pub(super) async fn idle(&self) {
+        match &self.target {
+            Target::Fixed(topic) => topic.idle().await,
+            Target::Named(topics) => topics.idle().await,
+        }
+    }
+
+    /// Whether it leads where the other one does, by the same way.
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        self.topic_name == other.topic_name && self.client == other.client
+    }
+
+    /// True where something waits or is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        let ledger = self.ledger();
+        ledger.queuing + ledger.inflight > 0
+    }
+
+    /// Gives everything it holds to a successor that has not begun. Nothing leads here any more.
+    pub(super) async fn hand_over(&self, to: &Self) -> HandedOver {
+        match (&self.target, &to.target) {
+            (Target::Fixed(from), Target::Fixed(to)) => from.hand_over(to).await,
+            (Target::Fixed(from), Target::Named(to)) => from.hand_over_as(&self.topic_name, to).await,
+            (Target::Named(from), Target::Named(to)) => from.hand_over(to).await,
+            (Target::Named(from), Target::Fixed(to)) => from.hand_over_to_one(to).await,
+        }
     }
 
     /// How it is doing.
@@ -243,12 +301,18 @@ impl RunningProducer {
         ledger
     }
 
+    /// How long its batches took.
+    pub(super) fn latency(&self) -> Latency {
+        self.latency.snapshot()
+    }
+
     /// Its books by partition.
     pub(super) fn places(&self) -> Vec<Place> {
         let place = |(topic, row): (String, producer::PartitionRow)| Place {
             topic,
             partition: row.partition,
             ledger: row.ledger,
+            oldest: row.oldest,
         };
         match &self.target {
             Target::Fixed(topic) => {
@@ -259,14 +323,11 @@ impl RunningProducer {
         }
     }
 
-    /// Takes no more messages, and sends what it holds for a bounded time.
-    pub(super) async fn stop(self, surroundings: &Surroundings) {
-        if let Some(sink) = self.sink {
-            surroundings.router.remove_sink(sink);
-        }
+    /// Takes no more messages, and sends what it holds for a bounded time. Nothing leads here any more.
+    pub(super) async fn stop(&self, drain: Duration) {
         let report = match &self.target {
-            Target::Fixed(topic) => topic.stop(surroundings.drain).await,
-            Target::Named(topics) => topics.stop(surroundings.drain).await,
+            Target::Fixed(topic) => topic.stop(drain).await,
+            Target::Named(topics) => topics.stop(drain).await,
         };
         if report.given_up > 0 {
             tracing::warn!(
@@ -275,8 +336,8 @@ impl RunningProducer {
                 "records were given up at the stop: their publishers are told, QoS 0 is lost"
             );
         }
-        if let Some(letters) = self.dead_letters {
-            letters.stop(surroundings.drain).await;
+        if let Some(letters) = &self.dead_letters {
+            letters.stop(drain).await;
         }
     }
 }

@@ -1,29 +1,24 @@
 //! The bridges of this node: started, changed and stopped at run time through one service.
 //!
 //! A bridge is described by data ([`Definition`]) and nothing else. One actor carries out what changes
-//! bridges, one thing after the other, so that a restart and a removal never meet half-way; what only
-//! reads (the books, the status) goes past it, so that a slow drain blocks nobody who looks. It supervises the
-//! consumers: one that panics is started again after [`REVIVAL`].
+//! bridges ([`super::manager`]), one thing after the other, so that a restart and a removal never meet half-way; what
+//! only reads (the books, the status) goes past it, so that a slow drain blocks nobody who looks.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{ActorRef, RpcReplyPort};
 
-use super::consumer::RunningConsumer;
 use super::ledger::Ledger;
-use super::producer::RunningProducer;
+use super::manager::{self, Entries, Order};
+use super::overlay::Overlay;
+use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
-use crate::config::{ConsumerBridgeConfig, ProducerBridgeConfig};
-use crate::kafka::consumer::Leave;
+use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig, Secrets};
+use crate::kafka::producer::Latency;
 use crate::mqtt::Router;
-
-/// How long a bridge that failed stays down: what made it fail often comes back at once.
-const REVIVAL: Duration = Duration::from_secs(1);
 
 /// Which way a bridge carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,14 +88,40 @@ impl Definition {
         }
     }
 
-    fn enabled(&self) -> bool {
+    /// How it reaches Kafka.
+    pub fn connection(&self) -> &ConnectionConfig {
+        match self {
+            Self::Producer(config) => &config.connection,
+            Self::Consumer(config) => &config.connection,
+        }
+    }
+
+    /// Takes the secrets of `stored` where this one has only their mask.
+    pub fn keep_secrets_of(&mut self, stored: &Self) {
+        match (self, stored) {
+            (Self::Producer(new), Self::Producer(old)) => new.keep_secrets_of(old),
+            (Self::Consumer(new), Self::Consumer(old)) => new.keep_secrets_of(old),
+            _ => {}
+        }
+    }
+
+    /// As JSON, which the configuration reads back.
+    pub fn canonical_json(&self, secrets: Secrets) -> serde_json::Value {
+        match self {
+            Self::Producer(config) => config.canonical_json(secrets),
+            Self::Consumer(config) => config.canonical_json(secrets),
+        }
+    }
+
+    /// Whether it is meant to run.
+    pub fn enabled(&self) -> bool {
         match self {
             Self::Producer(config) => config.enable,
             Self::Consumer(config) => config.enable,
         }
     }
 
-    fn set_enabled(&mut self, on: bool) {
+    pub(super) fn set_enabled(&mut self, on: bool) {
         match self {
             Self::Producer(config) => config.enable = on,
             Self::Consumer(config) => config.enable = on,
@@ -131,6 +152,24 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Bridges cannot be created or changed as they are described; one line each.
+    #[error("{}", .0.join("\n"))]
+    Refused(Vec<String>),
+    /// It holds messages, which would be lost.
+    #[error(
+        "bridge {id} holds {records} records ({bytes} bytes) that are not in Kafka; they would be lost: wait until they are, or delete it with --force"
+    )]
+    NotEmpty {
+        /// Which one.
+        id: BridgeId,
+        /// Records that wait or are in flight.
+        records: u64,
+        /// Bytes of those that wait.
+        bytes: u64,
+    },
+    /// The change could not be stored, so it was not made.
+    #[error("nothing was changed: {0}")]
+    Store(String),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -162,6 +201,12 @@ pub struct Row {
     pub ledger: Ledger,
     /// The books by partition; they do not hold what waits for the partitions to be known.
     pub places: Vec<Place>,
+    /// Messages matched a second.
+    pub rates: Rates,
+    /// Of a producer that runs: how long batches took from their first record to Kafka's answer.
+    pub latency: Option<Latency>,
+    /// How long the oldest record has been waiting for its turn to be sent.
+    pub oldest: Option<Duration>,
 }
 
 /// The books of one place of a bridge.
@@ -173,6 +218,30 @@ pub struct Place {
     pub partition: i32,
     /// Its books.
     pub ledger: Ledger,
+    /// How long its oldest record has been waiting for its turn to be sent.
+    pub oldest: Option<Duration>,
+}
+
+/// What went with a bridge that was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Records that it held.
+    pub records: u64,
+    /// Bytes of those that waited.
+    pub bytes: u64,
+    /// Records dropped (`dropped.resource_stopped`): nobody waited for their outcome.
+    pub dropped: u64,
+    /// Records that failed: their publishers are told.
+    pub failed: u64,
+}
+
+/// What is to be done with described bridges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// They must be new.
+    Create,
+    /// They must be there.
+    Change,
 }
 
 /// What bridges need of their node.
@@ -188,30 +257,6 @@ pub struct Surroundings {
     pub drain: Duration,
 }
 
-enum Running {
-    Producer(RunningProducer),
-    Consumer(RunningConsumer),
-}
-
-struct Entry {
-    definition: Definition,
-    running: Option<Running>,
-    /// Why it does not run although it is enabled.
-    failure: Option<String>,
-}
-
-type Entries = Arc<RwLock<BTreeMap<BridgeId, Entry>>>;
-
-enum Order {
-    Put(BridgeId, Definition, RpcReplyPort<Result<(), Error>>),
-    Remove(BridgeId, RpcReplyPort<Result<(), Error>>),
-    Enable(BridgeId, bool, RpcReplyPort<Result<(), Error>>),
-    Restart(BridgeId, RpcReplyPort<Result<(), Error>>),
-    StopAll(Kind, RpcReplyPort<Result<(), Error>>),
-    /// A bridge that failed is to run again.
-    Revive(BridgeId),
-}
-
 /// Handle to the bridges of this node.
 #[derive(Clone)]
 pub struct Bridges {
@@ -220,15 +265,26 @@ pub struct Bridges {
 }
 
 impl Bridges {
-    /// A service without bridges.
+    /// A service without bridges that remembers nothing beyond its end.
     pub async fn start(surroundings: Surroundings) -> Result<Self, ractor::SpawnErr> {
+        Self::start_with(surroundings, None).await
+    }
+
+    /// A service without bridges; changes are stored in `overlay` before they are made.
+    pub async fn start_with(
+        surroundings: Surroundings,
+        overlay: Option<Overlay>,
+    ) -> Result<Self, ractor::SpawnErr> {
         let entries = Entries::default();
-        let manager = Manager { surroundings, entries: entries.clone() };
-        let (actor, _) = Actor::spawn(None, manager, ()).await?;
+        let actor = manager::start(surroundings, entries.clone(), overlay).await?;
+        tokio::spawn(rates::keep(Arc::downgrade(&entries)));
         Ok(Self { entries, actor })
     }
 
-    async fn order(&self, order: impl FnOnce(RpcReplyPort<Result<(), Error>>) -> Order) -> Result<(), Error> {
+    async fn order<T: Send + 'static>(
+        &self,
+        order: impl FnOnce(RpcReplyPort<Result<T, Error>>) -> Order,
+    ) -> Result<T, Error> {
         // No time limit here: each order ends by itself within the drain time.
         match self.actor.call(order, None).await {
             Ok(ractor::rpc::CallResult::Success(result)) => result,
@@ -236,13 +292,28 @@ impl Bridges {
         }
     }
 
-    /// Creates a bridge, or replaces it: the old one is drained first.
+    /// Creates a bridge, or puts it in the place of another one, which loses nothing that it holds. Not stored.
     pub async fn put(&self, name: &str, definition: Definition) -> Result<(), Error> {
         let id = BridgeId { kind: definition.kind(), name: name.to_owned() };
         self.order(|reply| Order::Put(id, definition, reply)).await
     }
 
-    /// Drains a bridge and forgets it.
+    /// Creates or changes bridges, all or none: everything is checked and stored before anything changes. Secrets
+    /// that are masked are those stored.
+    pub async fn apply(&self, how: Apply, bridges: Vec<(String, Definition)>) -> Result<(), Error> {
+        let named = bridges
+            .into_iter()
+            .map(|(name, definition)| (BridgeId { kind: definition.kind(), name }, definition))
+            .collect();
+        self.order(|reply| Order::Apply(how, named, reply)).await
+    }
+
+    /// Drains a bridge and forgets it. One that then still holds messages stays as it was, unless `force`.
+    pub async fn delete(&self, id: BridgeId, force: bool) -> Result<Deleted, Error> {
+        self.order(|reply| Order::Delete(id, force, reply)).await
+    }
+
+    /// Drains a bridge for a bounded time and forgets it. Not stored.
     pub async fn remove(&self, id: BridgeId) -> Result<(), Error> {
         self.order(|reply| Order::Remove(id, reply)).await
     }
@@ -253,7 +324,7 @@ impl Bridges {
         self.order(|reply| Order::Enable(id, on, reply)).await
     }
 
-    /// Drains a bridge and starts it again.
+    /// Starts a bridge anew; it loses nothing that it holds.
     pub async fn restart(&self, id: BridgeId) -> Result<(), Error> {
         self.order(|reply| Order::Restart(id, reply)).await
     }
@@ -273,186 +344,12 @@ impl Bridges {
         let entries = self.entries.read();
         entries.get(id).map(|entry| entry.row(id)).ok_or_else(|| Error::NotFound { id: id.clone() })
     }
-}
 
-impl Entry {
-    fn row(&self, id: &BridgeId) -> Row {
-        let (status, ledger, places) = match (&self.running, &self.failure) {
-            (Some(Running::Producer(producer)), _) => {
-                (producer.status(), producer.ledger(), producer.places())
-            }
-            (Some(Running::Consumer(consumer)), _) => {
-                (consumer.status(), consumer.ledger(), consumer.places())
-            }
-            (None, Some(failure)) => (Status::Disconnected(failure.clone()), Ledger::default(), Vec::new()),
-            (None, None) => (Status::Stopped, Ledger::default(), Vec::new()),
-        };
-        Row { id: id.clone(), enabled: self.definition.enabled(), status, ledger, places }
-    }
-}
-
-/// The actor that changes bridges.
-struct Manager {
-    surroundings: Surroundings,
-    entries: Entries,
-}
-
-impl Manager {
-    async fn stop(&self, id: &BridgeId, leave: Leave) {
-        let running = self.entries.write().get_mut(id).and_then(|entry| {
-            entry.failure = None;
-            entry.running.take()
-        });
-        match running {
-            Some(Running::Producer(producer)) => producer.stop(&self.surroundings).await,
-            Some(Running::Consumer(consumer)) => consumer.stop(leave).await,
-            None => return,
-        }
-        tracing::info!(bridge = %id, "bridge stopped");
-    }
-
-    /// Starts a bridge that is enabled and does not run.
-    async fn start(&self, id: &BridgeId, myself: ActorCell) -> Result<(), Error> {
-        let definition = match self.entries.read().get(id) {
-            Some(entry) if entry.definition.enabled() && entry.running.is_none() => entry.definition.clone(),
-            _ => return Ok(()),
-        };
-        let started = match definition {
-            Definition::Producer(config) => {
-                RunningProducer::start(&id.name, &config, &self.surroundings).map(Running::Producer)
-            }
-            Definition::Consumer(config) => {
-                RunningConsumer::start(&id.name, &config, &self.surroundings, myself)
-                    .await
-                    .map(Running::Consumer)
-            }
-        };
-        let mut entries = self.entries.write();
-        let Some(entry) = entries.get_mut(id) else { return Ok(()) };
-        match started {
-            Ok(running) => {
-                tracing::info!(bridge = %id, "bridge started");
-                entry.running = Some(running);
-                entry.failure = None;
-                Ok(())
-            }
-            Err(reason) => {
-                tracing::error!(bridge = %id, %reason, "bridge cannot be started");
-                entry.failure = Some(reason.clone());
-                Err(Error::Start { id: id.clone(), reason })
-            }
-        }
-    }
-
-    fn known(&self, id: &BridgeId) -> Result<(), Error> {
-        if self.entries.read().contains_key(id) { Ok(()) } else { Err(Error::NotFound { id: id.clone() }) }
-    }
-
-    async fn put(&self, id: BridgeId, definition: Definition, myself: ActorCell) -> Result<(), Error> {
-        self.stop(&id, Leave::Restart).await;
-        self.entries.write().insert(id.clone(), Entry { definition, running: None, failure: None });
-        self.start(&id, myself).await
-    }
-
-    async fn remove(&self, id: &BridgeId) -> Result<(), Error> {
-        self.known(id)?;
-        self.stop(id, Leave::Final).await;
-        self.entries.write().remove(id);
-        Ok(())
-    }
-
-    async fn enable(&self, id: &BridgeId, on: bool, myself: ActorCell) -> Result<(), Error> {
-        self.known(id)?;
-        if let Some(entry) = self.entries.write().get_mut(id) {
-            entry.definition.set_enabled(on);
-            entry.failure = None;
-        }
-        if on {
-            self.start(id, myself).await
-        } else {
-            self.stop(id, Leave::Final).await;
-            Ok(())
-        }
-    }
-
-    async fn restart(&self, id: &BridgeId, myself: ActorCell) -> Result<(), Error> {
-        self.known(id)?;
-        if !self.entries.read().get(id).is_some_and(|entry| entry.definition.enabled()) {
-            return Err(Error::Disabled(id.clone()));
-        }
-        self.stop(id, Leave::Restart).await;
-        self.start(id, myself).await
-    }
-
-    /// A consumer's actor is gone although nobody stopped it: its bridge does not run any more.
-    fn failed(&self, actor: &ActorCell, reason: &str) -> Option<BridgeId> {
-        let mut entries = self.entries.write();
-        let (id, entry) = entries.iter_mut().find(|(_, entry)| {
-            matches!(&entry.running, Some(Running::Consumer(consumer)) if consumer.actor_id() == actor.get_id())
-        })?;
-        tracing::error!(bridge = %id, reason, "bridge failed, it is started again");
-        entry.running = None;
-        entry.failure = Some(format!("failed and is started again: {reason}"));
-        Some(id.clone())
-    }
-
-    async fn stop_all(&self, kind: Kind) {
-        let ids: Vec<_> = self.entries.read().keys().filter(|id| id.kind == kind).cloned().collect();
-        futures_util::future::join_all(ids.iter().map(|id| self.stop(id, Leave::Restart))).await;
-    }
-}
-
-impl Actor for Manager {
-    type Msg = Order;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Order>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-
-    async fn handle(
-        &self,
-        myself: ActorRef<Order>,
-        order: Order,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        let cell = myself.get_cell();
-        let (result, reply) = match order {
-            Order::Put(id, definition, reply) => (self.put(id, definition, cell).await, reply),
-            Order::Remove(id, reply) => (self.remove(&id).await, reply),
-            Order::Enable(id, on, reply) => (self.enable(&id, on, cell).await, reply),
-            Order::Restart(id, reply) => (self.restart(&id, cell).await, reply),
-            Order::StopAll(kind, reply) => {
-                self.stop_all(kind).await;
-                (Ok(()), reply)
-            }
-            Order::Revive(id) => {
-                // Unless it was stopped meanwhile. One that cannot be started says why in its status.
-                if self.entries.read().get(&id).is_some_and(|entry| entry.failure.is_some()) {
-                    let _ = self.start(&id, cell).await;
-                }
-                return Ok(());
-            }
-        };
-        // Whoever asked may have stopped waiting.
-        let _ = reply.send(result);
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        myself: ActorRef<Order>,
-        event: SupervisionEvent,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        // One that was stopped is gone from the entries already, or about to be.
-        if let SupervisionEvent::ActorFailed(actor, reason) = event
-            && let Some(id) = self.failed(&actor, &reason.to_string())
-        {
-            myself.send_after(REVIVAL, move || Order::Revive(id));
-        }
-        Ok(())
+    /// What a bridge is.
+    pub fn definition(&self, id: &BridgeId) -> Result<Definition, Error> {
+        let entries = self.entries.read();
+        let entry = entries.get(id).ok_or_else(|| Error::NotFound { id: id.clone() })?;
+        Ok(entry.definition().clone())
     }
 }
 

@@ -4,6 +4,7 @@
 //! errors, warnings and logs go to standard error, as plain text.
 
 mod check;
+mod doctor;
 mod logging;
 pub(crate) mod prompt;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Walk the way to Kafka of every bridge of a configuration file, and name the step that fails
+    Doctor(doctor::Doctor),
     /// Show what can be configured
     Config {
         #[command(subcommand)]
@@ -133,9 +136,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ctl(ctl) => {
             // One request and its answer: one thread is plenty.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(ctl.run())?;
-            Ok(ExitCode::SUCCESS)
+            runtime.block_on(ctl.run())
         }
+        Command::Doctor(doctor) => doctor.run(),
         Command::Passwd { user } => {
             if user.is_empty() || user.contains([':', '\n', '\r']) || user.starts_with('#') {
                 anyhow::bail!(

@@ -112,6 +112,14 @@ section! {
     }
 }
 
+section! {
+    /// Bridges that are given to a node that runs.
+    struct GivenBridges {
+        /// What is carried between MQTT and Kafka.
+        bridges: BridgesConfig => nested();
+    }
+}
+
 /// Kind of a producer bridge in any of its spellings.
 struct ProducerKind;
 
@@ -186,6 +194,19 @@ pub fn parse_producer_bridge(name: &str, text: &str) -> Result<Loaded<ProducerBr
 /// Reads one consumer bridge; see [`parse_producer_bridge`].
 pub fn parse_consumer_bridge(name: &str, text: &str) -> Result<Loaded<ConsumerBridgeConfig>, Errors> {
     parse_bridge(name, text, &nested::<ConsumerBridgeConfig>())
+}
+
+/// Reads bridges as they stand in a configuration file, `bridges { .. }`, from text that messages call `name`; see
+/// [`parse_producer_bridge`].
+pub fn parse_bridges(name: &str, text: &str) -> Result<Loaded<BridgesConfig>, Errors> {
+    let Loaded { value, warnings, not_in_effect } =
+        read(name, text, Source::Text, &nested::<GivenBridges>())?;
+    let value = value.bridges;
+    if value.kafka.is_empty() && value.kafka_consumer.is_empty() {
+        let message = "no bridge is described; as in a configuration file, write bridges.kafka.NAME { .. } or bridges.kafka_consumer.NAME { .. }";
+        return Err(Errors(vec![Problem::whole(name, message.to_owned())]));
+    }
+    Ok(Loaded { value, warnings, not_in_effect })
 }
 
 fn parse_bridge<K: Kind>(name: &str, text: &str, kind: &K) -> Result<Loaded<K::Out>, Errors> {

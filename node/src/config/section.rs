@@ -82,7 +82,7 @@ pub(super) fn kind_of<T, K: Kind<Out = T>>(kind: K) -> K {
 macro_rules! section {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $( $(#[doc = $doc:literal])* $field:ident : $type:ty => $kind:expr; )*
         }
         $(ignored { $($ignored:literal)* })?
@@ -90,7 +90,7 @@ macro_rules! section {
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name {
+        $vis struct $name {
             $( $(#[doc = $doc])* pub $field: $type, )*
         }
 

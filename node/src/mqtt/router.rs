@@ -117,6 +117,28 @@ impl Router {
         removed
     }
 
+    /// Registers a sink in the place of another one, in one step: a publication finds one of them, never both, never
+    /// none.
+    pub fn replace_sink(&self, id: SinkId, filter: &str, sink: Arc<dyn MessageSink>) -> SinkId {
+        let new = SinkId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut filters = self.filters.write();
+        let before = filters.sinks.remove(&id.0);
+        if let Some(before) = &before {
+            filters.change(before, |leaf| {
+                leaf.sinks.retain(|(known, _)| *known != id);
+                true
+            });
+        }
+        if let Some(leaf) = filters.tree.entry(filter, Leaf::new) {
+            leaf.sinks.push((new, sink));
+            filters.sinks.insert(new.0, filter.into());
+        }
+        for filter in before.as_deref().into_iter().chain([filter]) {
+            self.stamps.changed(filter);
+        }
+        new
+    }
+
     /// Subscribes a session to a filter, shared or not; true where the subscription is new.
     pub(crate) fn subscribe(
         &self,

@@ -57,23 +57,28 @@ impl Node {
         Self::start_with(bootstrap, "", kafka).await
     }
 
-    pub async fn start_with(bootstrap: &str, more: &str, kafka: &str) -> Self {
-        let router = Router::new(RetainedLimits::default());
+    /// Without its bridge.
+    pub async fn with(router: Arc<Router>, name: &str) -> Self {
         let bridges = Bridges::start(Surroundings {
             router: router.clone(),
             clients: Arc::default(),
-            node: "n1".into(),
+            node: name.into(),
             drain: Duration::from_secs(5),
         })
         .await
         .unwrap();
+        Self { router, bridges, told: Arc::default(), next: AtomicU64::new(0) }
+    }
+
+    pub async fn start_with(bootstrap: &str, more: &str, kafka: &str) -> Self {
+        let node = Self::with(Router::new(RetainedLimits::default()), "n1").await;
         let text = format!(
             "bootstrap_hosts = \"{bootstrap}\", local_topic = \"t/#\", min_metadata_refresh_interval = 50ms\n{more}\n\
              kafka {{ {kafka} }}"
         );
         let config = parse_producer_bridge("out", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
-        bridges.put("out", Definition::Producer(Box::new(config))).await.unwrap();
-        Self { router, bridges, told: Arc::default(), next: AtomicU64::new(0) }
+        node.bridges.put("out", Definition::Producer(Box::new(config))).await.unwrap();
+        node
     }
 
     pub fn id() -> BridgeId {

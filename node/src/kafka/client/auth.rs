@@ -40,7 +40,7 @@ pub enum Authentication {
 
 impl Authentication {
     /// Name of the mechanism; empty where no login is wanted.
-    pub(super) fn mechanism(&self) -> &'static str {
+    pub fn mechanism(&self) -> &'static str {
         match self {
             Self::None => "",
             Self::Plain { .. } => "PLAIN",

@@ -56,8 +56,8 @@ pub struct DynamicOptions {
     pub memory_limit: usize,
 }
 
-struct Open {
-    producer: TopicProducerHandle,
+pub(super) struct Open {
+    pub(super) producer: TopicProducerHandle,
     /// Since when a sweep has found it empty and with nothing new.
     idle_since: Option<Instant>,
     /// Records it had taken by the last sweep.
@@ -77,7 +77,7 @@ pub struct DynamicTopics {
     options: DynamicOptions,
     budget: Arc<Budget>,
     runtime: tokio::runtime::Handle,
-    open: RwLock<HashMap<Box<str>, Open>>,
+    pub(super) open: RwLock<HashMap<Box<str>, Open>>,
     /// Books of producers that are closed, and of what never reached one.
     past: Mutex<Ledger>,
     status: Mutex<Status>,
@@ -142,19 +142,23 @@ impl DynamicTopics {
             past.dropped_queue_full += 1;
             return Ok(Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded)));
         }
+        let new = self.new_topic(topic);
+        let accepted = new.producer.append(record, ticket, wakes);
+        open.insert(topic.into(), new);
+        Ok(accepted)
+    }
+
+    /// A producer for one more topic.
+    pub(super) fn new_topic(&self, topic: &str) -> Open {
         let options = TopicProducerOptions {
             topic: topic.into(),
             budget: Some(self.budget.clone()),
             unknown_is_final: true,
             ..self.options.producer.clone()
         };
-        let producer = {
-            let _runtime = self.runtime.enter();
-            TopicProducer::start_shared(self.dispatchers.clone(), options)
-        };
-        let accepted = producer.append(record, ticket, wakes);
-        open.insert(topic.into(), Open { producer, idle_since: None, matched: 0 });
-        Ok(accepted)
+        let _runtime = self.runtime.enter();
+        let producer = TopicProducer::start_shared(self.dispatchers.clone(), options);
+        Open { producer, idle_since: None, matched: 0 }
     }
 
     /// Closes the producer that has been idle for longest; false where all have something to do.
@@ -171,6 +175,16 @@ impl DynamicTopics {
         if let Some(open) = open.remove(topic) {
             *self.past.lock() += open.producer.ledger();
         }
+    }
+
+    /// Takes a topic's producer out; its books are missing until [`Self::remember`].
+    pub(super) fn take(&self, topic: &str) -> Option<Open> {
+        self.open.write().remove(topic)
+    }
+
+    /// Keeps the books of a producer that is gone.
+    pub(super) fn remember(&self, ledger: &Ledger) {
+        *self.past.lock() += *ledger;
     }
 
     /// The books of all topics there ever were.

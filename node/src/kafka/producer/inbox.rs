@@ -12,7 +12,7 @@
 //!   and leaves no trace; one without makes room by dropping the oldest waiting records without a ticket, never one
 //!   with a ticket and never one in flight.
 //! * Where ages matter ([`InboxLimits::max_age`], [`InboxLimits::late_after`]) a segment takes records for an eighth of the shorter one only,
-//!   so that the age of its first record stands for all of them. Nothing looks at a clock where they do not.
+//!   so that the age of its first record stands for all of them. Where they do not, a clock is read once a batch.
 //! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, removed when
 //!   it is taken, or when they are more than half of it, so that memory stays within twice the limit.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
@@ -27,6 +27,7 @@ use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
+use super::latency::LatencyHistogram;
 use super::obligations::{Dissolved, End, Obligations, Run};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
@@ -48,6 +49,8 @@ pub struct InboxLimits {
     pub late_after: Option<Duration>,
     /// Bytes that other inboxes share.
     pub budget: Option<Arc<Budget>>,
+    /// Takes down how long successes took.
+    pub latency: Option<Arc<LatencyHistogram>>,
 }
 
 impl InboxLimits {
@@ -129,7 +132,7 @@ struct Segment {
     dropped_bytes: usize,
     /// Takes no further records.
     closed: bool,
-    /// When its first record came; only where ages matter.
+    /// When its first record came.
     since: Option<Instant>,
 }
 
@@ -340,6 +343,19 @@ impl PartitionInbox {
         state.count_in(records, bytes);
     }
 
+    /// As [`Self::adopt_batch`], for older batches in order: they go in front of all that waits here.
+    pub(super) fn prepend(&self, batches: Vec<Surrendered>) {
+        let mut state = self.state.lock();
+        state.drop_from = 0;
+        for Surrendered(mut segment) in batches.into_iter().rev() {
+            segment.closed = true;
+            let (records, bytes) = (segment.live_records() as u64, segment.bytes);
+            state.segments.push_front(segment);
+            state.add_to_budget(bytes);
+            state.count_in(records, bytes);
+        }
+    }
+
     /// True where at least `bytes` (and at least one record) wait. Otherwise the sleeper will be woken when they do;
     /// with `None` it will not be.
     pub fn sleep_until(&self, bytes: Option<u64>) -> bool {
@@ -423,6 +439,13 @@ impl PartitionInbox {
         state.limits.batch_bytes = state.limits.batch_bytes.min(bytes.saturating_add(HEADER_LEN));
     }
 
+    /// How long the oldest record has been waiting.
+    pub fn oldest(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        let front = state.segments.iter().find(|segment| segment.live_records() > 0)?;
+        Some(front.since?.elapsed())
+    }
+
     /// Records that were sent again.
     pub fn note_retried(&self, records: u64) {
         self.state.lock().ledger.retried += records;
@@ -476,6 +499,12 @@ impl PartitionInbox {
                 ledger.dropped_resource_stopped += without;
             }
         }
+        if end == End::Success
+            && let Some((latency, since)) = state.limits.latency.as_ref().zip(since)
+        {
+            latency.record(since.elapsed());
+        }
+        let ledger = &mut state.ledger;
         if late && end == End::Success {
             ledger.late_reply += with_ticket;
         }
@@ -554,7 +583,7 @@ impl State {
         let last = self.segments.len() - 1;
         let segment = &mut self.segments[last];
         if segment.builder.is_empty() {
-            segment.since = now.map(|(now, _)| now);
+            segment.since = Some(now.map_or_else(Instant::now, |(now, _)| now));
         }
         segment
     }

@@ -13,6 +13,8 @@
 //! * [`partition_producer`]: the actor around it.
 //! * [`dead_letters`]: where records go that were given up.
 //! * [`dynamic_topics`]: many topics, opened on demand, within one [`budget`].
+//! * [`latency`]: how long batches took.
+//! * [`succession`]: from one producer to the one that takes its place.
 //! * [`dispatcher`], [`produce_request`]: batches of many partitions in one request a broker.
 
 pub mod budget;
@@ -21,12 +23,14 @@ pub mod dead_letters;
 pub mod dispatcher;
 pub mod dynamic_topics;
 pub mod inbox;
+pub mod latency;
 pub mod obligations;
 mod obstacle;
 pub mod partition_producer;
 pub mod produce_request;
 pub mod route;
 mod standstill;
+pub mod succession;
 pub mod topic_producer;
 pub mod verdict;
 
@@ -34,7 +38,9 @@ pub use budget::Budget;
 pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
 pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
+pub use latency::{Latency, LatencyHistogram};
 pub use route::Partitioner;
+pub use succession::HandedOver;
 pub use topic_producer::{
     PartitionRow, RequiredAcks, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };

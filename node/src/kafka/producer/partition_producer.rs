@@ -483,6 +483,7 @@ impl Held {
                 None => batch.obligations.end(End::Failed(ReasonCode::ImplementationSpecificError)),
             }
         }
+        routes.rehome_waiting(&self.setup.partition.inbox, to);
         to.actor.wake();
     }
 

@@ -85,7 +85,7 @@ pub struct Routes {
     limits: InboxLimits,
     route: ArcSwap<Route>,
     sticky: Sticky,
-    staging: Arc<PartitionInbox>,
+    pub(super) staging: Arc<PartitionInbox>,
     /// All partitions, those that the route does not lead to included.
     partitions: RwLock<Vec<Arc<Partition>>>,
     /// Books of partitions that are gone.
@@ -299,6 +299,14 @@ impl Routes {
     pub(super) fn rehome(&self, builder: BatchBuilder, obligations: Obligations, to: &Partition) {
         let _exclusive = self.moving.write();
         if let Some(batch) = Surrendered::of_flight(builder, obligations) {
+            to.inbox.adopt_batch(batch);
+        }
+    }
+
+    /// Gives what waits for a lost partition to another one.
+    pub(super) fn rehome_waiting(&self, from: &PartitionInbox, to: &Partition) {
+        let _exclusive = self.moving.write();
+        while let Some(batch) = from.surrender() {
             to.inbox.adopt_batch(batch);
         }
     }

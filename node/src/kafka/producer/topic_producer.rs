@@ -28,6 +28,7 @@ use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
 use super::inbox::{InboxLimits, Taken};
+use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
 use super::partition_producer::{
@@ -128,6 +129,10 @@ pub struct TopicProducerOptions {
     /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
     /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
     pub unknown_is_final: bool,
+    /// Nothing is sent before this says so; records wait in order meanwhile. `None`: from the first moment on.
+    pub begin: Option<watch::Receiver<bool>>,
+    /// Takes down how long batches took.
+    pub latency: Option<Arc<LatencyHistogram>>,
 }
 
 impl TopicProducerOptions {
@@ -153,6 +158,8 @@ impl TopicProducerOptions {
             dead_letters: None,
             budget: None,
             unknown_is_final: false,
+            begin: None,
+            latency: None,
         }
     }
 }
@@ -183,6 +190,8 @@ pub struct PartitionRow {
     pub leader: Option<i32>,
     /// Its books.
     pub ledger: Ledger,
+    /// How long its oldest record has been waiting for its turn to be sent.
+    pub oldest: Option<Duration>,
     /// Why it is not moving.
     pub trouble: Option<Arc<str>>,
     /// Records that may be in the log twice because the broker forgot our producer id.
@@ -233,7 +242,7 @@ pub struct TopicProducer;
 
 /// The public half of a topic producer. Dropping it stops the producer without draining.
 pub struct TopicProducerHandle {
-    routes: Arc<Routes>,
+    pub(super) routes: Arc<Routes>,
     status: watch::Receiver<Status>,
     actor: ActorRef<TopicMessage>,
     unknown: Arc<OnceLock<Instant>>,
@@ -259,6 +268,7 @@ impl TopicProducer {
             max_age: options.max_batch_age,
             late_after: options.late_after,
             budget: options.budget.clone(),
+            latency: options.latency.clone(),
         };
         let routes = Arc::new(Routes::new(options.partitioner, limits));
         let reason = "asking Kafka for the topic's partitions".to_owned();
@@ -299,6 +309,7 @@ impl TopicProducerHandle {
                 partition: partition.index,
                 leader: Some(partition.leader.load(Ordering::Relaxed)).filter(|leader| *leader >= 0),
                 ledger: partition.inbox.ledger(),
+                oldest: partition.inbox.oldest(),
                 trouble: partition.trouble.lock().clone(),
                 possible_duplicates: partition.possible_duplicates.load(Ordering::Relaxed),
             })
@@ -413,6 +424,14 @@ impl Actor for TopicProducer {
             want_metadata.clone(),
             myself.clone(),
         );
+        let begin = setup.options.begin.clone();
+        let keeper = async move {
+            if let Some(mut begin) = begin {
+                // Where the other end is gone nobody is left to wait for.
+                let _ = begin.wait_for(|begun| *begun).await;
+            }
+            keeper.await;
+        };
         let aged = myself.clone();
         let checks = async move {
             let mut interval = tokio::time::interval(LINK_CHECK);

@@ -1,0 +1,698 @@
+//! The actor that changes bridges, and what it keeps of each.
+//!
+//! Invariants:
+//! * What is described from outside is checked as a whole, then stored, then done: an error has changed nothing.
+//! * A producer bridge keeps its [`Gate`] in the router as long as it is enabled, whether it could be started or
+//!   not: no publication passes it by.
+//! * A change of a running producer bridge starts the successor first. New messages go to it at once and wait there; it
+//!   begins when its predecessor has nothing left. A predecessor that does not run dry in time hands what it has to
+//!   the successor where that goes another way, and is waited for where it goes the same way: what it has
+//!   sent is known to Kafka under its producer id, and only it can send that again without doubling it.
+//! * A bridge that cannot be started, and a consumer that panics, are started again, later and later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::time::timeout;
+
+use super::consumer::RunningConsumer;
+use super::gate::Gate;
+use super::ledger::Ledger;
+use super::overlay::{Change, Overlay};
+use super::producer::RunningProducer;
+use super::rates::RateMeter;
+use super::service::{Apply, BridgeId, Definition, Deleted, Error, Kind, Place, Row, Status, Surroundings};
+use crate::kafka::client::Backoff;
+use crate::kafka::consumer::Leave;
+use crate::kafka::producer::HandedOver;
+use crate::mqtt::SinkId;
+
+/// Between attempts to start a bridge: what made it fail is often mended by somebody, and costs little to look at.
+const REVIVAL: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// A predecessor that is not connected gets only this long to run dry.
+const SHORT_DRAIN: Duration = Duration::from_secs(2);
+
+enum Running {
+    Producer(Arc<RunningProducer>),
+    Consumer(RunningConsumer),
+}
+
+/// A producer bridge's place in the router.
+struct Doorway {
+    gate: Arc<Gate>,
+    sink: SinkId,
+    filter: String,
+    holds_acknowledgement: bool,
+}
+
+/// One bridge.
+pub(super) struct Entry {
+    definition: Definition,
+    running: Option<Running>,
+    doorway: Option<Doorway>,
+    /// What ran before a change and still has something to send, oldest first.
+    previous: Vec<Arc<RunningProducer>>,
+    /// Books of what ran before.
+    past: Ledger,
+    /// Why it does not run although it is enabled.
+    failure: Option<String>,
+    /// Attempts to start it since it last ran.
+    attempts: u32,
+    rate: RateMeter,
+}
+
+/// All bridges.
+pub(super) type Entries = Arc<RwLock<BTreeMap<BridgeId, Entry>>>;
+
+type Reply<T> = RpcReplyPort<Result<T, Error>>;
+
+/// What can be ordered.
+pub(super) enum Order {
+    /// See [`super::service::Bridges::put`].
+    Put(BridgeId, Definition, Reply<()>),
+    /// See [`super::service::Bridges::apply`].
+    Apply(Apply, Vec<(BridgeId, Definition)>, Reply<()>),
+    /// See [`super::service::Bridges::delete`].
+    Delete(BridgeId, bool, Reply<Deleted>),
+    /// See [`super::service::Bridges::remove`].
+    Remove(BridgeId, Reply<()>),
+    /// See [`super::service::Bridges::enable`].
+    Enable(BridgeId, bool, Reply<()>),
+    /// See [`super::service::Bridges::restart`].
+    Restart(BridgeId, Reply<()>),
+    /// See [`super::service::Bridges::stop_all`].
+    StopAll(Kind, Reply<()>),
+    /// A bridge that failed is to run again, if this was its latest attempt.
+    Revive(BridgeId, u32),
+    /// A predecessor has run dry.
+    RanDry(BridgeId),
+}
+
+impl Entry {
+    fn new(definition: Definition) -> Self {
+        Self {
+            definition,
+            running: None,
+            doorway: None,
+            previous: Vec::new(),
+            past: Ledger::default(),
+            failure: None,
+            attempts: 0,
+            rate: RateMeter::default(),
+        }
+    }
+
+    /// Looks at the counters for the rates.
+    pub(super) fn sample(&mut self, now: std::time::Instant) {
+        self.rate.sample(now, self.ledger().matched);
+    }
+
+    /// All its books in one.
+    fn ledger(&self) -> Ledger {
+        let mut ledger = match &self.running {
+            Some(Running::Producer(producer)) => producer.ledger(),
+            Some(Running::Consumer(consumer)) => consumer.ledger(),
+            None => Ledger::default(),
+        };
+        ledger += self.past;
+        if let Some(doorway) = &self.doorway {
+            ledger += doorway.gate.ledger();
+        }
+        for previous in &self.previous {
+            ledger += previous.ledger();
+        }
+        ledger
+    }
+
+    /// What it is.
+    pub(super) fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// It as it is now.
+    pub(super) fn row(&self, id: &BridgeId) -> Row {
+        let (status, mut places) = match (&self.running, &self.failure) {
+            (Some(Running::Producer(producer)), _) => {
+                let status = self.previous.first().map_or_else(|| producer.status(), |first| waiting(first));
+                (status, producer.places())
+            }
+            (Some(Running::Consumer(consumer)), _) => (consumer.status(), consumer.places()),
+            (None, Some(failure)) => (Status::Disconnected(failure.clone()), Vec::new()),
+            (None, None) => (Status::Stopped, Vec::new()),
+        };
+        for previous in &self.previous {
+            places.extend(previous.places().into_iter().filter(is_busy));
+        }
+        let ledger = self.ledger();
+        let latency = match &self.running {
+            Some(Running::Producer(producer)) => Some(producer.latency()),
+            _ => None,
+        };
+        let (enabled, rates) = (self.definition.enabled(), self.rate.rates());
+        let oldest = places.iter().filter_map(|place| place.oldest).max();
+        Row { id: id.clone(), enabled, status, ledger, places, rates, latency, oldest }
+    }
+}
+
+fn is_busy(place: &Place) -> bool {
+    place.ledger.queuing + place.ledger.inflight > 0
+}
+
+/// The status of a bridge that waits for its predecessor.
+fn waiting(predecessor: &RunningProducer) -> Status {
+    let what = "what was taken before the change is sent first";
+    match predecessor.status() {
+        Status::Connected => Status::Connecting(what.to_owned()),
+        Status::Connecting(reason) => Status::Connecting(format!("{what}: {reason}")),
+        Status::Disconnected(reason) => Status::Disconnected(format!("{what}: {reason}")),
+        Status::Stopped => Status::Stopped,
+    }
+}
+
+/// Starts the actor.
+pub(super) async fn start(
+    surroundings: Surroundings,
+    entries: Entries,
+    overlay: Option<Overlay>,
+) -> Result<ActorRef<Order>, ractor::SpawnErr> {
+    let manager = Manager { surroundings, entries };
+    Ok(Actor::spawn(None, manager, overlay).await?.0)
+}
+
+struct Manager {
+    surroundings: Surroundings,
+    entries: Entries,
+}
+
+impl Manager {
+    /// Gives a producer bridge its place in the router, with the gate as it is; takes it away from one that has no
+    /// source.
+    fn place(&self, entry: &mut Entry) {
+        let router = &self.surroundings.router;
+        let wanted = match &entry.definition {
+            Definition::Producer(config) => {
+                config.local_topic.as_ref().map(|filter| (filter, config.ack_wait))
+            }
+            Definition::Consumer(_) => None,
+        };
+        let Some((filter, holds_acknowledgement)) = wanted else { return self.take_away(entry) };
+        match &mut entry.doorway {
+            None => {
+                let gate = Gate::new(holds_acknowledgement);
+                let sink = router.add_sink(filter, gate.clone());
+                entry.doorway = Some(Doorway { gate, sink, filter: filter.clone(), holds_acknowledgement });
+            }
+            Some(doorway) => {
+                if doorway.filter == *filter && doorway.holds_acknowledgement == holds_acknowledgement {
+                    return;
+                }
+                doorway.gate.set_holds_acknowledgement(holds_acknowledgement);
+                doorway.sink = router.replace_sink(doorway.sink, filter, doorway.gate.clone());
+                doorway.filter.clone_from(filter);
+                doorway.holds_acknowledgement = holds_acknowledgement;
+            }
+        }
+    }
+
+    fn take_away(&self, entry: &mut Entry) {
+        if let Some(doorway) = entry.doorway.take() {
+            self.surroundings.router.remove_sink(doorway.sink);
+            doorway.gate.remove();
+            entry.past += doorway.gate.ledger();
+        }
+    }
+
+    /// Stops what runs: nothing reaches the bridge any more, what it holds is sent within `drain`, the rest is given up.
+    /// Answers its last books.
+    async fn stop(&self, id: &BridgeId, leave: Leave, drain: Duration) -> Ledger {
+        let (running, previous) = {
+            let mut entries = self.entries.write();
+            let Some(entry) = entries.get_mut(id) else { return Ledger::default() };
+            entry.failure = None;
+            entry.attempts = 0;
+            self.take_away(entry);
+            (entry.running.take(), std::mem::take(&mut entry.previous))
+        };
+        let mut last = Ledger::default();
+        if running.is_some() {
+            tracing::info!(bridge = %id, "bridge stopped");
+        }
+        for producer in &previous {
+            producer.begin();
+            producer.stop(drain).await;
+            last += producer.ledger();
+        }
+        match running {
+            Some(Running::Producer(producer)) => {
+                producer.begin();
+                producer.stop(drain).await;
+                last += producer.ledger();
+            }
+            Some(Running::Consumer(consumer)) => {
+                last += consumer.ledger();
+                consumer.stop(leave).await;
+            }
+            None => {}
+        }
+        let mut entries = self.entries.write();
+        if let Some(entry) = entries.get_mut(id) {
+            last += std::mem::take(&mut entry.past);
+        }
+        last
+    }
+
+    /// Starts a bridge that is enabled and does not run.
+    async fn start(&self, id: &BridgeId, myself: &ActorRef<Order>) -> Result<(), Error> {
+        let definition = {
+            let mut entries = self.entries.write();
+            match entries.get_mut(id) {
+                Some(entry) if entry.definition.enabled() && entry.running.is_none() => {
+                    self.place(entry);
+                    entry.definition.clone()
+                }
+                _ => return Ok(()),
+            }
+        };
+        let started = match definition {
+            Definition::Producer(config) => RunningProducer::start(&id.name, &config, &self.surroundings)
+                .map(|producer| Running::Producer(Arc::new(producer))),
+            Definition::Consumer(config) => {
+                let supervisor = myself.get_cell();
+                RunningConsumer::start(&id.name, &config, &self.surroundings, supervisor)
+                    .await
+                    .map(Running::Consumer)
+            }
+        };
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(id) else { return Ok(()) };
+        match started {
+            Ok(running) => {
+                tracing::info!(bridge = %id, "bridge started");
+                if let Running::Producer(producer) = &running {
+                    producer.begin();
+                    if let Some(doorway) = &entry.doorway {
+                        doorway.gate.lead_to(producer.sink());
+                    }
+                }
+                entry.running = Some(running);
+                entry.failure = None;
+                entry.attempts = 0;
+                Ok(())
+            }
+            Err(reason) => {
+                tracing::error!(bridge = %id, %reason, "bridge cannot be started");
+                entry.failure = Some(format!("cannot be started, which is tried again: {reason}"));
+                revive_later(id, entry, myself);
+                Err(Error::Start { id: id.clone(), reason })
+            }
+        }
+    }
+
+    fn known(&self, id: &BridgeId) -> Result<(), Error> {
+        if self.entries.read().contains_key(id) { Ok(()) } else { Err(Error::NotFound { id: id.clone() }) }
+    }
+
+    async fn put(&self, id: BridgeId, definition: Definition, myself: &ActorRef<Order>) -> Result<(), Error> {
+        let (known, runs) = match self.entries.read().get(&id) {
+            Some(entry) => (true, entry.running.is_some()),
+            None => (false, false),
+        };
+        let enabled = definition.enabled();
+        if runs && enabled && definition.kind() == Kind::Producer {
+            return self.succeed(&id, definition, myself).await;
+        }
+        // The gate of one that could not be started goes on holding what its publishers wait for.
+        if known && (runs || !enabled) {
+            let leave = if enabled { Leave::Restart } else { Leave::Final };
+            self.stop(&id, leave, self.surroundings.drain).await;
+        }
+        {
+            let mut entries = self.entries.write();
+            let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(definition.clone()));
+            entry.definition = definition;
+        }
+        self.start(&id, myself).await
+    }
+
+    /// Puts another producer in the place of the one that runs.
+    async fn succeed(
+        &self,
+        id: &BridgeId,
+        definition: Definition,
+        myself: &ActorRef<Order>,
+    ) -> Result<(), Error> {
+        let Definition::Producer(config) = &definition else { return Ok(()) };
+        let new = RunningProducer::start(&id.name, config, &self.surroundings)
+            .map_err(|reason| Error::Start { id: id.clone(), reason })?;
+        let new = Arc::new(new);
+        let previous = {
+            let mut entries = self.entries.write();
+            let Some(entry) = entries.get_mut(id) else { return Ok(()) };
+            entry.definition = definition;
+            let old = entry.running.replace(Running::Producer(new.clone()));
+            if let Some(Running::Producer(old)) = old {
+                entry.previous.push(old);
+            }
+            self.place(entry);
+            if let Some(doorway) = &entry.doorway {
+                doorway.gate.lead_to(new.sink());
+            }
+            entry.previous.clone()
+        };
+        let connected = previous.iter().all(|producer| producer.status() == Status::Connected);
+        let patience = self.surroundings.drain.min(if connected { Duration::MAX } else { SHORT_DRAIN });
+        if timeout(patience, run_dry(&previous)).await.is_err() {
+            if previous.iter().all(|producer| producer.leads_where(&new)) {
+                let (id, myself) = (id.clone(), myself.clone());
+                tokio::spawn(async move {
+                    run_dry(&previous).await;
+                    let _ = myself.send_message(Order::RanDry(id));
+                });
+                return Ok(());
+            }
+            let mut moved = HandedOver::default();
+            // Each goes in front of what is there: the oldest last.
+            for producer in previous.iter().rev() {
+                moved += producer.hand_over(&new).await;
+            }
+            tracing::warn!(
+                bridge = %id,
+                records = moved.records,
+                possibly_twice = moved.possibly_twice,
+                "what could not be sent before the change goes where the bridge leads now"
+            );
+        }
+        self.settle(id, true).await;
+        Ok(())
+    }
+
+    /// Ends predecessors that have nothing left (or cannot be waited for any longer), and lets the successor begin.
+    async fn settle(&self, id: &BridgeId, at_once: bool) {
+        let previous = {
+            let mut entries = self.entries.write();
+            let Some(entry) = entries.get_mut(id) else { return };
+            if entry.previous.is_empty() || (!at_once && entry.previous.iter().any(|old| old.is_busy())) {
+                return;
+            }
+            entry.previous.clone()
+        };
+        for producer in &previous {
+            producer.stop(Duration::ZERO).await;
+        }
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(id) else { return };
+        for producer in entry.previous.drain(..) {
+            entry.past += producer.ledger();
+        }
+        if let Some(Running::Producer(producer)) = &entry.running {
+            producer.begin();
+            tracing::info!(bridge = %id, "bridge changed");
+        }
+    }
+
+    async fn remove(&self, id: &BridgeId, drain: Duration) -> Result<Ledger, Error> {
+        self.known(id)?;
+        let last = self.stop(id, Leave::Final, drain).await;
+        self.entries.write().remove(id);
+        Ok(last)
+    }
+
+    async fn delete(
+        &self,
+        id: &BridgeId,
+        force: bool,
+        overlay: &mut Option<Overlay>,
+    ) -> Result<Deleted, Error> {
+        self.known(id)?;
+        // From here on nothing comes in, so that what is counted stays counted.
+        let (gate, producers) = {
+            let entries = self.entries.read();
+            let Some(entry) = entries.get(id) else { return Err(Error::NotFound { id: id.clone() }) };
+            let running = match &entry.running {
+                Some(Running::Producer(producer)) => Some(producer.clone()),
+                _ => None,
+            };
+            let producers: Vec<_> = entry.previous.iter().cloned().chain(running).collect();
+            (entry.doorway.as_ref().map(|doorway| doorway.gate.clone()), producers)
+        };
+        if let Some(gate) = &gate {
+            gate.hold();
+        }
+        let reopen = || {
+            if let (Some(gate), Some(last)) = (&gate, producers.last()) {
+                gate.lead_to(last.sink());
+            }
+        };
+        let connected = producers.iter().all(|producer| producer.status() == Status::Connected);
+        if connected && timeout(self.surroundings.drain, run_dry(&producers)).await.is_ok() {
+            tracing::debug!(bridge = %id, "nothing is left of a bridge that is deleted");
+        }
+        let mut held = Ledger::default();
+        for producer in &producers {
+            held += producer.ledger();
+        }
+        let records = held.queuing + held.inflight;
+        if records > 0 && !force {
+            reopen();
+            return Err(Error::NotEmpty { id: id.clone(), records, bytes: held.queuing_bytes });
+        }
+        if let Some(overlay) = overlay
+            && let Err(error) = overlay.store(&[(id.clone(), Change::Deleted)])
+        {
+            reopen();
+            return Err(Error::Store(error.to_string()));
+        }
+        drop(producers);
+        let last = self.remove(id, Duration::ZERO).await?;
+        let deleted = Deleted {
+            records,
+            bytes: held.queuing_bytes,
+            dropped: last.dropped().saturating_sub(held.dropped()).min(records),
+            failed: last.failed.saturating_sub(held.failed).min(records),
+        };
+        if records > 0 {
+            tracing::warn!(bridge = %id, ?deleted, "bridge deleted with what it held");
+        } else {
+            tracing::info!(bridge = %id, "bridge deleted");
+        }
+        Ok(deleted)
+    }
+
+    /// Everything that speaks against these bridges, one line each.
+    fn objections(&self, how: Apply, bridges: &[(BridgeId, Definition)]) -> Vec<String> {
+        let entries = self.entries.read();
+        let mut wrong = Vec::new();
+        for (id, definition) in bridges {
+            match (how, entries.contains_key(id)) {
+                (Apply::Create, true) => {
+                    wrong.push(format!("there is a bridge {id} already; change it, or take another name"));
+                }
+                (Apply::Change, false) => {
+                    wrong.push(format!(
+                        "there is no bridge {id}; create it, or take the name of one there is"
+                    ));
+                }
+                _ => {}
+            }
+            if let Err(error) = definition.connection().client_options("check", None) {
+                wrong.push(format!("bridges.{}.{}: {error}", id.kind.name(), id.name));
+            }
+            if let Definition::Consumer(config) = definition {
+                let group = config.group_id(&id.name);
+                let others = entries.iter().map(|(id, entry)| (id, &entry.definition));
+                let of_text = bridges.iter().map(|(id, definition)| (id, definition));
+                let taken =
+                    others.filter(|(other, _)| !bridges.iter().any(|(id, _)| id == *other)).chain(of_text);
+                for (other, definition) in taken {
+                    if other != id
+                        && let Definition::Consumer(theirs) = definition
+                        && theirs.group_id(&other.name) == group
+                        && theirs.connection.bootstrap_hosts == config.connection.bootstrap_hosts
+                    {
+                        wrong.push(format!(
+                            "bridges.{}.{}.kafka.group_id: {other} is in the group {group:?} already; give each consumer bridge a group of its own",
+                            id.kind.name(),
+                            id.name
+                        ));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+
+    async fn apply(
+        &self,
+        how: Apply,
+        mut bridges: Vec<(BridgeId, Definition)>,
+        overlay: &mut Option<Overlay>,
+        myself: &ActorRef<Order>,
+    ) -> Result<(), Error> {
+        for (id, definition) in &mut bridges {
+            if let Some(stored) = self.entries.read().get(id) {
+                definition.keep_secrets_of(&stored.definition);
+            }
+        }
+        let wrong = self.objections(how, &bridges);
+        if !wrong.is_empty() {
+            return Err(Error::Refused(wrong));
+        }
+        store(overlay, bridges.iter().map(|(id, definition)| (id.clone(), definition.clone())))?;
+        let mut first = Ok(());
+        for (id, definition) in bridges {
+            let unchanged = self.entries.read().get(&id).is_some_and(|entry| entry.definition == definition);
+            if !unchanged {
+                first = first.and(self.put(id, definition, myself).await);
+            }
+        }
+        first
+    }
+
+    async fn enable(
+        &self,
+        id: &BridgeId,
+        on: bool,
+        overlay: &mut Option<Overlay>,
+        myself: &ActorRef<Order>,
+    ) -> Result<(), Error> {
+        self.known(id)?;
+        let Some(mut definition) = self.entries.read().get(id).map(|entry| entry.definition.clone()) else {
+            return Ok(());
+        };
+        if definition.enabled() != on {
+            definition.set_enabled(on);
+            store(overlay, std::iter::once((id.clone(), definition.clone())))?;
+        }
+        if let Some(entry) = self.entries.write().get_mut(id) {
+            entry.definition = definition;
+        }
+        if on {
+            self.start(id, myself).await
+        } else {
+            self.stop(id, Leave::Final, self.surroundings.drain).await;
+            Ok(())
+        }
+    }
+
+    async fn restart(&self, id: &BridgeId, myself: &ActorRef<Order>) -> Result<(), Error> {
+        self.known(id)?;
+        let definition = self.entries.read().get(id).map(|entry| entry.definition.clone());
+        match definition.filter(Definition::enabled) {
+            Some(definition) => self.put(id.clone(), definition, myself).await,
+            None => Err(Error::Disabled(id.clone())),
+        }
+    }
+
+    /// A consumer's actor is gone although nobody stopped it: its bridge does not run any more.
+    fn failed(&self, actor: &ActorCell, reason: &str, myself: &ActorRef<Order>) {
+        let mut entries = self.entries.write();
+        let found = entries.iter_mut().find(|(_, entry)| {
+            matches!(&entry.running, Some(Running::Consumer(consumer)) if consumer.actor_id() == actor.get_id())
+        });
+        let Some((id, entry)) = found else { return };
+        tracing::error!(bridge = %id, reason, "bridge failed, it is started again");
+        entry.running = None;
+        entry.failure = Some(format!("failed and is started again: {reason}"));
+        revive_later(id, entry, myself);
+    }
+
+    async fn stop_all(&self, kind: Kind) {
+        let ids: Vec<_> = self.entries.read().keys().filter(|id| id.kind == kind).cloned().collect();
+        let drain = self.surroundings.drain;
+        futures_util::future::join_all(ids.iter().map(|id| self.stop(id, Leave::Restart, drain))).await;
+    }
+}
+
+fn revive_later(id: &BridgeId, entry: &mut Entry, myself: &ActorRef<Order>) {
+    entry.attempts = entry.attempts.saturating_add(1);
+    let (id, attempt) = (id.clone(), entry.attempts);
+    myself.send_after(REVIVAL.jittered(attempt), move || Order::Revive(id, attempt));
+}
+
+/// Remembers what bridges are now.
+fn store(
+    overlay: &mut Option<Overlay>,
+    bridges: impl Iterator<Item = (BridgeId, Definition)>,
+) -> Result<(), Error> {
+    let Some(overlay) = overlay else { return Ok(()) };
+    let changes: Vec<_> =
+        bridges.map(|(id, definition)| (id, Change::Defined(Box::new(definition)))).collect();
+    overlay.store(&changes).map_err(|error| Error::Store(error.to_string()))
+}
+
+/// Lets them send what they hold, the oldest first.
+async fn run_dry(producers: &[Arc<RunningProducer>]) {
+    for producer in producers {
+        producer.begin();
+        producer.idle().await;
+    }
+}
+
+impl Actor for Manager {
+    type Msg = Order;
+    type State = Option<Overlay>;
+    type Arguments = Option<Overlay>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Order>,
+        overlay: Option<Overlay>,
+    ) -> Result<Option<Overlay>, ActorProcessingErr> {
+        Ok(overlay)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Order>,
+        order: Order,
+        overlay: &mut Option<Overlay>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (result, reply) = match order {
+            Order::Put(id, definition, reply) => (self.put(id, definition, &myself).await, reply),
+            Order::Apply(how, bridges, reply) => (self.apply(how, bridges, overlay, &myself).await, reply),
+            Order::Remove(id, reply) => (self.remove(&id, self.surroundings.drain).await.map(drop), reply),
+            Order::Enable(id, on, reply) => (self.enable(&id, on, overlay, &myself).await, reply),
+            Order::Restart(id, reply) => (self.restart(&id, &myself).await, reply),
+            Order::Delete(id, force, reply) => {
+                let _ = reply.send(self.delete(&id, force, overlay).await);
+                return Ok(());
+            }
+            Order::StopAll(kind, reply) => {
+                self.stop_all(kind).await;
+                (Ok(()), reply)
+            }
+            Order::Revive(id, attempt) => {
+                // Unless something else was done meanwhile. One that cannot be started says why in its status.
+                let is_due = |entry: &Entry| entry.failure.is_some() && entry.attempts == attempt;
+                if self.entries.read().get(&id).is_some_and(is_due) {
+                    let _ = self.start(&id, &myself).await;
+                }
+                return Ok(());
+            }
+            Order::RanDry(id) => {
+                self.settle(&id, false).await;
+                return Ok(());
+            }
+        };
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send(result);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Order>,
+        event: SupervisionEvent,
+        _: &mut Option<Overlay>,
+    ) -> Result<(), ActorProcessingErr> {
+        // One that was stopped is gone from the entries already, or about to be.
+        if let SupervisionEvent::ActorFailed(actor, reason) = event {
+            self.failed(&actor, &reason.to_string(), &myself);
+        }
+        Ok(())
+    }
+}

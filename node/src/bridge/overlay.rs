@@ -1,0 +1,218 @@
+//! What was changed at run time, kept beside the configuration file: `bridges.overlay.json` in the data directory.
+//!
+//! The file says what each bridge that was created, changed, enabled, disabled or deleted at run time is now, and what
+//! the configuration file said about it then (as a digest). At the start the newest word counts: an entry holds as
+//! long as the configuration file says the same about that bridge as it did when the entry was made; where
+//! somebody has edited the file since, the file counts and the entry is dropped, with a warning.
+//!
+//! Invariants:
+//! * The file is written beside its old version, synced, renamed over it, and the folder is synced: after a crash it is
+//!   the old one or the new one.
+//! * It holds secrets in the clear, as the configuration file does; only the node's user can read it.
+//! * A file that cannot be read stops the start: bridges that were deleted must not come back by themselves.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::service::{BridgeId, Definition, Kind};
+use crate::config::{BridgesConfig, Secrets, parse_consumer_bridge, parse_producer_bridge};
+
+/// Name of the file.
+pub const FILE: &str = "bridges.overlay.json";
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read or written.
+    #[error("{path} cannot be {what}: {source}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Read or written.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// What it says is not to be understood.
+    #[error(
+        "{path}, which keeps what was changed at run time, is damaged: {reason}; mend it, or move it away to go on with the configuration file alone"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One change.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The bridge is this now.
+    Defined(Box<Definition>),
+    /// There is no such bridge any more.
+    Deleted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    /// Canonical configuration with its secrets; none: deleted.
+    config: Option<serde_json::Value>,
+    /// Digest of what the configuration file said; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file_said: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    bridges: BTreeMap<String, Stored>,
+}
+
+const VERSION: u32 = 1;
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Overlay {
+    path: PathBuf,
+    stored: BTreeMap<BridgeId, Stored>,
+    /// What the configuration file says.
+    file: BTreeMap<BridgeId, Definition>,
+}
+
+fn digest(definition: &Definition) -> String {
+    let text = definition.canonical_json(Secrets::Revealed).to_string();
+    format!("{:x}", Sha256::digest(text.as_bytes()))
+}
+
+impl Overlay {
+    /// Reads the file in `data_dir`, over what the configuration file says; answers the bridges that there are to be.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(
+        data_dir: &Path,
+        file: BridgesConfig,
+    ) -> Result<(Self, BTreeMap<BridgeId, Definition>), Error> {
+        let producers = file.kafka.into_iter().map(|(name, config)| {
+            (BridgeId { kind: Kind::Producer, name }, Definition::Producer(Box::new(config)))
+        });
+        let consumers = file.kafka_consumer.into_iter().map(|(name, config)| {
+            (BridgeId { kind: Kind::Consumer, name }, Definition::Consumer(Box::new(config)))
+        });
+        let file: BTreeMap<_, _> = producers.chain(consumers).collect();
+        let path = data_dir.join(FILE);
+        let mut effective = file.clone();
+        let mut stored = BTreeMap::new();
+        for (id, entry) in read(&path)? {
+            if entry.file_said != file.get(&id).map(digest) {
+                tracing::warn!(
+                    bridge = %id,
+                    "the configuration file says something else about the bridge since it was changed at run time: the file counts"
+                );
+                continue;
+            }
+            match &entry.config {
+                Some(config) => {
+                    let damaged = |reason: String| Error::Damaged {
+                        path: path.clone(),
+                        reason: format!("{id}: {reason}"),
+                    };
+                    let definition = parse(&id, &config.to_string()).map_err(damaged)?;
+                    effective.insert(id.clone(), definition);
+                }
+                None => drop(effective.remove(&id)),
+            }
+            stored.insert(id, entry);
+        }
+        if !stored.is_empty() {
+            tracing::info!(bridges = stored.len(), file = %path.display(), "bridges changed at run time");
+        }
+        Ok((Self { path, stored, file }, effective))
+    }
+
+    /// Remembers changes, all or none. Where a bridge is again what the configuration file says nothing is kept.
+    ///
+    /// # Errors
+    /// [`Error::File`]; then nothing is remembered.
+    pub fn store(&mut self, changes: &[(BridgeId, Change)]) -> Result<(), Error> {
+        let mut stored = self.stored.clone();
+        for (id, change) in changes {
+            let said = self.file.get(id);
+            let as_in_file = match change {
+                Change::Defined(definition) => said == Some(definition),
+                Change::Deleted => said.is_none(),
+            };
+            if as_in_file {
+                stored.remove(id);
+                continue;
+            }
+            let config = match change {
+                Change::Defined(definition) => Some(definition.canonical_json(Secrets::Revealed)),
+                Change::Deleted => None,
+            };
+            stored.insert(id.clone(), Stored { config, file_said: said.map(digest) });
+        }
+        if stored != self.stored {
+            self.write(&stored).map_err(|source| Error::File {
+                path: self.path.clone(),
+                what: "written",
+                source,
+            })?;
+            self.stored = stored;
+        }
+        Ok(())
+    }
+
+    fn write(&self, stored: &BTreeMap<BridgeId, Stored>) -> io::Result<()> {
+        let bridges = stored.iter().map(|(id, entry)| (id.to_string(), entry.clone())).collect();
+        let text = serde_json::to_string_pretty(&Document { version: VERSION, bridges })?;
+        let part = self.path.with_extension("json.new");
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&part, &self.path)?;
+        match self.path.parent() {
+            Some(folder) => std::fs::File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<BTreeMap<BridgeId, Stored>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(source) => return Err(Error::File { path: path.to_owned(), what: "read", source }),
+    };
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    let document: Document = serde_json::from_str(&text).map_err(|error| {
+        // Its own words may quote a secret.
+        damaged(format!("line {}, column {}", error.line(), error.column()))
+    })?;
+    if document.version != VERSION {
+        return Err(damaged(format!("version {} is not known, {VERSION} is", document.version)));
+    }
+    let id = |text: String| text.parse::<BridgeId>().map_err(|error| damaged(error.to_string()));
+    document.bridges.into_iter().map(|(name, stored)| Ok((id(name)?, stored))).collect()
+}
+
+fn parse(id: &BridgeId, text: &str) -> Result<Definition, String> {
+    let words = |errors: crate::config::Errors| errors.to_string();
+    match id.kind {
+        Kind::Producer => parse_producer_bridge(&id.name, text)
+            .map(|loaded| Definition::Producer(Box::new(loaded.value)))
+            .map_err(words),
+        Kind::Consumer => parse_consumer_bridge(&id.name, text)
+            .map(|loaded| Definition::Consumer(Box::new(loaded.value)))
+            .map_err(words),
+    }
+}
