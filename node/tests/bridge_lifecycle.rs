@@ -359,7 +359,7 @@ async fn rates_latency_and_the_age_of_what_waits_are_shown() {
     assert_eq!(node.row().oldest, None);
     kafka.faults().error(ApiKey::Produce, 7, 1000);
     for value in 0..20 {
-        node.begin("t/1", &[b'0' + value % 10; 50_000]).await;
+        node.begin("t/1", &vec![b'0' + value % 10; 50_000]).await;
     }
     until("something waits", || node.row().oldest.is_some_and(|age| age > Duration::from_millis(200))).await;
     until("a rate is seen", || node.row().rates.max > 0).await;

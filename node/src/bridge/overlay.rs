@@ -16,6 +16,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -89,7 +91,7 @@ pub struct Overlay {
 
 fn digest(definition: &Definition) -> String {
     let text = definition.canonical_json(Secrets::Revealed).to_string();
-    format!("{:x}", Sha256::digest(text.as_bytes()))
+    BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()))
 }
 
 impl Overlay {
