@@ -255,7 +255,11 @@ impl RunningProducer {
 
     /// Whether it leads where the other one does, by the same way.
     pub(super) fn leads_where(&self, other: &Self) -> bool {
-        self.topic_name == other.topic_name && self.client == other.client
+        let (ours, theirs) = (&self.client, &other.client);
+        self.topic_name == other.topic_name
+            && ours.bootstrap == theirs.bootstrap
+            && ours.tls == theirs.tls
+            && ours.authentication == theirs.authentication
     }
 
     /// True where something waits or is in flight.

@@ -187,6 +187,43 @@ shape!(PRODUCERS_PARTITION = [field(Fixed(6)), field(Text), field(Structs(&ACTIV
 shape!(PRODUCERS_TOPIC = [field(Text), field(Structs(&PRODUCERS_PARTITION))]);
 shape!(DESCRIBE_PRODUCERS = [field(Fixed(4)), field(Structs(&PRODUCERS_TOPIC))]);
 
+shape!(CONFIG_SYNONYM = [field(Text), field(Text), field(Fixed(1))]);
+shape!(
+    CONFIG = [
+        field(Text),
+        field(Text),
+        field(Fixed(1)),
+        between(0, 0, Fixed(1)),
+        since(1, Fixed(1)),
+        field(Fixed(1)),
+        since(1, Structs(&CONFIG_SYNONYM)),
+        since(3, Fixed(1)),
+        since(3, Text)
+    ]
+);
+shape!(
+    DESCRIBED_RESOURCE =
+        [field(Fixed(2)), field(Text), field(Fixed(1)), field(Text), field(Structs(&CONFIG))]
+);
+shape!(DESCRIBE_CONFIGS = [field(Fixed(4)), field(Structs(&DESCRIBED_RESOURCE))]);
+
+shape!(
+    DESCRIBED_MEMBER = [field(Text), since(4, Text), field(Text), field(Text), field(Block), field(Block)]
+);
+shape!(
+    DESCRIBED_GROUP = [
+        field(Fixed(2)),
+        since(6, Text),
+        field(Text),
+        field(Text),
+        field(Text),
+        field(Text),
+        field(Structs(&DESCRIBED_MEMBER)),
+        since(3, Fixed(4))
+    ]
+);
+shape!(DESCRIBE_GROUPS = [since(1, Fixed(4)), field(Structs(&DESCRIBED_GROUP))]);
+
 shape!(TOPIC_PARTITIONS = [field(Text), field(Numbers(4))]);
 shape!(
     SUBSCRIPTION = [
@@ -218,6 +255,8 @@ fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
         ApiKey::SaslHandshake => (&SASL_HANDSHAKE, i16::MAX, 1),
         ApiKey::SaslAuthenticate => (&SASL_AUTHENTICATE, 2, 2),
         ApiKey::DescribeProducers => (&DESCRIBE_PRODUCERS, 0, 0),
+        ApiKey::DescribeConfigs => (&DESCRIBE_CONFIGS, 4, 4),
+        ApiKey::DescribeGroups => (&DESCRIBE_GROUPS, 5, 6),
         _ => return None,
     })
 }

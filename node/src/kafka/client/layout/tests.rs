@@ -94,6 +94,24 @@ fn every_answer_we_may_get_fits_its_shape_and_no_shortened_one_does() {
             .with_partitions(vec![partition; 2]);
         ListOffsetsResponse::default().with_topics(vec![topic])
     });
+    fits::<DescribeConfigsRequest>(|_| {
+        let config = describe_configs_response::DescribeConfigsResourceResult::default()
+            .with_name(text("max.message.bytes"))
+            .with_value(Some(text("1048588")));
+        let result = describe_configs_response::DescribeConfigsResult::default()
+            .with_resource_name(text("topic"))
+            .with_configs(vec![config; 2]);
+        DescribeConfigsResponse::default().with_results(vec![result; 2])
+    });
+    fits::<DescribeGroupsRequest>(|_| {
+        let member = describe_groups_response::DescribedGroupMember::default()
+            .with_member_id(text("member"))
+            .with_member_metadata(bytes::Bytes::from_static(b"data"));
+        let group = describe_groups_response::DescribedGroup::default()
+            .with_group_state(text("Stable"))
+            .with_members(vec![member; 2]);
+        DescribeGroupsResponse::default().with_groups(vec![group; 2])
+    });
     fits::<InitProducerIdRequest>(|_| InitProducerIdResponse::default());
     fits::<ProduceRequest>(|version| {
         let mut partition = produce_response::PartitionProduceResponse::default();
