@@ -102,7 +102,7 @@ impl Entry {
             past: Ledger::default(),
             failure: None,
             attempts: 0,
-            rate: RateMeter::default(),
+            rate: RateMeter::since(std::time::Instant::now()),
         }
     }
 

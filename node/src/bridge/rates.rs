@@ -36,6 +36,11 @@ pub struct RateMeter {
 }
 
 impl RateMeter {
+    /// Of a counter that begins now, with nothing: what comes before the first look is in the rates, too.
+    pub fn since(now: Instant) -> Self {
+        Self { samples: VecDeque::from([(now, 0)]), max: 0 }
+    }
+
     /// A look at the counter. One that went back has been reset: everything begins anew.
     pub fn sample(&mut self, now: Instant, count: u64) {
         if self.samples.back().is_some_and(|(_, before)| *before > count) {
