@@ -77,6 +77,7 @@ impl Node {
             router: router.clone(),
             clients: Arc::default(),
             node: config.node.name.as_str().into(),
+            data_dir: config.node.data_dir.as_path().into(),
             drain: DRAIN,
         };
         let (overlay, wanted) = Overlay::open(&config.node.data_dir, config.bridges)?;

@@ -175,6 +175,67 @@ async fn a_bridge_that_holds_messages_is_deleted_only_by_force_which_counts_them
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_bridge_goes_on_with_its_disk_buffer_and_a_disabled_one_keeps_it() {
+    let kafka = kafka(&[TopicSpec::new("in", 3)]).await;
+    let stored = format!("{KEYED}, buffer.mode = disk");
+    let node = Arc::new(Node::start(&nowhere(), &stored).await);
+    for value in 0..300 {
+        let told = node.publish(&format!("t/{}", value % 3), value.to_string().as_bytes()).await;
+        assert_eq!(told, Outcome::Success, "without Kafka");
+    }
+    // Not to another topic: these would go to the wrong one. It goes on as before.
+    let elsewhere = stored.replace("topic = \"in\"", "topic = \"elsewhere\"");
+    let refused = change(&node, definition(&nowhere(), "", &elsewhere)).await.unwrap_err().to_string();
+    assert!(refused.contains("records for the topic it has now"), "{refused}");
+    assert_eq!(node.publish("t/0", b"300").await, Outcome::Success);
+    // By another way, and with publications that come meanwhile.
+    change(&node, definition(&nowhere(), "", &stored)).await.unwrap();
+    assert_eq!((node.ledger().matched, node.ledger().queuing), (301, 301));
+    node.bridges.enable(Node::id(), false).await.unwrap();
+    node.bridges.enable(Node::id(), true).await.unwrap();
+    assert_eq!((node.ledger().matched, node.ledger().queuing), (301, 301));
+    let publishing = tokio::spawn({
+        let node = node.clone();
+        async move {
+            for value in 301..600 {
+                let told = node.publish(&format!("t/{}", value % 3), value.to_string().as_bytes()).await;
+                assert_eq!(told, Outcome::Success);
+            }
+        }
+    });
+    change(&node, definition(&kafka.bootstrap(), "", &stored)).await.unwrap();
+    publishing.await.unwrap();
+    until("all is sent", || node.ledger().success == 600).await;
+    for (key, values) in by_key(&kafka, "in", 3) {
+        assert!(values.is_sorted() && values.len() == 200, "{key}: {values:?}");
+    }
+    // Now it is empty, and may lead somewhere else.
+    change(&node, definition(&kafka.bootstrap(), "", &elsewhere)).await.unwrap();
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_buffer_is_deleted_with_its_bridge_by_force_only() {
+    let stored = format!("{KEYED}, buffer.mode = disk");
+    let node = Node::start(&nowhere(), &stored).await;
+    let folder = node.data_dir.path().join("buffers").join("out");
+    for value in 0..10 {
+        assert_eq!(node.publish("t/1", value.to_string().as_bytes()).await, Outcome::Success);
+    }
+    let refused = node.bridges.delete(Node::id(), false).await;
+    assert!(matches!(refused, Err(Error::NotEmpty { records: 10, .. })), "{refused:?}");
+    // Nor when it does not run.
+    node.bridges.enable(Node::id(), false).await.unwrap();
+    let refused = node.bridges.delete(Node::id(), false).await;
+    assert!(matches!(refused, Err(Error::NotEmpty { records: 10, .. })), "{refused:?}");
+    assert!(folder.exists());
+    let deleted = node.bridges.delete(Node::id(), true).await.unwrap();
+    assert_eq!((deleted.records, deleted.dropped, deleted.failed), (10, 10, 0));
+    assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_bridge_is_deleted_without_force() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
     let node = Node::start(&kafka.bootstrap(), KEYED).await;
@@ -255,10 +316,12 @@ fn out() -> BridgeId {
 }
 
 async fn bridges_of(overlay: Overlay, wanted: BTreeMap<BridgeId, Definition>) -> Bridges {
+    let data_dir = tempfile::tempdir().unwrap();
     let surroundings = Surroundings {
         router: Router::new(RetainedLimits::default()),
         clients: Arc::default(),
         node: "n1".into(),
+        data_dir: data_dir.path().into(),
         drain: Duration::from_secs(1),
     };
     let bridges = Bridges::start_with(surroundings, Some(overlay)).await.unwrap();

@@ -107,6 +107,7 @@ async fn bridges(router: &Arc<Router>) -> Bridges {
         router: router.clone(),
         clients: Arc::default(),
         node: "n1".into(),
+        data_dir: std::env::temp_dir().into(),
         drain: Duration::from_secs(2),
     })
     .await

@@ -48,7 +48,7 @@ fn a_wrong_file_fails_the_check_with_every_error_on_standard_error() {
 #[test]
 fn warnings_and_what_has_no_effect_are_told_by_the_check() {
     let output = check(
-        "bridges.kafka.b {\n bootstrap_hosts = k\n local_topic = t/#\n kafka { topic = t, buffer.mode = disk }\n}\n",
+        "bridges.kafka.b {\n bootstrap_hosts = k\n local_topic = t/#\n kafka { topic = t, buffer.mode = hybrid }\n}\n",
     );
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let shown = text(&output.stdout);
@@ -137,4 +137,30 @@ fn files_of_an_enabled_bridge_that_cannot_be_used_fail_the_check() {
         "{output:?}"
     );
     assert_eq!(bridge(false).status.code(), Some(0));
+}
+
+#[test]
+fn a_buffer_is_listed_shown_and_verified_without_a_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("buffers/out");
+    std::fs::create_dir_all(&path).unwrap();
+    let file = path.join("00000000000000000001.buffer");
+    std::fs::write(&file, include_bytes!("buffer/v1.buffer")).unwrap();
+    let dir = directory.path().to_str().unwrap();
+    let listed = text(&causeway(&["buffer", "ls", dir]).stdout).to_owned();
+    assert!(listed.contains("4 records wait"), "{listed}");
+    assert!(listed.contains("topic t, partition 0: 3 records, 1 batches sealed"), "{listed}");
+    let shown = causeway(&["buffer", "show", dir, "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown.as_array().unwrap().len(), 4);
+    assert_eq!(shown[0]["number"], 1);
+    assert_eq!(causeway(&["buffer", "verify", dir]).status.code(), Some(0));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let verified = causeway(&["buffer", "verify", dir]);
+    assert_eq!(verified.status.code(), Some(1));
+    let said = text(&verified.stdout);
+    assert!(said.contains("00000000000000000001.buffer: ") && said.contains("at offset 24"), "{said}");
+    assert!(said.contains("Copy the directory away"), "{said}");
 }

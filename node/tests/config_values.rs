@@ -258,8 +258,8 @@ fn only_what_was_written_and_changes_nothing_is_listed_as_not_in_effect() {
     let memory =
         producer("bootstrap_hosts = k, kafka { topic = t, buffer.mode = memory, max_retries = infinity }");
     assert_eq!(memory.not_in_effect, []);
-    let disk = producer("bootstrap_hosts = k\nkafka { topic = t\nbuffer.mode = disk }");
-    let [noted] = disk.not_in_effect.as_slice() else { panic!("{:?}", disk.not_in_effect) };
+    let hybrid = producer("bootstrap_hosts = k\nkafka { topic = t\nbuffer.mode = hybrid }");
+    let [noted] = hybrid.not_in_effect.as_slice() else { panic!("{:?}", hybrid.not_in_effect) };
     assert_eq!((noted.key.as_str(), noted.line), ("kafka.buffer.mode", 3));
     assert_eq!(noted.message, "records wait in memory");
 }

@@ -8,6 +8,8 @@
 //!   begins when its predecessor has nothing left. A predecessor that does not run dry in time hands what it has to
 //!   the successor where that goes another way, and is waited for where it goes the same way: what it has
 //!   sent is known to Kafka under its producer id, and only it can send that again without doubling it.
+//! * A disk buffer has one user. Where predecessor and successor have the same one, the gate holds while the first stops and the second
+//!   takes over what is on the disk. A predecessor with a disk buffer never hands over: it is waited for.
 //! * A bridge that cannot be started, and a consumer that panics, are started again, later and later.
 
 use std::collections::BTreeMap;
@@ -19,12 +21,14 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, Super
 use tokio::time::timeout;
 
 use super::consumer::RunningConsumer;
+use super::disk_buffer;
 use super::gate::Gate;
 use super::ledger::Ledger;
 use super::overlay::{Change, Overlay};
 use super::producer::RunningProducer;
 use super::rates::RateMeter;
 use super::service::{Apply, BridgeId, Definition, Deleted, Error, Kind, Place, Row, Status, Surroundings};
+use crate::config::BufferMode;
 use crate::kafka::client::Backoff;
 use crate::kafka::consumer::Leave;
 use crate::kafka::producer::HandedOver;
@@ -338,6 +342,79 @@ impl Manager {
         self.start(&id, myself).await
     }
 
+    /// Whether a producer that runs, or a predecessor of it, has the bridge's disk buffer.
+    fn is_stored(&self, id: &BridgeId) -> bool {
+        let entries = self.entries.read();
+        entries.get(id).is_some_and(|entry| {
+            let running = matches!(&entry.running, Some(Running::Producer(producer)) if producer.is_stored());
+            running || entry.previous.iter().any(|producer| producer.is_stored())
+        })
+    }
+
+    /// As [`Self::succeed`], for one that goes on with the disk buffer of the one that runs.
+    async fn take_over(
+        &self,
+        id: &BridgeId,
+        definition: Definition,
+        myself: &ActorRef<Order>,
+    ) -> Result<(), Error> {
+        let (producers, gate) = {
+            let entries = self.entries.read();
+            let Some(Entry { running: Some(Running::Producer(running)), previous, doorway, .. }) =
+                entries.get(id)
+            else {
+                return Ok(());
+            };
+            let producers: Vec<_> = previous.iter().chain([running]).cloned().collect();
+            (producers, doorway.as_ref().map(|doorway| doorway.gate.clone()))
+        };
+        let refuse = |reason: &str| {
+            if let (Some(gate), Some(last)) = (&gate, producers.last()) {
+                gate.lead_to(last.sink());
+            }
+            Err(Error::Start { id: id.clone(), reason: reason.to_owned() })
+        };
+        if let Some(trouble) = producers.iter().find_map(|producer| producer.buffer_trouble()) {
+            return refuse(&format!("{trouble}; change it again when that is mended"));
+        }
+        if let Some(gate) = &gate {
+            gate.hold();
+        }
+        let connected = producers.iter().all(|producer| producer.status() == Status::Connected);
+        let patience = if connected { self.surroundings.drain } else { Duration::ZERO };
+        let _ = timeout(patience, run_dry(&producers)).await;
+        if producers.iter().any(|producer| producer.is_busy() && !producer.is_stored()) {
+            return refuse(
+                "what was taken before the last change is not sent yet; change it again when it is",
+            );
+        }
+        let leads_to = |definition: &Definition| match definition {
+            Definition::Producer(config) => config.kafka.topic.clone(),
+            Definition::Consumer(_) => String::new(),
+        };
+        let other_topic = producers.iter().any(|producer| !producer.is_for(&leads_to(&definition)));
+        if other_topic && producers.iter().any(|producer| producer.is_busy()) {
+            return refuse(
+                "its disk buffer holds records for the topic it has now; change the topic again when they are sent",
+            );
+        }
+        for producer in &producers {
+            producer.stop(Duration::ZERO).await;
+        }
+        {
+            let mut entries = self.entries.write();
+            let Some(entry) = entries.get_mut(id) else { return Ok(()) };
+            entry.running = None;
+            entry.previous.clear();
+            for producer in &producers {
+                entry.past += producer.ledger();
+            }
+            entry.definition = definition;
+        }
+        drop(producers);
+        self.start(id, myself).await
+    }
+
     /// Puts another producer in the place of the one that runs.
     async fn succeed(
         &self,
@@ -346,6 +423,9 @@ impl Manager {
         myself: &ActorRef<Order>,
     ) -> Result<(), Error> {
         let Definition::Producer(config) = &definition else { return Ok(()) };
+        if config.kafka.buffer.mode == BufferMode::Disk && self.is_stored(id) {
+            return self.take_over(id, definition, myself).await;
+        }
         let new = RunningProducer::start(&id.name, config, &self.surroundings)
             .map_err(|reason| Error::Start { id: id.clone(), reason })?;
         let new = Arc::new(new);
@@ -366,7 +446,7 @@ impl Manager {
         let connected = previous.iter().all(|producer| producer.status() == Status::Connected);
         let patience = self.surroundings.drain.min(if connected { Duration::MAX } else { SHORT_DRAIN });
         if timeout(patience, run_dry(&previous)).await.is_err() {
-            if previous.iter().all(|producer| producer.leads_where(&new)) {
+            if previous.iter().all(|producer| producer.is_stored() || producer.leads_where(&new)) {
                 let (id, myself) = (id.clone(), myself.clone());
                 tokio::spawn(async move {
                     run_dry(&previous).await;
@@ -455,7 +535,14 @@ impl Manager {
         for producer in &producers {
             held += producer.ledger();
         }
-        let records = held.queuing + held.inflight;
+        let data_dir = &self.surroundings.data_dir;
+        let mut records = held.queuing + held.inflight;
+        if producers.is_empty() && id.kind == Kind::Producer {
+            let (stored, bytes) = disk_buffer::left(data_dir, &id.name);
+            records += stored;
+            held.queuing_bytes += bytes;
+        }
+        let is_stored = producers.is_empty() || producers.iter().any(|producer| producer.is_stored());
         if records > 0 && !force {
             reopen();
             return Err(Error::NotEmpty { id: id.clone(), records, bytes: held.queuing_bytes });
@@ -468,11 +555,17 @@ impl Manager {
         }
         drop(producers);
         let last = self.remove(id, Duration::ZERO).await?;
+        if id.kind == Kind::Producer {
+            disk_buffer::delete(data_dir, &id.name);
+        }
+        let dropped = last.dropped().saturating_sub(held.dropped()).min(records);
+        let failed = last.failed.saturating_sub(held.failed).min(records);
         let deleted = Deleted {
             records,
             bytes: held.queuing_bytes,
-            dropped: last.dropped().saturating_sub(held.dropped()).min(records),
-            failed: last.failed.saturating_sub(held.failed).min(records),
+            // Publishers of what was on the disk have their answer.
+            dropped: if is_stored { records - failed } else { dropped },
+            failed,
         };
         if records > 0 {
             tracing::warn!(bridge = %id, ?deleted, "bridge deleted with what it held");

@@ -3,6 +3,7 @@
 pub mod admin;
 mod admin_bridges;
 mod consumer;
+pub mod disk_buffer;
 mod gate;
 mod headers;
 pub mod json;

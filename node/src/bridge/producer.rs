@@ -10,16 +10,19 @@ use causeway_protocol::kafka::batch::Compression;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::disk_buffer;
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
 use super::template::has_placeholder;
-use crate::config::{self, PartitionStrategy, ProducerBridgeConfig, QueryMode};
+use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{Accepted, AckSink, Message, MessageSink, Outcome, SequenceRange, Ticket, WakeList};
+use crate::kafka::buffer::Buffer;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
-    self, Cause, DeadLetters, DynamicOptions, DynamicTopics, HandedOver, Latency, LatencyHistogram,
-    NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
+    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle,
+    TopicProducerOptions,
 };
 
 /// The sink of one producer bridge.
@@ -155,6 +158,7 @@ pub(super) struct RunningProducer {
     target: Target,
     dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
+    buffer: Option<Arc<Buffer>>,
 }
 
 impl RunningProducer {
@@ -178,6 +182,12 @@ impl RunningProducer {
             begin: Some(begun),
             latency: Some(latency.clone()),
             ..producer_options(config)
+        };
+        let stored = if config.kafka.buffer.mode == BufferMode::Disk {
+            Some(disk_buffer::open(&surroundings.data_dir, name, config)?)
+        } else {
+            disk_buffer::warn_of_leftovers(&surroundings.data_dir, name);
+            None
         };
         let dead_letters = config.kafka.dead_letter_topic.as_ref().map(|topic| {
             // For ever, at once, and into any partition.
@@ -206,8 +216,16 @@ impl RunningProducer {
             };
             Target::Named(DynamicTopics::start(dispatchers, options))
         } else {
-            Target::Fixed(Arc::new(TopicProducer::start_shared(dispatchers, options)))
+            let found = stored.as_ref().map(|(_, found)| found);
+            options.store = stored.as_ref().map(|(buffer, _)| DiskStore {
+                buffer: buffer.clone(),
+                answers: config.kafka.query_mode != Some(QueryMode::Sync),
+            });
+            Target::Fixed(Arc::new(TopicProducer::start_restored(dispatchers, options, |routes| {
+                found.map(|found| disk_buffer::restore(found, routes)).unwrap_or_default()
+            })))
         };
+        let buffer = stored.map(|(buffer, _)| buffer);
         let refused = Arc::<Refused>::default();
         let sink = Arc::new(ProducerBridge {
             name: name.into(),
@@ -232,6 +250,7 @@ impl RunningProducer {
             target,
             dead_letters,
             refused,
+            buffer,
         })
     }
 
@@ -262,6 +281,21 @@ impl RunningProducer {
             && ours.authentication == theirs.authentication
     }
 
+    /// True where its records are on the disk as well. They stay there when it stops.
+    pub(super) fn is_stored(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Why nothing becomes durable.
+    pub(super) fn buffer_trouble(&self) -> Option<Arc<str>> {
+        self.buffer.as_ref().and_then(|buffer| buffer.state().trouble)
+    }
+
+    /// Whether this is its topic, as it is configured.
+    pub(super) fn is_for(&self, topic: &str) -> bool {
+        self.topic_name == topic
+    }
+
     /// True where something waits or is in flight.
     pub(super) fn is_busy(&self) -> bool {
         let ledger = self.ledger();
@@ -280,6 +314,9 @@ impl RunningProducer {
 
     /// How it is doing.
     pub(super) fn status(&self) -> Status {
+        if let Some(reason) = self.buffer_trouble() {
+            return Status::Disconnected(reason.to_string());
+        }
         let status = match &self.target {
             Target::Fixed(topic) => topic.status().borrow().clone(),
             Target::Named(topics) => topics.status(),
@@ -342,6 +379,9 @@ impl RunningProducer {
         }
         if let Some(letters) = &self.dead_letters {
             letters.stop(drain).await;
+        }
+        if let Some(buffer) = &self.buffer {
+            buffer.close().await;
         }
     }
 }

@@ -253,6 +253,8 @@ pub struct Surroundings {
     pub clients: Arc<SharedClients>,
     /// Name of this node.
     pub node: Arc<str>,
+    /// Where the node keeps its files; disk buffers lie in a folder of it.
+    pub data_dir: Arc<std::path::Path>,
     /// How long a bridge that is stopped may take to finish what it holds.
     pub drain: Duration,
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output;
 //! errors, warnings and logs go to standard error, as plain text.
 
+mod buffer;
 mod check;
 mod doctor;
 mod logging;
@@ -56,6 +57,11 @@ enum Command {
     },
     /// Ask a running node: counters, bridges, the node itself
     Ctl(crate::admin::ctl::Ctl),
+    /// Look into the disk buffers of bridges
+    Buffer {
+        #[command(subcommand)]
+        what: buffer::BufferCommand,
+    },
     /// Print the version
     Version,
 }
@@ -130,6 +136,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Buffer { what } => buffer::run(what),
         Command::Check { config } => check::check(&config),
         Command::Config { what: ConfigCommand::Example } => print(&crate::config::example()),
         Command::Config { what: ConfigCommand::Reference } => print(&crate::config::reference()),

@@ -91,7 +91,7 @@ choices! {
     pub enum BufferMode {
         /// In memory.
         Memory = "memory";
-        /// In files.
+        /// In memory and in files.
         Disk = "disk";
         /// In memory, and in files beyond `segment_bytes`.
         Hybrid = "hybrid";
@@ -212,12 +212,12 @@ section! {
     pub struct BufferConfig {
         /// Where records wait for Kafka.
         mode: BufferMode => choice().or(BufferMode::Memory)
-            .later_when("`disk` or `hybrid`", |mode| *mode != BufferMode::Memory, "records wait in memory");
+            .later_when("`hybrid`", |mode| *mode == BufferMode::Hybrid, "records wait in memory");
         /// Bytes that may wait for one partition. Beyond it the oldest QoS 0 messages are dropped, and
         /// publishers of QoS 1 and 2 have to wait.
         per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
-        /// Size of a file of the modes `disk` and `hybrid`.
-        segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10)).later("records wait in memory");
+        /// A file of the mode `disk` that has reached this size is followed by the next.
+        segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10));
         /// Drop the oldest QoS 0 messages while the system is short of memory (mode `memory`).
         memory_overload_protection: bool => boolean().or(true).later("per_partition_limit alone bounds the memory");
     }
@@ -261,6 +261,13 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
     warn_of_lost_headers(kafka, object, walk);
     if kafka.dead_letter_topic.as_ref() == Some(&kafka.topic) {
         walk.wrong_under(object, &["dead_letter_topic"], "the topic itself; give another one");
+    }
+    if kafka.buffer.mode == BufferMode::Disk && has_placeholder(&kafka.topic) {
+        walk.wrong_under(
+            object,
+            &["buffer", "mode"],
+            "a topic with placeholders cannot have a disk buffer in this version; give a fixed topic or use memory",
+        );
     }
     if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {
         walk.wrong_under(

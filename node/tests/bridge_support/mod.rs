@@ -31,6 +31,7 @@ pub async fn kafka(topics: &[TopicSpec]) -> DevKafka {
 pub struct Node {
     pub router: Arc<Router>,
     pub bridges: Bridges,
+    pub data_dir: tempfile::TempDir,
     told: Arc<Told>,
     next: AtomicU64,
 }
@@ -59,15 +60,17 @@ impl Node {
 
     /// Without its bridge.
     pub async fn with(router: Arc<Router>, name: &str) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
         let bridges = Bridges::start(Surroundings {
             router: router.clone(),
             clients: Arc::default(),
             node: name.into(),
+            data_dir: data_dir.path().into(),
             drain: Duration::from_secs(5),
         })
         .await
         .unwrap();
-        Self { router, bridges, told: Arc::default(), next: AtomicU64::new(0) }
+        Self { router, bridges, data_dir, told: Arc::default(), next: AtomicU64::new(0) }
     }
 
     pub async fn start_with(bootstrap: &str, more: &str, kafka: &str) -> Self {

@@ -283,7 +283,8 @@ impl Episode {
                 bridge: format!("bridge {} ({})", bridge.name, bridge.buffer.name()),
                 takes: bridge.takes,
                 is_keyed: bridge.is_keyed,
-                may_double_by_death: bridge.buffer != Buffer::Disk,
+                // No buffer keeps the packet identifier of a message with its record.
+                may_double_by_death: true,
             };
             verdict.add(Verdict::of(&law, histories, &records));
             let Some(books) = books else { continue };

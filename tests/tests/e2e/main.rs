@@ -6,6 +6,7 @@
 mod access;
 mod crash;
 mod dev;
+mod disk_buffer;
 mod durable;
 mod floods;
 mod ground;

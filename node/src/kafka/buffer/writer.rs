@@ -172,10 +172,23 @@ impl Buffer {
 
     /// Ends the thread after a last round; the directory is free afterwards.
     pub async fn close(&self) {
-        let Some(thread) = self.thread.lock().take() else { return };
+        if let Some(thread) = self.tell_to_end() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// As [`Self::close`], for a buffer that nobody has used.
+    pub fn close_unused(&self) {
+        if let Some(thread) = self.tell_to_end() {
+            let _ = thread.join();
+        }
+    }
+
+    fn tell_to_end(&self) -> Option<JoinHandle<()>> {
+        let thread = self.thread.lock().take()?;
         self.queue.lock().stop = true;
         self.work.notify_one();
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        Some(thread)
     }
 
     /// Waits for work and takes it. The pace is kept while the queue is open, so that more gathers.
@@ -222,7 +235,8 @@ impl Buffer {
             }
             let sources: Vec<Arc<dyn Source>> =
                 self.sources.lock().iter().filter_map(Weak::upgrade).collect();
-            if !log.has_records() {
+            let skipped = log.has_records();
+            if !skipped {
                 for source in &sources {
                     source
                         .collect(&mut |place, count, base, bytes| log.put_records(place, count, base, bytes));
@@ -234,6 +248,8 @@ impl Buffer {
             }
             match &result {
                 Ok(()) => {
+                    // What came while the disk was full has been announced before.
+                    self.queue.lock().dirty |= skipped;
                     let below = log.next_number();
                     for source in &sources {
                         source.durable(below);

@@ -16,6 +16,13 @@
 //! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the old ones
 //!   is known; where the broker has forgotten it, the records are reported as [`Output::PossibleDuplicates`].
 //!
+//! With a disk buffer ([`Options::stored`]):
+//! * No batch is sent before a seal with its present stamp is durable ([`Output::WriteSeals`], [`PartitionCore::seals_durable`]).
+//! * The window is counted from the oldest batch whose end is not durable: after a crash all that may have been
+//!   appended is among the last five that the broker remembers.
+//! * Batches from before a crash go first, with the stamps they had, once it is known whether the broker still
+//!   knows their producer id ([`PartitionCore::resume`]); what is new gets a new producer id.
+//!
 //! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind it the
 //! error merely follows from what happened before them):
 //!
@@ -84,6 +91,8 @@ pub struct Options {
     pub max_in_flight: usize,
     /// A batch that Kafka has refused more often than this is given up.
     pub max_retries: Option<u32>,
+    /// Nothing is sent before its seal is durable; only with `idempotent`.
+    pub stored: bool,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -150,6 +159,19 @@ pub enum Output<B, W> {
         /// The id that cannot be used any longer.
         instead_of: Option<i64>,
     },
+    /// Write the stamps of all batches held ([`PartitionCore::batches`]) to the disk, after the ends of those that were completed
+    /// before; [`PartitionCore::seals_durable`] with this number is owed.
+    WriteSeals {
+        /// Rises.
+        generation: u64,
+    },
+    /// Ask Kafka whether it knows this producer id in this partition; [`PartitionCore::producer_is_known`] is owed.
+    AskForProducer {
+        /// The leader, which knows.
+        leader: i32,
+        /// The producer id.
+        id: i64,
+    },
     /// Batches are to be closed earlier: at so many bytes.
     LimitBatchBytes(usize),
     /// This many records are sent again although an earlier attempt may have appended them and the
@@ -202,6 +224,24 @@ struct Entry<B> {
     in_doubt: bool,
     /// An answer that is acted upon once all are in.
     verdict: Option<Verdict>,
+    /// The seals that hold its present stamp; [`UNSEALED`] where none do.
+    sealed_in: u64,
+}
+
+/// No seals hold the stamp yet.
+const UNSEALED: u64 = u64::MAX;
+
+/// Whether Kafka knows the producer id of batches from before a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replay {
+    /// There are none.
+    No,
+    /// It has not been asked.
+    Unasked,
+    /// The answer is on its way.
+    Asked,
+    /// It does: they are sent.
+    Under,
 }
 
 /// See the top of the file.
@@ -221,6 +261,13 @@ pub struct PartitionCore<B: Batch> {
     trouble: Option<Trouble>,
     next_attempt: u64,
     batch_bytes: usize,
+    /// Of the seals ordered last.
+    generation: u64,
+    /// Of those that are durable.
+    durable: u64,
+    /// For each batch that is complete, the seals with which its end will be durable.
+    settling: VecDeque<u64>,
+    replay: Replay,
     rng: SmallRng,
     outputs: Vec<Output<B, B::Wire>>,
 }
@@ -242,6 +289,10 @@ impl<B: Batch> PartitionCore<B> {
             trouble: None,
             next_attempt: 1,
             batch_bytes: usize::MAX,
+            generation: 0,
+            durable: 0,
+            settling: VecDeque::new(),
+            replay: Replay::No,
             rng,
             outputs: Vec::new(),
         };
@@ -249,6 +300,58 @@ impl<B: Batch> PartitionCore<B> {
             core.outputs.push(Output::NeedProducerId { instead_of: None });
         }
         core
+    }
+
+    /// A core that goes on with batches that were sealed before a crash, all by one producer id and epoch and without a
+    /// gap. Each may have been appended.
+    pub fn resume(options: Options, first: ProducerIdentity, batches: impl IntoIterator<Item = B>) -> Self {
+        let mut core = Self::new(options);
+        core.outputs.clear();
+        core.replay = Replay::Unasked;
+        let (id, epoch) = (first.producer_id, first.producer_epoch);
+        core.producer = Some(Producer { id, epoch, next: first.base_sequence, confirmed_at: None });
+        for batch in batches {
+            core.hold(batch, 0);
+        }
+        for entry in &mut core.entries {
+            (entry.in_doubt, entry.attempts) = (true, 1);
+        }
+        core
+    }
+
+    /// The answer to [`Output::AskForProducer`]; `None`: it cannot be known now, ask again.
+    pub fn producer_is_known(&mut self, now: Instant, known: Option<bool>) {
+        if self.replay != Replay::Asked {
+            return;
+        }
+        match known {
+            None => {
+                self.replay = Replay::Unasked;
+                self.outputs.push(Output::NeedMetadata);
+                self.resume_at = Some(now + BACKOFF_LAST);
+            }
+            Some(true) => self.replay = Replay::Under,
+            Some(false) => {
+                self.replay = Replay::No;
+                self.report_possible_duplicates();
+                self.new_producer_id();
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The batches held, in order.
+    pub fn batches(&self) -> impl Iterator<Item = &B> {
+        self.entries.iter().filter_map(|entry| entry.batch.as_ref())
+    }
+
+    /// The seals of this and all earlier generations are durable, and the ends that were ordered before them.
+    pub fn seals_durable(&mut self, now: Instant, generation: u64) {
+        self.durable = self.durable.max(generation);
+        while self.settling.front().is_some_and(|wanted| *wanted <= self.durable) {
+            self.settling.pop_front();
+        }
+        self.pump(now);
     }
 
     /// Takes the outputs, in order.
@@ -283,7 +386,9 @@ impl<B: Batch> PartitionCore<B> {
 
     /// How much it wants now.
     pub fn appetite(&self, now: Instant) -> Appetite {
-        if self.is_held() || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none())
+        if self.is_held()
+            || self.replay != Replay::No
+            || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none())
         {
             return Appetite::Nothing;
         }
@@ -310,6 +415,12 @@ impl<B: Batch> PartitionCore<B> {
 
     /// Takes a batch sealed with [`Self::next_stamp`] and sends it as soon as it may.
     pub fn push(&mut self, now: Instant, batch: B) {
+        let sealed_in = if self.options.stored { UNSEALED } else { 0 };
+        self.hold(batch, sealed_in);
+        self.pump(now);
+    }
+
+    fn hold(&mut self, batch: B, sealed_in: u64) {
         let mut base_sequence = -1;
         if let Some(producer) = &mut self.producer {
             base_sequence = producer.next;
@@ -325,8 +436,8 @@ impl<B: Batch> PartitionCore<B> {
             code: 0,
             in_doubt: false,
             verdict: None,
+            sealed_in,
         });
-        self.pump(now);
     }
 
     /// The answer to an attempt. Answers to attempts that are no longer of interest do nothing.
@@ -344,6 +455,9 @@ impl<B: Batch> PartitionCore<B> {
         if verdict == Verdict::Appended {
             if let Some(batch) = entry.batch.take() {
                 self.outputs.push(Output::Complete { batch, fate: Fate::Success });
+                if self.options.stored {
+                    self.settling.push_back(self.generation + 1);
+                }
             }
             while self.entries.front().is_some_and(|entry| entry.batch.is_none()) {
                 self.entries.pop_front();
@@ -424,6 +538,12 @@ impl<B: Batch> PartitionCore<B> {
 
     /// Batches that may lie beyond the oldest unanswered one.
     fn window(&self, now: Instant) -> usize {
+        let remembered = IDEMPOTENT_WINDOW.saturating_sub(self.settling.len());
+        let window = self.window_without_disk(now);
+        if self.options.stored { window.min(remembered) } else { window }
+    }
+
+    fn window_without_disk(&self, now: Instant) -> usize {
         let Some(producer) = &self.producer else { return self.options.max_in_flight.max(1) };
         let confirmed =
             producer.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR);
@@ -458,15 +578,55 @@ impl<B: Batch> PartitionCore<B> {
 
     fn pump(&mut self, now: Instant) {
         self.expire(now);
+        if self.replay == Replay::Under && self.entries.is_empty() {
+            self.replay = Replay::No;
+            self.new_producer_id();
+        }
+        self.send(now);
+        self.order_seals();
+    }
+
+    /// Orders seals where a stamp is in none, or where batches wait for an end to become durable.
+    fn order_seals(&mut self) {
+        // Without a producer id all stamps are about to change.
+        if !self.options.stored || self.producer.is_none() {
+            return;
+        }
+        let unsealed = self.entries.iter().any(|entry| entry.batch.is_some() && entry.sealed_in == UNSEALED);
+        let unsent = self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none());
+        let unsettled = self.settling.back().is_some_and(|wanted| *wanted > self.generation);
+        if unsealed || (unsent && unsettled) {
+            self.generation += 1;
+            for entry in self.entries.iter_mut().filter(|entry| entry.sealed_in == UNSEALED) {
+                entry.sealed_in = self.generation;
+            }
+            self.outputs.push(Output::WriteSeals { generation: self.generation });
+        }
+    }
+
+    fn send(&mut self, now: Instant) {
         if self.is_held() {
             return;
         }
         let (window, Some(leader)) = (self.window(now), self.leader) else { return };
+        if self.replay == Replay::Unasked
+            && let Some(producer) = &self.producer
+        {
+            self.replay = Replay::Asked;
+            self.outputs.push(Output::AskForProducer { leader, id: producer.id });
+        }
+        if self.replay == Replay::Asked {
+            return;
+        }
+        let durable = self.durable;
         // Counted from the oldest unanswered batch: complete ones behind it still take a broker's memory.
         for entry in self.entries.iter_mut().take(window) {
             let Some(batch) = &entry.batch else { continue };
             if entry.attempt.is_some() {
                 continue;
+            }
+            if entry.sealed_in > durable {
+                break;
             }
             let attempt = self.next_attempt;
             self.next_attempt += 1;
@@ -616,6 +776,8 @@ impl<B: Batch> PartitionCore<B> {
                     second.restamp(ProducerIdentity { base_sequence: middle, ..stamp });
                 }
                 entry.batch = Some(first);
+                entry.sealed_in = if self.options.stored { UNSEALED } else { 0 };
+                let sealed_in = entry.sealed_in;
                 let (attempts, in_doubt, code) = (entry.attempts, entry.in_doubt, entry.code);
                 self.entries.insert(
                     index + 1,
@@ -629,6 +791,7 @@ impl<B: Batch> PartitionCore<B> {
                         code,
                         in_doubt,
                         verdict: None,
+                        sealed_in,
                     },
                 );
                 true
@@ -689,6 +852,7 @@ impl<B: Batch> PartitionCore<B> {
             batch.restamp(ProducerIdentity { producer_id: id, producer_epoch: epoch, base_sequence: next });
             entry.base_sequence = next;
             entry.in_doubt = false;
+            entry.sealed_in = if self.options.stored { UNSEALED } else { 0 };
             next = advance(next, batch.records());
         }
         self.producer = Some(Producer { id, epoch, next, confirmed_at: None });

@@ -87,6 +87,10 @@ enum Event {
     },
     Metadata,
     ProducerId,
+    /// Seals are on the disk.
+    Sealed {
+        generation: u64,
+    },
     Cut,
     MoveLeader,
     Tick,
@@ -153,6 +157,7 @@ impl World {
             idempotent,
             max_in_flight: rng.random_range(1..=10),
             max_retries: patience.max_retries,
+            stored: idempotent && seed % 2 == 1,
             seed: rng.random(),
         });
         let (batch_limit, broker_limit) = (rng.random_range(1..=9), rng.random_range(1..=9));
@@ -269,6 +274,7 @@ impl World {
                 self.cut(broker);
             }
             Event::MoveLeader => self.move_leader(),
+            Event::Sealed { generation } => self.core.seals_durable(now, generation),
             Event::Tick => self.core.tick(now),
         }
     }
@@ -430,6 +436,8 @@ impl World {
                     assert!(before.is_none(), "record {id} completed twice");
                 }
             }
+            Output::WriteSeals { generation } => self.later(20, Event::Sealed { generation }),
+            Output::AskForProducer { .. } => unreachable!("nothing was there before"),
             Output::NeedMetadata => self.later(60, Event::Metadata),
             Output::NeedProducerId { .. } => self.later(60, Event::ProducerId),
             Output::LimitBatchBytes(bytes) => self.batch_limit = (bytes / 100).max(1),
@@ -598,7 +606,8 @@ fn without_idempotence_nothing_is_lost() {
     }
 }
 
-const OPTIONS: Options = Options { idempotent: true, max_in_flight: 5, max_retries: None, seed: 1 };
+const OPTIONS: Options =
+    Options { idempotent: true, max_in_flight: 5, max_retries: None, stored: false, seed: 1 };
 
 /// A core with one acknowledged batch behind it, and what it sent.
 fn warmed_up() -> (PartitionCore<Sheaf>, Instant) {
@@ -712,4 +721,123 @@ fn a_damaged_batch_is_given_up_after_a_few_tries_unless_one_of_them_is_in_doubt(
         }
         assert_eq!(failed, !doubt);
     }
+}
+
+fn stored() -> (PartitionCore<Sheaf>, Instant) {
+    let now = Instant::now();
+    let mut core = PartitionCore::new(Options { stored: true, ..OPTIONS });
+    core.leader_is(now, Some(1));
+    core.producer_id_is(now, 7, 0);
+    core.take_outputs();
+    (core, now)
+}
+
+fn offer(core: &mut PartitionCore<Sheaf>, now: Instant, id: u32) {
+    let stamp = core.next_stamp().unwrap();
+    core.push(now, Sheaf { ids: vec![id], stamp, expires_at: None });
+}
+
+/// Attempts and generations in the outputs.
+fn sent_and_sealed(core: &mut PartitionCore<Sheaf>) -> (Vec<u64>, Vec<u64>) {
+    let (mut sent, mut sealed) = (Vec::new(), Vec::new());
+    for output in core.take_outputs() {
+        match output {
+            Output::Send { attempt, .. } => sent.push(attempt),
+            Output::WriteSeals { generation } => sealed.push(generation),
+            _ => {}
+        }
+    }
+    (sent, sealed)
+}
+
+#[test]
+fn a_stored_batch_is_sent_when_its_seal_is_durable_and_not_before() {
+    let (mut core, now) = stored();
+    offer(&mut core, now, 1);
+    let (sent, sealed) = sent_and_sealed(&mut core);
+    assert!(sent.is_empty());
+    assert_eq!(sealed, [1]);
+    core.tick(now);
+    assert_eq!(sent_and_sealed(&mut core), (vec![], vec![]), "sealed once");
+    core.seals_durable(now, 1);
+    let (sent, _) = sent_and_sealed(&mut core);
+    assert_eq!(sent.len(), 1);
+    // Another epoch is another stamp.
+    core.answered(now, sent[0], Answer::Code(45));
+    core.tick(now + Duration::from_secs(5));
+    let (sent, sealed) = sent_and_sealed(&mut core);
+    assert!(sent.is_empty(), "sent with a stamp that is not on the disk");
+    assert_eq!(sealed, [2]);
+    core.seals_durable(now + Duration::from_secs(5), 2);
+    assert_eq!(sent_and_sealed(&mut core).0.len(), 1);
+}
+
+#[test]
+fn ends_that_are_not_durable_keep_their_place_among_the_five() {
+    let (mut core, now) = stored();
+    let mut under_way = VecDeque::new();
+    // Seals become durable, ends do not: their generation is the next one.
+    for id in 0..5 {
+        offer(&mut core, now, id);
+        let (_, sealed) = sent_and_sealed(&mut core);
+        let settling = std::mem::take(&mut core.settling);
+        core.seals_durable(now, sealed[0]);
+        core.settling = settling;
+        core.pump(now);
+        under_way.extend(sent_and_sealed(&mut core).0);
+        assert_eq!(under_way.len(), 1, "batch {id}");
+        core.answered(now, under_way.pop_front().unwrap(), Answer::Code(0));
+        core.take_outputs();
+    }
+    offer(&mut core, now, 5);
+    let (sent, sealed) = sent_and_sealed(&mut core);
+    assert!(sent.is_empty(), "six may have been appended beyond the durable end");
+    core.seals_durable(now, sealed[0]);
+    assert_eq!(sent_and_sealed(&mut core).0.len(), 1);
+}
+
+fn resumed() -> (PartitionCore<Sheaf>, Instant) {
+    let now = Instant::now();
+    let stamp = |base_sequence| ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence };
+    let batch = |id, sequence| Sheaf { ids: vec![id], stamp: stamp(sequence), expires_at: None };
+    let batches = [batch(1, 40), batch(2, 41)];
+    let mut core = PartitionCore::resume(Options { stored: true, ..OPTIONS }, stamp(40), batches);
+    core.leader_is(now, Some(1));
+    assert_eq!(core.take_outputs(), [Output::AskForProducer { leader: 1, id: 7 }]);
+    assert_eq!(core.appetite(now), Appetite::Nothing);
+    (core, now)
+}
+
+#[test]
+fn batches_from_before_a_crash_go_first_with_the_stamps_they_had() {
+    let (mut core, now) = resumed();
+    core.producer_is_known(now, Some(true));
+    let sends = |core: &mut PartitionCore<Sheaf>| -> Vec<(u64, ProducerIdentity)> {
+        let of = |output: Output<Sheaf, Sheaf>| match output {
+            Output::Send { attempt, wire, again: true, .. } => Some((attempt, wire.stamp)),
+            _ => None,
+        };
+        core.take_outputs().into_iter().filter_map(of).collect()
+    };
+    let first = sends(&mut core);
+    assert_eq!(first.len(), 1, "one until Kafka has confirmed the producer");
+    assert_eq!((first[0].1.base_sequence, first[0].1.producer_epoch), (40, 3));
+    core.answered(now, first[0].0, Answer::Code(46));
+    let second = sends(&mut core);
+    assert_eq!(second[0].1.base_sequence, 41);
+    core.answered(now, second[0].0, Answer::Code(0));
+    assert!(core.take_outputs().contains(&Output::NeedProducerId { instead_of: Some(7) }));
+    assert_eq!(core.next_stamp(), None, "new records take a new producer id");
+}
+
+#[test]
+fn batches_of_a_producer_that_kafka_has_forgotten_are_possible_duplicates() {
+    let (mut core, now) = resumed();
+    core.producer_is_known(now, Some(false));
+    let outputs = core.take_outputs();
+    assert!(outputs.contains(&Output::PossibleDuplicates(2)), "{outputs:?}");
+    assert!(outputs.contains(&Output::NeedProducerId { instead_of: Some(7) }));
+    core.producer_id_is(now, 8, 0);
+    let (sent, sealed) = sent_and_sealed(&mut core);
+    assert!(sent.is_empty() && sealed.len() == 1, "its new stamp must be durable first");
 }

@@ -15,6 +15,10 @@
 //!   so that the age of its first record stands for all of them. Where they do not, a clock is read once a batch.
 //! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, removed when
 //!   it is taken, or when they are more than half of it, so that memory stays within twice the limit.
+//! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The tickets of
+//!   durable records are released then, where the bridge promises no more, and their place is held by a ticket nobody hears of:
+//!   they are never dropped.
+//! * A segment's records are durable, then given to the buffer, then neither, in this order.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
 
 use std::collections::VecDeque;
@@ -28,10 +32,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
 use super::latency::LatencyHistogram;
-use super::obligations::{Dissolved, End, Obligations, Run};
+use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, tell};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
-use crate::flow::{Accepted, Outcome, Room, Ticket, Wake, WakeList};
+use crate::flow::{Accepted, AckSink, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
+use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
 
 /// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
 const LARGEST_RECORD: usize = 1 << 30;
@@ -51,6 +56,43 @@ pub struct InboxLimits {
     pub budget: Option<Arc<Budget>>,
     /// Takes down how long successes took.
     pub latency: Option<Arc<LatencyHistogram>>,
+    /// Records go to the disk first.
+    pub store: Option<Store>,
+}
+
+/// The disk buffer of an inbox.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Shared by all inboxes of a bridge.
+    pub buffer: Arc<Buffer>,
+    /// What this inbox's records belong to.
+    pub place: Place,
+    /// Publishers are answered when their records are durable, and not only when they are in Kafka.
+    pub answers: bool,
+}
+
+/// Holds the place of a publisher who has been answered.
+struct Answered;
+
+impl AckSink for Answered {
+    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
+}
+
+/// A ticket nobody hears of: a record with one is never dropped.
+pub(super) fn answered_ticket(sequence: u64) -> Ticket {
+    static ANSWERED: std::sync::LazyLock<Arc<Answered>> = std::sync::LazyLock::new(|| Arc::new(Answered));
+    Ticket { sink: ANSWERED.clone(), sequence }
+}
+
+/// Where a record is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// Nowhere.
+    No,
+    /// Given to the buffer with this number.
+    Given(u64),
+    /// There, with this number.
+    Durable(u64),
 }
 
 impl InboxLimits {
@@ -86,7 +128,7 @@ pub struct Surrendered(Segment);
 impl Surrendered {
     /// Takes back what is in flight: in its inbox it was never matched.
     pub(super) fn of_flight(builder: BatchBuilder, obligations: Obligations) -> Option<Self> {
-        let Dissolved { inbox, runs, bytes: counted, since } = obligations.dissolve()?;
+        let Dissolved { inbox, runs, bytes: counted, since, numbers } = obligations.dissolve()?;
         let mut segment = Segment { bytes: builder.len().saturating_sub(HEADER_LEN), ..Segment::default() };
         let mut sizes = builder.record_lens();
         for run in &runs {
@@ -97,6 +139,12 @@ impl Surrendered {
         segment.builder = builder;
         segment.runs = runs;
         segment.since = since;
+        if !numbers.is_empty() {
+            segment.numbers = numbers;
+            segment.given = segment.builder.count();
+            segment.durable = segment.given;
+            segment.given_bytes = segment.builder.len() - HEADER_LEN;
+        }
         let mut state = inbox.state.lock();
         let records = segment.live_records() as u64;
         state.ledger.inflight -= records;
@@ -108,11 +156,19 @@ impl Surrendered {
     }
 
     /// Its records with their tickets, in order.
-    pub fn for_each(&self, mut visit: impl FnMut(&RecordRef<'_>, Option<&Ticket>)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&RecordRef<'_>, Option<&Ticket>, Stored)) {
         let mut records = self.0.builder.records().flatten();
+        let mut numbers = self.0.numbers.iter().flat_map(|numbers| numbers.first..numbers.end());
+        let mut at = 0;
         for run in &self.0.runs {
             for (index, record) in (0..run.count).zip(records.by_ref()) {
-                visit(&record, run.ticket(index).as_ref());
+                let stored = match numbers.next() {
+                    Some(number) if at < self.0.durable => Stored::Durable(number),
+                    Some(number) => Stored::Given(number),
+                    None => Stored::No,
+                };
+                at += 1;
+                visit(&record, run.ticket(index).as_ref(), stored);
             }
         }
     }
@@ -134,6 +190,12 @@ struct Segment {
     closed: bool,
     /// When its first record came.
     since: Option<Instant>,
+    /// The numbers of its first records on the disk: of `given` of them, which are `given_bytes` of the builder.
+    numbers: Vec<Numbers>,
+    given: usize,
+    given_bytes: usize,
+    /// So many of the first are durable.
+    durable: usize,
 }
 
 impl Segment {
@@ -153,31 +215,116 @@ impl Segment {
         }
     }
 
-    /// Physically removes what is marked as dropped.
-    fn compact(&mut self) {
+    fn is_durable(&self) -> bool {
+        self.durable == self.builder.count()
+    }
+
+    /// Takes the next record's place on the disk over; false where it must go into another segment.
+    fn fits(&self, stored: Stored) -> bool {
+        match stored {
+            Stored::No => true,
+            Stored::Given(_) => self.given == self.builder.count(),
+            Stored::Durable(_) => self.is_durable(),
+        }
+    }
+
+    /// Notes where the record just appended is on the disk.
+    fn note_stored(&mut self, stored: Stored, bytes: usize) {
+        let (Stored::Given(number) | Stored::Durable(number)) = stored else { return };
+        self.given += 1;
+        self.given_bytes += bytes;
+        self.durable += usize::from(matches!(stored, Stored::Durable(_)));
+        match self.numbers.last_mut() {
+            Some(last) if last.end() == number => last.count += 1,
+            _ => self.numbers.push(Numbers { first: number, count: 1 }),
+        }
+    }
+
+    /// Gives the buffer what it does not have.
+    fn collect(&mut self, place: &Place, put: &mut Put<'_>) {
+        let count = self.builder.count() - self.given;
+        let Some(base_timestamp) = self.builder.base_timestamp().filter(|_| count > 0) else { return };
+        let bytes = self.builder.encoded_from(self.given_bytes);
+        self.numbers.push(put(place, count as u32, base_timestamp, bytes));
+        self.given_bytes += bytes.len();
+        self.given = self.builder.count();
+    }
+
+    /// Records with numbers below this one are durable; their tickets go to `told`, where that is wanted.
+    fn make_durable(&mut self, below: u64, mut told: Option<&mut Vec<Run>>) {
+        let durable: u64 =
+            self.numbers.iter().map(|numbers| numbers.end().min(below).saturating_sub(numbers.first)).sum();
+        let (from, to) = (self.durable as u64, durable);
+        self.durable = durable as usize;
+        let Some(told) = told.as_mut() else { return };
+        // The runs of what is newly durable, cut at its borders.
+        let mut at = 0;
+        let mut runs: Vec<Run> = Vec::with_capacity(self.runs.len() + 2);
+        for run in self.runs.drain(..) {
+            let (start, end) = (at, at + u64::from(run.count));
+            at = end;
+            let cuts = [(start, end.min(from)), (start.max(from), end.min(to)), (start.max(to), end)];
+            for (index, (first, last)) in
+                cuts.into_iter().enumerate().filter(|(_, (first, last))| first < last)
+            {
+                let part = Run {
+                    sink: run.sink.clone(),
+                    first: run.first + (first - start),
+                    count: (last - first) as u32,
+                };
+                if index == 1 && part.sink.is_some() {
+                    told.push(part.clone());
+                    let sink = Some(answered_ticket(0).sink);
+                    runs.push(Run { sink, ..part });
+                } else {
+                    runs.push(part);
+                }
+            }
+        }
+        self.runs = runs;
+    }
+
+    /// Physically removes what is marked as dropped, and gives the numbers it had on the disk.
+    fn compact(&mut self) -> Vec<Numbers> {
         let mut left = std::mem::take(&mut self.dropped);
+        let mut gone_numbers = Vec::new();
         if left == 0 {
-            return;
+            return gone_numbers;
         }
         self.dropped_bytes = 0;
         // A new builder, not `retain`: this is about giving memory back.
         let mut kept = BatchBuilder::new();
         let old = std::mem::take(&mut self.builder);
         let mut records = old.records();
+        let mut numbers = std::mem::take(&mut self.numbers);
+        let mut kept_numbers = Vec::new();
+        let (given, durable) = (self.given as u64, self.durable as u64);
+        let (mut at, mut given_bytes) = (0, 0);
         for run in &mut self.runs {
             let gone = if run.sink.is_none() { left.min(run.count as usize) } else { 0 };
             left -= gone;
             let keep = run.count as usize - gone;
+            gone_numbers.append(&mut split_numbers(&mut numbers, gone as u64));
+            kept_numbers.append(&mut split_numbers(&mut numbers, keep as u64));
+            let within = |limit: u64, from: u64| limit.saturating_sub(from).min(gone as u64) as usize;
+            self.given -= within(given, at);
+            self.durable -= within(durable, at);
+            at += gone as u64;
             for _ in 0..gone {
                 records.next();
             }
             for record in records.by_ref().take(keep).flatten() {
-                kept.append_ref(&record);
+                let added = kept.append_ref(&record);
+                given_bytes += if at < given { added } else { 0 };
+                at += 1;
             }
             run.count = keep as u32;
         }
         self.runs.retain(|run| run.count > 0);
         self.builder = kept;
+        self.numbers = kept_numbers;
+        self.given_bytes = given_bytes;
+        gone_numbers
     }
 }
 
@@ -201,6 +348,12 @@ struct State {
     generation: u64,
     /// Size of the batch taken last: what the next one will probably need.
     likely_size: usize,
+    /// Something is there that the buffer was not given, and it has been told.
+    dirty: bool,
+    /// Something was given to the buffer and is not known to be durable.
+    given: bool,
+    /// The sleeper wants the front batch as soon as it is durable.
+    wanted: bool,
 }
 
 /// See the top of the file.
@@ -221,7 +374,8 @@ impl PartitionInbox {
     /// An empty inbox; `sleeper` is woken as [`Self::sleep_until`] says.
     pub fn new(limits: InboxLimits, sleeper: Arc<dyn Wake>) -> Arc<Self> {
         let room = limits.budget.as_ref().map_or_else(Room::default, |budget| budget.room().clone());
-        Arc::new(Self {
+        let buffer = limits.store.as_ref().map(|store| store.buffer.clone());
+        let inbox = Arc::new(Self {
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 slice: limits.slice(),
@@ -234,11 +388,19 @@ impl PartitionInbox {
                 closed: None,
                 generation: 0,
                 likely_size: 0,
+                dirty: false,
+                given: false,
+                wanted: false,
             }),
             room,
             sleeper,
             taken: AtomicU64::new(0),
-        })
+        });
+        if let Some(buffer) = buffer {
+            let weak: std::sync::Weak<Self> = Arc::downgrade(&inbox);
+            buffer.add_source(weak);
+        }
+        inbox
     }
 
     /// Appends a record.
@@ -312,6 +474,7 @@ impl PartitionInbox {
             budget.release(most - added);
         }
         state.count_in(1, added);
+        state.tell_buffer(|buffer| wakes.push(buffer));
         if state.ledger.queuing_bytes >= state.wake_at {
             state.wake_at = u64::MAX;
             wakes.push(self.sleeper.clone());
@@ -320,11 +483,22 @@ impl PartitionInbox {
     }
 
     /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted before.
-    pub fn adopt(&self, record: &RecordRef<'_>, ticket: Option<&Ticket>) {
+    pub(super) fn adopt(&self, record: &RecordRef<'_>, ticket: Option<&Ticket>, stored: Stored) {
         let mut state = self.state.lock();
+        if let Some(open) = state.segments.back_mut()
+            && !open.fits(stored)
+        {
+            open.closed = true;
+        }
         let segment = state.open_segment(record.encoded_len() + 16);
+        let before = segment.builder.len();
         let added = segment.builder.append_ref(record);
         segment.note(ticket, added);
+        segment.note_stored(stored, segment.builder.len() - before.max(HEADER_LEN));
+        state.given |= matches!(stored, Stored::Given(_));
+        if stored == Stored::No {
+            state.tell_buffer(|buffer| buffer.wake());
+        }
         state.add_to_budget(added);
         state.count_in(1, added);
     }
@@ -338,7 +512,12 @@ impl PartitionInbox {
         let mut segment = batch.0;
         segment.closed = true;
         let (records, bytes) = (segment.live_records() as u64, segment.bytes);
+        state.given |= segment.durable < segment.given;
+        let new = segment.given < segment.builder.count();
         state.segments.push_back(segment);
+        if new {
+            state.tell_buffer(|buffer| buffer.wake());
+        }
         state.add_to_budget(bytes);
         state.count_in(records, bytes);
     }
@@ -350,6 +529,10 @@ impl PartitionInbox {
         for Surrendered(mut segment) in batches.into_iter().rev() {
             segment.closed = true;
             let (records, bytes) = (segment.live_records() as u64, segment.bytes);
+            state.given |= segment.durable < segment.given;
+            if segment.given < segment.builder.count() {
+                state.tell_buffer(|buffer| buffer.wake());
+            }
             state.segments.push_front(segment);
             state.add_to_budget(bytes);
             state.count_in(records, bytes);
@@ -365,6 +548,12 @@ impl PartitionInbox {
             return false;
         };
         let enough = state.ledger.queuing > 0 && state.ledger.queuing_bytes >= bytes;
+        if enough && !state.front_is_ready() {
+            // Told when it is durable.
+            state.wanted = true;
+            state.wake_at = u64::MAX;
+            return false;
+        }
         state.wake_at = if enough { u64::MAX } else { bytes.max(1) };
         enough
     }
@@ -372,17 +561,45 @@ impl PartitionInbox {
     /// Takes the oldest batch: its records are in flight from here on.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state.lock();
+        if !state.front_is_ready() {
+            return None;
+        }
         let segment = state.pop()?;
         Some(self.taken_from(state, segment))
+    }
+
+    /// As [`Self::take`], durable or not: what is not counts as not stored.
+    pub fn take_in_any_case(self: &Arc<Self>) -> Option<Taken> {
+        let mut state = self.state.lock();
+        let segment = state.pop()?;
+        Some(self.taken_from(state, segment))
+    }
+
+    /// Counts records that were under way before a restart.
+    pub(super) fn resume(self: &Arc<Self>, builder: &BatchBuilder, numbers: Vec<Numbers>) -> Obligations {
+        let mut state = self.state.lock();
+        let (records, bytes) = (builder.count() as u64, builder.len() - HEADER_LEN);
+        state.held += bytes;
+        state.ledger.matched += records;
+        state.ledger.inflight += records;
+        state.add_to_budget(bytes);
+        let runs = vec![Run { count: records as u32, ..Run::of(Some(&answered_ticket(0))) }];
+        let stored = state.limits.store.as_ref();
+        let stored = stored.map(|store| OnDisk { buffer: store.buffer.clone(), numbers });
+        drop(state);
+        Obligations::new(self.clone(), runs, bytes, None, stored)
     }
 
     fn taken_from(self: &Arc<Self>, mut state: MutexGuard<'_, State>, segment: Segment) -> Taken {
         state.ledger.inflight += segment.live_records() as u64;
         let expires_at = state.expiry(&segment);
         self.taken.fetch_add(1, Ordering::Release);
+        let durable = segment.is_durable();
+        let store = state.limits.store.as_ref().filter(|_| durable);
+        let stored = store.map(|store| OnDisk { buffer: store.buffer.clone(), numbers: segment.numbers });
         drop(state);
         Taken {
-            obligations: Obligations::new(self.clone(), segment.runs, segment.bytes, segment.since),
+            obligations: Obligations::new(self.clone(), segment.runs, segment.bytes, segment.since, stored),
             builder: segment.builder,
             expires_at,
         }
@@ -393,7 +610,7 @@ impl PartitionInbox {
         let mut state = self.state.lock();
         state.discard_empty();
         let front = state.segments.front()?;
-        if state.expiry(front).is_none_or(|at| at > now) {
+        if state.expiry(front).is_none_or(|at| at > now) || !state.front_is_ready() {
             return None;
         }
         let segment = state.pop()?;
@@ -512,6 +729,15 @@ impl PartitionInbox {
         self.announce_room(&mut state);
     }
 
+    /// Records in flight that stay on the disk: here they were never matched.
+    pub(super) fn leave(&self, records: u64, bytes: usize) {
+        let mut state = self.state.lock();
+        state.ledger.inflight -= records;
+        state.ledger.matched -= records;
+        state.release(bytes);
+        self.announce_room(&mut state);
+    }
+
     fn announce_room(&self, state: &mut State) {
         let shared = state.limits.budget.as_ref().is_some_and(|budget| budget.take_refused());
         if std::mem::take(&mut state.refused) || shared {
@@ -521,7 +747,60 @@ impl PartitionInbox {
     }
 }
 
+impl Source for PartitionInbox {
+    fn collect(&self, put: &mut Put<'_>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if !std::mem::take(&mut state.dirty) {
+            return;
+        }
+        let Some(store) = &state.limits.store else { return };
+        for segment in &mut state.segments {
+            segment.collect(&store.place, put);
+        }
+        state.given = true;
+    }
+
+    fn durable(&self, below: u64) {
+        let mut told = Vec::new();
+        let wanted = {
+            let mut state = self.state.lock();
+            if !std::mem::take(&mut state.given) {
+                return;
+            }
+            let answers = state.limits.store.as_ref().is_some_and(|store| store.answers);
+            for segment in state.segments.iter_mut().filter(|segment| segment.durable < segment.given) {
+                segment.make_durable(below, answers.then_some(&mut told));
+            }
+            std::mem::take(&mut state.wanted)
+        };
+        tell(told, Outcome::Success);
+        if wanted {
+            self.sleeper.wake();
+        }
+    }
+}
+
 impl State {
+    /// Tells the buffer that there is something new, once.
+    fn tell_buffer(&mut self, tell: impl FnOnce(Arc<Buffer>)) {
+        if let Some(store) = self.limits.store.as_ref().filter(|_| !self.dirty) {
+            tell(store.buffer.clone());
+            self.dirty = true;
+        }
+    }
+
+    /// Whether the front batch may go. One that may not takes no more records, so that it soon may.
+    fn front_is_ready(&mut self) -> bool {
+        if self.limits.store.is_none() {
+            return true;
+        }
+        self.discard_empty();
+        let Some(front) = self.segments.front_mut() else { return true };
+        front.closed |= !front.is_durable();
+        front.is_durable()
+    }
+
     /// Whether `most` bytes fit; with a budget they are reserved there.
     fn reserve(&self, most: usize) -> bool {
         self.held + most <= self.limits.bytes
@@ -612,7 +891,10 @@ impl State {
             self.ledger.queuing_bytes -= bytes as u64;
             self.ledger.dropped_queue_full += 1;
             if segment.dropped_bytes > segment.bytes {
-                segment.compact();
+                let gone = segment.compact();
+                if let Some(store) = self.limits.store.as_ref().filter(|_| !gone.is_empty()) {
+                    store.buffer.done(&gone);
+                }
                 if segment.builder.is_empty() && self.drop_from < last {
                     self.segments.remove(self.drop_from);
                 }
@@ -627,16 +909,26 @@ impl State {
         let mut segment = self.segments.pop_front()?;
         self.drop_from = self.drop_from.saturating_sub(1);
         self.likely_size = segment.builder.len();
-        segment.compact();
+        let gone = segment.compact();
+        self.end(&gone);
         self.ledger.queuing -= segment.live_records() as u64;
         self.ledger.queuing_bytes -= segment.bytes as u64;
         Some(segment)
     }
 
+    /// These are no longer needed on the disk.
+    fn end(&self, numbers: &[Numbers]) {
+        if let Some(store) = self.limits.store.as_ref().filter(|_| !numbers.is_empty()) {
+            store.buffer.done(numbers);
+        }
+    }
+
     /// Takes segments away from the front that have no records left.
     fn discard_empty(&mut self) {
         while self.segments.front().is_some_and(|segment| segment.live_records() == 0) {
-            self.segments.pop_front();
+            if let Some(segment) = self.segments.pop_front() {
+                self.end(&segment.numbers);
+            }
             self.drop_from = self.drop_from.saturating_sub(1);
         }
     }

@@ -310,7 +310,7 @@ fn a_batch_moves_to_another_inbox_with_its_tickets_and_books() {
     }
     let batch = from.surrender().expect("a batch");
     assert_eq!(from.ledger(), Ledger::default());
-    batch.for_each(|record, ticket| to.adopt(record, ticket));
+    batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored));
     assert_eq!(to.ledger().queuing, 10);
     to.adopt_batch(to.surrender().expect("a batch"));
     let taken = to.take().expect("a batch");
@@ -382,4 +382,95 @@ async fn inboxes_that_share_a_budget_hold_no_more_than_it_together() {
     tokio::time::timeout(Duration::from_secs(10), freed).await.expect("the space is announced");
     assert!(matches!(inboxes[1].append(&record(b"k", &value), Some(&ticket), &mut wakes), Accepted::Taken));
     assert_eq!(budget.used(), inboxes[1].ledger().queuing_bytes as usize);
+}
+
+/// An inbox with a disk buffer whose thread is never woken: the test does its work.
+fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(directory.path(), 1 << 20).unwrap();
+    let place = Place { topic: "t".into(), partition: 0 };
+    let store = Some(Store { buffer, place, answers: true });
+    let sleeper = Arc::new(Sleeper::default());
+    let limits = InboxLimits { store, ..InboxLimits::new(bytes, 10_000) };
+    (PartitionInbox::new(limits, sleeper.clone()), sleeper, directory)
+}
+
+fn collect(inbox: &PartitionInbox, next: &mut u64) -> Vec<Numbers> {
+    let mut runs = Vec::new();
+    Source::collect(inbox, &mut |_, count, _, _| {
+        let numbers = Numbers { first: *next, count };
+        *next += u64::from(count);
+        runs.push(numbers);
+        numbers
+    });
+    runs
+}
+
+#[test]
+fn a_batch_goes_when_it_is_durable_and_its_tickets_are_answered_then_and_once() {
+    let (inbox, sleeper, _directory) = stored_inbox(100_000);
+    let (publisher, mut next) = (Arc::new(Publisher::default()), 0);
+    let append = |sequence| {
+        let mut wakes = WakeList::default();
+        inbox.append(&record(b"k", b"v"), Some(&ticket(&publisher, sequence)), &mut wakes);
+        // Its drop would wake the thread.
+        std::mem::forget(wakes);
+    };
+    append(0);
+    append(1);
+    assert!(inbox.take().is_none(), "a batch went before it was durable");
+    assert_eq!(collect(&inbox, &mut next), [Numbers { first: 0, count: 2 }]);
+    // In the next batch: the one that was wanted takes no more.
+    append(2);
+    assert!(!inbox.sleep_until(Some(1)));
+    assert!(publisher.told.lock().is_empty(), "answered before it was durable");
+    Source::durable(&*inbox, next);
+    assert_eq!(publisher.told.lock().len(), 2);
+    assert_eq!(sleeper.0.load(Ordering::Relaxed), 1, "whoever wanted the batch is told");
+    let taken = inbox.take().expect("a durable batch");
+    assert_eq!(taken.builder.count(), 2);
+    assert_eq!(taken.obligations.numbers(), [Numbers { first: 0, count: 2 }]);
+    assert!(inbox.take().is_none());
+    taken.obligations.end(End::Success);
+    assert_eq!(publisher.told.lock().len(), 2, "answered once");
+    // What is stopped stays on the disk, and was never matched here.
+    collect(&inbox, &mut next);
+    Source::durable(&*inbox, next);
+    inbox.take().expect("a durable batch").obligations.end(End::Stopped(ReasonCode::UnspecifiedError));
+    let ledger = inbox.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed, ledger.imbalance()), (2, 2, 0, 0));
+    assert_eq!(publisher.told.lock()[&2], Outcome::Success);
+}
+
+#[test]
+fn what_was_answered_is_never_dropped_for_want_of_room_and_numbers_stay_with_their_records() {
+    let (inbox, _sleeper, _directory) = stored_inbox(600);
+    let (publisher, mut next) = (Arc::new(Publisher::default()), 0);
+    let mut wakes = WakeList::default();
+    for sequence in 0..5 {
+        inbox.append(&record(b"k", b"kept"), Some(&ticket(&publisher, sequence)), &mut wakes);
+        inbox.append(&record(b"k", b"dropped"), None, &mut wakes);
+    }
+    collect(&inbox, &mut next);
+    Source::durable(&*inbox, next);
+    for _ in 0..200 {
+        inbox.append(&record(b"k", b"newer"), None, &mut wakes);
+    }
+    collect(&inbox, &mut next);
+    Source::durable(&*inbox, next);
+    let mut kept = Vec::new();
+    while let Some(taken) = inbox.take() {
+        let numbers: Vec<u64> =
+            taken.obligations.numbers().iter().flat_map(|numbers| numbers.first..numbers.end()).collect();
+        assert_eq!(numbers.len(), taken.builder.count());
+        for (number, record) in numbers.iter().zip(taken.builder.records().flatten()) {
+            if record.value == Some(b"kept") {
+                kept.push(*number);
+            }
+        }
+        taken.obligations.end(End::Success);
+    }
+    std::mem::forget(wakes);
+    assert_eq!(kept, [0, 2, 4, 6, 8]);
+    assert_eq!(inbox.ledger().imbalance(), 0);
 }

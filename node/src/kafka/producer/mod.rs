@@ -39,8 +39,9 @@ pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
 pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
 pub use latency::{Latency, LatencyHistogram};
-pub use route::Partitioner;
+pub use route::{Partitioner, Routes};
 pub use succession::HandedOver;
 pub use topic_producer::{
-    PartitionRow, RequiredAcks, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    DiskStore, PartitionRow, RequiredAcks, Restored, Status, StopReport, TopicProducer, TopicProducerHandle,
+    TopicProducerOptions,
 };

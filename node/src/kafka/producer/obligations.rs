@@ -10,6 +10,7 @@ use causeway_protocol::mqtt::ReasonCode;
 
 use super::inbox::PartitionInbox;
 use crate::flow::{AckSink, Outcome, SequenceRange, Ticket};
+use crate::kafka::buffer::{Buffer, Numbers};
 
 /// Consecutive records of one publisher, or without a ticket.
 #[derive(Clone)]
@@ -72,7 +73,8 @@ pub enum End {
     Failed(ReasonCode),
     /// Too old: all its records count as dropped.
     Expired(ReasonCode),
-    /// The producer was stopped with it: records with a ticket count as failed, those without as dropped.
+    /// The producer was stopped with it: records with a ticket count as failed, those without as dropped. Those in a
+    /// disk buffer stay there, and here they were never matched.
     Stopped(ReasonCode),
 }
 
@@ -94,6 +96,17 @@ pub struct Obligations {
     bytes: usize,
     /// When the first record came, where that matters.
     since: Option<Instant>,
+    /// Where the records are on the disk.
+    stored: Option<OnDisk>,
+}
+
+/// Records in a disk buffer.
+#[derive(Debug, Clone)]
+pub(super) struct OnDisk {
+    /// Which buffer.
+    pub(super) buffer: Arc<Buffer>,
+    /// Their numbers, in record order.
+    pub(super) numbers: Vec<Numbers>,
 }
 
 /// What [`Obligations`] were.
@@ -106,6 +119,8 @@ pub(super) struct Dissolved {
     pub(super) bytes: usize,
     /// When the first record came, where that matters.
     pub(super) since: Option<Instant>,
+    /// Their numbers on the disk.
+    pub(super) numbers: Vec<Numbers>,
 }
 
 impl Obligations {
@@ -114,8 +129,14 @@ impl Obligations {
         runs: Vec<Run>,
         bytes: usize,
         since: Option<Instant>,
+        stored: Option<OnDisk>,
     ) -> Self {
-        Self { inbox: Some(inbox), runs, bytes, since }
+        Self { inbox: Some(inbox), runs, bytes, since, stored }
+    }
+
+    /// The records' numbers on the disk.
+    pub fn numbers(&self) -> &[Numbers] {
+        self.stored.as_ref().map_or(&[], |stored| &stored.numbers)
     }
 
     /// Records.
@@ -145,53 +166,95 @@ impl Obligations {
         }
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { inbox: self.inbox.clone(), runs: first, bytes, since: self.since }
+        let stored = self.stored.as_mut().map(|stored| {
+            let numbers = split_numbers(&mut stored.numbers, records);
+            OnDisk { buffer: stored.buffer.clone(), numbers }
+        });
+        Self { inbox: self.inbox.clone(), runs: first, bytes, since: self.since, stored }
     }
 
     /// The end: moves the ledger, then tells each publisher once.
     pub fn end(mut self, end: End) {
-        self.finish(end);
+        self.finish(end, true);
     }
 
     /// Hands the duties over, unfinished.
     pub(super) fn dissolve(mut self) -> Option<Dissolved> {
         let inbox = self.inbox.take()?;
         let runs = std::mem::take(&mut self.runs);
-        Some(Dissolved { inbox, runs, bytes: self.bytes, since: self.since })
+        let numbers = self.stored.take().map(|stored| stored.numbers).unwrap_or_default();
+        Some(Dissolved { inbox, runs, bytes: self.bytes, since: self.since, numbers })
     }
 
-    fn finish(&mut self, end: End) {
+    /// `known`: the fate of the records is; otherwise they stay on the disk, where they are there.
+    fn finish(&mut self, end: End, known: bool) {
         let Some(inbox) = self.inbox.take() else { return };
         let mut runs = std::mem::take(&mut self.runs);
         let all: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
         runs.retain(|run| run.sink.is_some());
         let with_ticket: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
-        inbox.settle(with_ticket, all - with_ticket, self.bytes, self.since, end);
-        // Stable: a publisher's ranges stay in record order.
-        runs.sort_by_key(|run| run.sink.as_ref().map(address));
-        let mut ranges: Vec<SequenceRange> = Vec::new();
-        for group in runs.chunk_by(|a, b| a.sink.as_ref().map(address) == b.sink.as_ref().map(address)) {
-            ranges.clear();
-            for run in group {
-                match ranges.last_mut() {
-                    Some(last)
-                        if last.first + u64::from(last.count) == run.first
-                            && last.count.checked_add(run.count).is_some() =>
-                    {
-                        last.count += run.count;
-                    }
-                    _ => ranges.push(SequenceRange { first: run.first, count: run.count }),
+        let stays = self.stored.is_some() && matches!(end, End::Stopped(_));
+        if let Some(stored) = self.stored.take()
+            && known
+            && !stays
+        {
+            stored.buffer.done(&stored.numbers);
+        }
+        if stays {
+            inbox.leave(all, self.bytes);
+        } else {
+            inbox.settle(with_ticket, all - with_ticket, self.bytes, self.since, end);
+        }
+        tell(runs, end.outcome());
+    }
+}
+
+/// Tells each publisher once. All runs have a sink.
+pub(super) fn tell(mut runs: Vec<Run>, outcome: Outcome) {
+    // Stable: a publisher's ranges stay in record order.
+    runs.sort_by_key(|run| run.sink.as_ref().map(address));
+    let mut ranges: Vec<SequenceRange> = Vec::new();
+    for group in runs.chunk_by(|a, b| a.sink.as_ref().map(address) == b.sink.as_ref().map(address)) {
+        ranges.clear();
+        for run in group {
+            match ranges.last_mut() {
+                Some(last)
+                    if last.first + u64::from(last.count) == run.first
+                        && last.count.checked_add(run.count).is_some() =>
+                {
+                    last.count += run.count;
                 }
+                _ => ranges.push(SequenceRange { first: run.first, count: run.count }),
             }
-            if let Some(sink) = group.first().and_then(|run| run.sink.as_ref()) {
-                sink.acknowledge(&ranges, end.outcome());
-            }
+        }
+        if let Some(sink) = group.first().and_then(|run| run.sink.as_ref()) {
+            sink.acknowledge(&ranges, outcome);
         }
     }
 }
 
+/// Takes the first `count` numbers off.
+pub(super) fn split_numbers(numbers: &mut Vec<Numbers>, count: u64) -> Vec<Numbers> {
+    let (mut first, mut left) = (Vec::new(), count);
+    let mut rest = std::mem::take(numbers).into_iter();
+    for range in rest.by_ref() {
+        let taken = left.min(u64::from(range.count)) as u32;
+        if taken > 0 {
+            first.push(Numbers { first: range.first, count: taken });
+        }
+        left -= u64::from(taken);
+        if taken < range.count {
+            let count = range.count - taken;
+            numbers.push(Numbers { first: range.first + u64::from(taken), count });
+            break;
+        }
+    }
+    numbers.extend(rest);
+    first
+}
+
 impl Drop for Obligations {
     fn drop(&mut self) {
-        self.finish(End::Failed(ReasonCode::UnspecifiedError));
+        self.finish(End::Failed(ReasonCode::UnspecifiedError), false);
     }
 }

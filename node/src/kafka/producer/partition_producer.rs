@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use causeway_protocol::kafka::batch::{BatchBuilder, Compression, HEADER_LEN, ProducerIdentity, SealedBatch};
 use causeway_protocol::mqtt::ReasonCode;
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::messages::describe_producers_request::{DescribeProducersRequest, TopicRequest};
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -35,6 +37,8 @@ use super::route::Routes;
 use super::topic_producer::TopicMessage;
 use super::verdict::describe;
 use crate::flow::Wake;
+use crate::kafka::buffer::{Buffer, Place, Seal};
+use crate::kafka::client::{Client, Purpose};
 
 /// Why a record is given up for its age.
 pub(super) const TOO_OLD: &str = "older than max_batch_age";
@@ -75,6 +79,10 @@ pub enum PartitionMessage {
         /// Epoch.
         epoch: i16,
     },
+    /// Seals of this generation are durable.
+    Sealed(u64),
+    /// Whether Kafka knows the producer id of before; `None`: it could not be asked.
+    ProducerKnown(Option<bool>),
     /// A pause is over.
     Tick,
     /// The partition is gone: end everything held like this.
@@ -157,6 +165,10 @@ pub struct PartitionSetup {
     pub parent: ActorRef<TopicMessage>,
     /// Leader known so far.
     pub leader: Option<i32>,
+    /// The disk buffer and what records here belong to.
+    pub store: Option<(Arc<Buffer>, Place)>,
+    /// Batches from before a restart.
+    pub replay: Vec<(ProducerIdentity, Taken)>,
 }
 
 /// See the top of the file.
@@ -243,9 +255,9 @@ impl Actor for PartitionProducer {
     async fn pre_start(
         &self,
         myself: ActorRef<PartitionMessage>,
-        setup: PartitionSetup,
+        mut setup: PartitionSetup,
     ) -> Result<Held, ActorProcessingErr> {
-        let core = PartitionCore::new(setup.core.clone());
+        let core = resume(&mut setup);
         setup.partition.actor.belongs_to(myself.clone());
         Ok(Held {
             core,
@@ -287,6 +299,8 @@ impl Actor for PartitionProducer {
             }
             PartitionMessage::Leader(leader) => held.core.leader_is(now, leader),
             PartitionMessage::ProducerId { id, epoch } => held.core.producer_id_is(now, id, epoch),
+            PartitionMessage::Sealed(generation) => held.core.seals_durable(now, generation),
+            PartitionMessage::ProducerKnown(known) => held.core.producer_is_known(now, known),
             PartitionMessage::Tick => {
                 held.timer = None;
                 held.core.tick(now);
@@ -308,6 +322,57 @@ impl Actor for PartitionProducer {
     }
 }
 
+/// A core with the batches from before a restart.
+fn resume(setup: &mut PartitionSetup) -> PartitionCore<Outgoing> {
+    let replay = std::mem::take(&mut setup.replay);
+    let Some((first, _)) = replay.first() else { return PartitionCore::new(setup.core.clone()) };
+    let first = *first;
+    let batches: Vec<Outgoing> =
+        replay.into_iter().filter_map(|(stamp, taken)| seal(setup, taken, stamp)).collect();
+    tracing::info!(
+        topic = %setup.topic,
+        partition = setup.partition.index,
+        batches = batches.len(),
+        "batches from before the restart are sent again"
+    );
+    PartitionCore::resume(setup.core.clone(), first, batches)
+}
+
+fn seal(setup: &PartitionSetup, taken: Taken, stamp: ProducerIdentity) -> Option<Outgoing> {
+    let Taken { builder, obligations, expires_at } = taken;
+    let weight = builder.len();
+    let compression = setup.compression;
+    let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {
+        tracing::warn!(topic = %setup.topic, error = %failed.error, "a batch is sent uncompressed");
+        failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
+    });
+    match sealed {
+        Ok((sealed, compression)) => Some(Outgoing { sealed, compression, weight, expires_at, obligations }),
+        Err(failed) => {
+            tracing::error!(topic = %setup.topic, error = %failed.error, "a batch cannot be sealed");
+            obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
+            None
+        }
+    }
+}
+
+/// Whether the partition's leader has state of this producer id (KIP-664). A Kafka before 2.8 cannot be asked: then
+/// its answers to what is sent have to tell.
+async fn knows_producer(client: &Client, leader: i32, topic: &str, partition: i32, id: i64) -> Option<bool> {
+    let connection = client.broker(leader, Purpose::Metadata).await.ok()?;
+    if connection.version::<DescribeProducersRequest>().is_err() {
+        return Some(true);
+    }
+    let wanted = TopicRequest::default()
+        .with_name(TopicName(topic.to_owned().into()))
+        .with_partition_indexes(vec![partition]);
+    let request = DescribeProducersRequest::default().with_topics(vec![wanted]);
+    let answer = connection.call(&request).await.ok()?;
+    let partition = answer.topics.first()?.partitions.first()?;
+    (partition.error_code == 0)
+        .then(|| partition.active_producers.iter().any(|producer| producer.producer_id.0 == id))
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some((_, timer)) = &self.timer {
@@ -320,8 +385,16 @@ impl Held {
     /// After every event: carries out what the core wants and feeds it as long as it is hungry.
     fn turn(&mut self, myself: &ActorRef<PartitionMessage>) {
         loop {
+            let mut seals = None;
             for output in self.core.take_outputs() {
-                self.carry_out(output);
+                match output {
+                    // Behind the ends of batches, which must not be missing in both.
+                    Output::WriteSeals { generation } => seals = Some(generation),
+                    output => self.carry_out(output),
+                }
+            }
+            if let Some(generation) = seals {
+                self.write_seals(generation);
             }
             let now = Instant::now();
             if self.setup.max_age.is_some() {
@@ -342,7 +415,7 @@ impl Held {
             let Some(stamp) = self.core.next_stamp() else { break };
             let Some(taken) = inbox.take() else { break };
             self.linger_until = None;
-            if let Some(batch) = self.seal(taken, stamp) {
+            if let Some(batch) = seal(&self.setup, taken, stamp) {
                 self.core.push(now, batch);
             }
         }
@@ -364,24 +437,31 @@ impl Held {
         }
     }
 
-    fn seal(&self, taken: Taken, stamp: ProducerIdentity) -> Option<Outgoing> {
-        let Taken { builder, obligations, expires_at } = taken;
-        let weight = builder.len();
-        let compression = self.setup.compression;
-        let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {
-            tracing::warn!(topic = %self.setup.topic, error = %failed.error, "a batch is sent uncompressed");
-            failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
+    /// Orders the stamps of all batches held to be made durable.
+    fn write_seals(&self, generation: u64) {
+        let Some((buffer, place)) = &self.setup.store else { return };
+        let seal = |batch: &Outgoing| Seal {
+            stamp: batch.sealed.identity(),
+            numbers: batch.obligations.numbers().to_vec(),
+        };
+        let seals = self.core.batches().map(seal).collect();
+        // This actor and no successor of it, which counts anew.
+        let actor = self.setup.partition.actor.actor();
+        let then = move || {
+            if let Some(actor) = actor {
+                let _ = actor.send_message(PartitionMessage::Sealed(generation));
+            }
+        };
+        buffer.seal(place.clone(), seals, Box::new(then));
+    }
+
+    fn ask_for_producer(&self, leader: i32, id: i64) {
+        let (client, topic) = (self.setup.dispatchers.client().clone(), self.setup.topic.clone());
+        let partition = self.setup.partition.clone();
+        tokio::spawn(async move {
+            let known = knows_producer(&client, leader, &topic, partition.index, id).await;
+            partition.actor.tell(PartitionMessage::ProducerKnown(known));
         });
-        match sealed {
-            Ok((sealed, compression)) => {
-                Some(Outgoing { sealed, compression, weight, expires_at, obligations })
-            }
-            Err(failed) => {
-                tracing::error!(topic = %self.setup.topic, error = %failed.error, "a batch cannot be sealed");
-                obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
-                None
-            }
-        }
     }
 
     fn carry_out(&mut self, output: Output<Outgoing, Bytes>) {
@@ -411,6 +491,8 @@ impl Held {
                 let partition = partition.index;
                 let _ = setup.parent.send_message(TopicMessage::NeedProducerId { partition, instead_of });
             }
+            Output::WriteSeals { generation } => self.write_seals(generation),
+            Output::AskForProducer { leader, id } => self.ask_for_producer(leader, id),
             Output::LimitBatchBytes(bytes) => {
                 tracing::info!(%topic, partition = partition.index, bytes, "batches are made smaller");
                 partition.inbox.limit_batch_bytes(bytes);
@@ -469,7 +551,7 @@ impl Held {
         for (batch, _) in self.core.abandon() {
             self.bury_batch(batch, end, why, None);
         }
-        while let Some(taken) = self.setup.partition.inbox.take() {
+        while let Some(taken) = self.setup.partition.inbox.take_in_any_case() {
             self.bury(&taken.builder, taken.obligations, end, why, None);
         }
     }

@@ -20,12 +20,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use causeway_protocol::kafka::batch::{BatchBuilder, Record};
+use causeway_protocol::kafka::batch::{BatchBuilder, Record, RecordRef};
 use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::inbox::{InboxLimits, PartitionInbox, Redirected, Surrendered, Taken};
+use super::inbox::{InboxLimits, PartitionInbox, Redirected, Stored, Surrendered, Taken, answered_ticket};
 use super::obligations::Obligations;
 use super::partition_producer::{Partition, PartitionMessage};
 use crate::bridge::ledger::Ledger;
@@ -90,6 +90,8 @@ pub struct Routes {
     partitions: RwLock<Vec<Arc<Partition>>>,
     /// Books of partitions that are gone.
     gone: Mutex<Ledger>,
+    /// What was under way before a restart, and has no partition yet.
+    waiting: Mutex<Ledger>,
     moving: RwLock<()>,
     closed: RwLock<Option<ReasonCode>>,
 }
@@ -114,6 +116,7 @@ impl Routes {
             staging,
             partitions: RwLock::default(),
             gone: Mutex::default(),
+            waiting: Mutex::default(),
             moving: RwLock::default(),
             closed: RwLock::default(),
         }
@@ -190,8 +193,38 @@ impl Routes {
     }
 
     /// A new inbox for a partition that is about to be added.
-    pub fn new_inbox(&self, sleeper: Arc<dyn Wake>) -> Arc<PartitionInbox> {
-        PartitionInbox::new(self.limits.clone(), sleeper)
+    pub fn new_inbox(&self, partition: i32, sleeper: Arc<dyn Wake>) -> Arc<PartitionInbox> {
+        let mut limits = self.limits.clone();
+        if let Some(store) = &mut limits.store {
+            store.place.partition = partition;
+        }
+        PartitionInbox::new(limits, sleeper)
+    }
+
+    /// A record of before a restart, which is durable under this number: it goes wherever records go now.
+    pub fn restore(&self, record: &RecordRef<'_>, number: u64) {
+        self.staging.adopt(record, Some(&answered_ticket(0)), Stored::Durable(number));
+    }
+
+    /// So many records were under way before a restart, and wait for their partition.
+    pub fn wait_for_partition(&self, records: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.matched += records;
+        waiting.queuing += records;
+    }
+
+    /// These have it now, and count there.
+    pub fn found_partition(&self, records: u64, count: impl FnOnce()) {
+        let _exclusive = self.moving.write();
+        let mut waiting = self.waiting.lock();
+        waiting.matched -= records;
+        waiting.queuing -= records;
+        count();
+    }
+
+    /// Records move while no round of the disk buffer takes place.
+    fn pause(&self) -> Option<MutexGuard<'_, ()>> {
+        self.limits.store.as_ref().map(|store| store.buffer.pause())
     }
 
     /// Adds partitions, without leading anything to them yet.
@@ -213,6 +246,7 @@ impl Routes {
     /// Leads everything to staging; the partitions admit nobody until [`Self::lead_to`].
     pub fn lead_to_staging(&self) {
         let _exclusive = self.moving.write();
+        let _pause = self.pause();
         let generation = self.route.load().generation + 1;
         self.staging.admit_only(generation);
         self.route.store(Arc::new(Route { generation, partitions: Vec::new() }));
@@ -228,10 +262,12 @@ impl Routes {
         }
         for step in 0..STEPS {
             let _exclusive = self.moving.write();
+            let _pause = self.pause();
             let Some(batch) = self.staging.surrender() else { break };
             self.place(partitions, batch, step);
         }
         let exclusive = self.moving.write();
+        let pause = self.pause();
         let generation = self.route.load().generation + 1;
         self.staging.admit_only(0);
         let mut step = 0;
@@ -243,7 +279,7 @@ impl Routes {
             partition.inbox.admit_only(generation);
         }
         self.route.store(Arc::new(Route { generation, partitions: partitions.to_vec() }));
-        drop(exclusive);
+        drop((pause, exclusive));
         for partition in partitions {
             partition.actor.tell(PartitionMessage::Wake);
         }
@@ -256,10 +292,10 @@ impl Routes {
             anywhere.inbox.adopt_batch(batch);
             return;
         };
-        batch.for_each(|record, ticket| {
+        batch.for_each(|record, ticket, stored| {
             let index = record.key.and_then(|key| hash.partition(key, count as u32));
             let partition = index.and_then(|index| partitions.get(index as usize)).unwrap_or(anywhere);
-            partition.inbox.adopt(record, ticket);
+            partition.inbox.adopt(record, ticket, stored);
         });
     }
 
@@ -267,6 +303,7 @@ impl Routes {
     /// the caller's to end.
     pub fn cut_to(&self, count: usize) -> Vec<Arc<Partition>> {
         let exclusive = self.moving.write();
+        let pause = self.pause();
         let all = self.partitions.write();
         let lost: Vec<Arc<Partition>> = all.iter().skip(count).cloned().collect();
         let kept: Vec<Arc<Partition>> = all.iter().take(count).cloned().collect();
@@ -288,7 +325,7 @@ impl Routes {
                 }
             }
         }
-        drop((all, exclusive));
+        drop((all, pause, exclusive));
         for partition in &kept {
             partition.actor.tell(PartitionMessage::Wake);
         }
@@ -298,6 +335,7 @@ impl Routes {
     /// Gives a batch that was in flight for a lost partition to another one.
     pub(super) fn rehome(&self, builder: BatchBuilder, obligations: Obligations, to: &Partition) {
         let _exclusive = self.moving.write();
+        let _pause = self.pause();
         if let Some(batch) = Surrendered::of_flight(builder, obligations) {
             to.inbox.adopt_batch(batch);
         }
@@ -306,6 +344,7 @@ impl Routes {
     /// Gives what waits for a lost partition to another one.
     pub(super) fn rehome_waiting(&self, from: &PartitionInbox, to: &Partition) {
         let _exclusive = self.moving.write();
+        let _pause = self.pause();
         while let Some(batch) = from.surrender() {
             to.inbox.adopt_batch(batch);
         }
@@ -329,6 +368,7 @@ impl Routes {
         let _no_move = self.moving.read();
         let mut sum = self.staging.ledger();
         sum += *self.gone.lock();
+        sum += *self.waiting.lock();
         for partition in &*self.partitions.read() {
             sum += partition.inbox.ledger();
         }
@@ -374,7 +414,7 @@ impl Routes {
     /// Takes the oldest batch out of staging, to end it.
     pub fn take_staged(&self) -> Option<Taken> {
         let _no_move = self.moving.read();
-        self.staging.take()
+        self.staging.take_in_any_case()
     }
 
     /// As [`Self::take_staged`], if all of its records are too old.

@@ -12,12 +12,12 @@
 //! * A partition's loss is believed when a second, later view says the same.
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use causeway_protocol::kafka::batch::{Compression, Record};
+use causeway_protocol::kafka::batch::{self, BatchBuilder, Compression, Record};
 use causeway_protocol::mqtt::ReasonCode;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{Notify, watch};
@@ -27,7 +27,7 @@ use super::budget::Budget;
 use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
-use super::inbox::{InboxLimits, Taken};
+use super::inbox::{InboxLimits, Store, Taken};
 use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
@@ -38,6 +38,7 @@ use super::route::{Partitioner, Routes};
 use super::standstill::{Sign, Standstill};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
+use crate::kafka::buffer::{Buffer, Place, Seal};
 use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};
 
 /// A keyed topic that got more partitions goes on with the old ones if they do not run dry within this time.
@@ -126,6 +127,9 @@ pub struct TopicProducerOptions {
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// Bytes shared with other topics.
     pub budget: Option<Arc<Budget>>,
+    /// Records go to this disk buffer first; with it publishers are answered when their record is durable there, unless
+    /// they want to wait for Kafka.
+    pub store: Option<DiskStore>,
     /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
     /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
     pub unknown_is_final: bool,
@@ -157,11 +161,28 @@ impl TopicProducerOptions {
             partitions_limit: None,
             dead_letters: None,
             budget: None,
+            store: None,
             unknown_is_final: false,
             begin: None,
             latency: None,
         }
     }
+}
+
+/// The disk buffer of a topic.
+#[derive(Debug, Clone)]
+pub struct DiskStore {
+    /// Shared by all partitions.
+    pub buffer: Arc<Buffer>,
+    /// Publishers are answered when their record is durable.
+    pub answers: bool,
+}
+
+/// What a disk buffer held at the start.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Batches that may have been sent, by partition.
+    pub sealed: HashMap<i32, Vec<(Seal, BatchBuilder)>>,
 }
 
 /// How a topic producer is doing.
@@ -246,6 +267,7 @@ pub struct TopicProducerHandle {
     status: watch::Receiver<Status>,
     actor: ActorRef<TopicMessage>,
     unknown: Arc<OnceLock<Instant>>,
+    buffer: Option<Arc<Buffer>>,
 }
 
 impl std::fmt::Debug for TopicProducerHandle {
@@ -262,6 +284,16 @@ impl TopicProducer {
 
     /// As [`Self::start`]; producers that share dispatchers share produce requests.
     pub fn start_shared(dispatchers: Arc<Dispatchers>, options: TopicProducerOptions) -> TopicProducerHandle {
+        Self::start_restored(dispatchers, options, |_| Restored::default())
+    }
+
+    /// As [`Self::start_shared`], with what `restore` finds in the disk buffer: it hands records that were never in a
+    /// batch to [`Routes::restore`], in order.
+    pub fn start_restored(
+        dispatchers: Arc<Dispatchers>,
+        options: TopicProducerOptions,
+        restore: impl FnOnce(&Routes) -> Restored,
+    ) -> TopicProducerHandle {
         let limits = InboxLimits {
             bytes: options.per_partition_limit.max(1),
             batch_bytes: options.max_batch_bytes.max(1),
@@ -269,15 +301,31 @@ impl TopicProducer {
             late_after: options.late_after,
             budget: options.budget.clone(),
             latency: options.latency.clone(),
+            store: options.store.as_ref().map(|store| Store {
+                buffer: store.buffer.clone(),
+                place: Place { topic: options.topic.clone(), partition: -1 },
+                answers: store.answers,
+            }),
         };
         let routes = Arc::new(Routes::new(options.partitioner, limits));
+        let restored = restore(&routes);
+        for batches in restored.sealed.values() {
+            routes.wait_for_partition(batches.iter().map(|(seal, _)| seal.records()).sum());
+        }
+        let buffer = options.store.as_ref().map(|store| store.buffer.clone());
         let reason = "asking Kafka for the topic's partitions".to_owned();
         let (sender, status) = watch::channel(Status::Connecting { reason });
         let unknown = Arc::<OnceLock<Instant>>::default();
-        let setup =
-            Setup { dispatchers, options, routes: routes.clone(), status: sender, unknown: unknown.clone() };
+        let setup = Setup {
+            dispatchers,
+            options,
+            routes: routes.clone(),
+            status: sender,
+            unknown: unknown.clone(),
+            restored,
+        };
         let actor = spawn(setup);
-        TopicProducerHandle { routes, status, actor, unknown }
+        TopicProducerHandle { routes, status, actor, unknown, buffer }
     }
 }
 
@@ -328,10 +376,16 @@ impl TopicProducerHandle {
     }
 
     /// Refuses new records, sends what is held for at most `drain`, then gives up the rest: tickets fail with
-    /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped.
+    /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped. With a disk buffer the rest stays there,
+    /// and is waited for only while Kafka takes it.
     pub async fn stop(&self, drain: Duration) -> StopReport {
         self.routes.close(ReasonCode::UnspecifiedError);
+        let safe = self.buffer.is_some() && *self.status.borrow() != Status::Connected;
+        let drain = if safe { Duration::ZERO } else { drain };
         let drained = tokio::time::timeout(drain, self.routes.idle()).await;
+        if let Some(buffer) = &self.buffer {
+            buffer.flush().await;
+        }
         let left = self.routes.ledger();
         if drained.is_err() {
             tracing::warn!(
@@ -362,6 +416,7 @@ pub struct Setup {
     routes: Arc<Routes>,
     status: watch::Sender<Status>,
     unknown: Arc<OnceLock<Instant>>,
+    restored: Restored,
 }
 
 /// Aborts a task with its owner.
@@ -529,7 +584,7 @@ impl Actor for TopicProducer {
         }
         // Where an actor was not there to do it.
         for partition in held.setup.routes.partitions() {
-            while let Some(taken) = partition.inbox.take() {
+            while let Some(taken) = partition.inbox.take_in_any_case() {
                 taken.obligations.end(end);
             }
         }
@@ -646,7 +701,7 @@ impl Held {
             let actor = Arc::new(Doorbell::default());
             let partition = Arc::new(Partition {
                 index: i32::try_from(index)?,
-                inbox: routes.new_inbox(actor.clone()),
+                inbox: routes.new_inbox(i32::try_from(index)?, actor.clone()),
                 up: false.into(),
                 leader: (-1).into(),
                 possible_duplicates: 0.into(),
@@ -663,12 +718,32 @@ impl Held {
         Ok(())
     }
 
+    /// Batches from before a restart, as far as they are this partition's and can still be sent as they were.
+    fn replay_of(&mut self, partition: &Partition) -> Vec<(batch::ProducerIdentity, Taken)> {
+        let batches = self.setup.restored.sealed.remove(&partition.index).unwrap_or_default();
+        let records = batches.iter().map(|(seal, _)| seal.records()).sum();
+        let mut replay = Vec::new();
+        self.setup.routes.found_partition(records, || {
+            for (seal, builder) in batches {
+                let obligations = partition.inbox.resume(&builder, seal.numbers);
+                replay.push((seal.stamp, Taken { builder, obligations, expires_at: None }));
+            }
+        });
+        replay
+    }
+
     async fn spawn_partition(
-        &self,
+        &mut self,
         myself: &ActorRef<TopicMessage>,
         partition: Arc<Partition>,
     ) -> Result<(), ActorProcessingErr> {
+        let replay = self.replay_of(&partition);
         let options = &self.setup.options;
+        let idempotent = options.required_acks == RequiredAcks::AllIsr;
+        let store = options.store.as_ref().map(|store| {
+            let place = Place { topic: options.topic.clone(), partition: partition.index };
+            (store.buffer.clone(), place)
+        });
         let setup = PartitionSetup {
             topic: options.topic.clone(),
             leader: self.leader_of(partition.index),
@@ -681,9 +756,10 @@ impl Held {
             },
             compression: options.compression,
             core: core::Options {
-                idempotent: options.required_acks == RequiredAcks::AllIsr,
+                idempotent,
                 max_in_flight: options.max_inflight.max(1),
                 max_retries: options.max_retries,
+                stored: idempotent && store.is_some(),
                 seed: rand::random(),
             },
             linger: (options.max_linger_time > Duration::ZERO).then(|| Linger {
@@ -693,6 +769,8 @@ impl Held {
             max_age: options.max_batch_age,
             dead_letters: options.dead_letters.clone(),
             parent: myself.clone(),
+            store,
+            replay,
         };
         Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await?;
         Ok(())
