@@ -147,7 +147,7 @@ fn a_buffer_is_listed_shown_and_verified_without_a_node() {
     let file = path.join("00000000000000000001.buffer");
     std::fs::write(&file, include_bytes!("buffer/v1.buffer")).unwrap();
     let dir = directory.path().to_str().unwrap();
-    let listed = text(&causeway(&["buffer", "ls", dir]).stdout).to_owned();
+    let listed = text(&causeway(&["buffer", "ls", dir]).stdout).clone();
     assert!(listed.contains("4 records wait"), "{listed}");
     assert!(listed.contains("topic t, partition 0: 3 records, 1 batches sealed"), "{listed}");
     let shown = causeway(&["buffer", "show", dir, "--json"]);

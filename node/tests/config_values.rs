@@ -55,7 +55,7 @@ kafka {
   query_mode = sync
   sync_query_timeout = 1s
   dynamic_topics { max_topics = 7, idle_timeout = 1s, memory_limit = 1MB }
-  buffer { mode = disk, per_partition_limit = 1GB, segment_bytes = 1MB, memory_overload_protection = false }
+  buffer { mode = hybrid, per_partition_limit = 1GB, segment_bytes = 1MB, memory_overload_protection = false }
   dead_letter_topic = dead
 }
 "#;
