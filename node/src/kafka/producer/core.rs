@@ -20,8 +20,9 @@
 //! * No batch is sent before a seal with its present stamp is durable ([`Output::WriteSeals`], [`PartitionCore::seals_durable`]).
 //! * The window is counted from the oldest batch whose end is not durable: after a crash all that may have been
 //!   appended is among the last five that the broker remembers.
-//! * Batches from before a crash go first, with the stamps they had, once it is known whether the broker still
-//!   knows their producer id ([`PartitionCore::resume`]); what is new gets a new producer id.
+//! * Batches from before a crash go first, with the stamps they had, also where the broker does not know their
+//!   producer id: a request of before the crash may still lie in its queue. Not known, they are reported as
+//!   [`Output::PossibleDuplicates`]. What is new gets a new producer id ([`PartitionCore::resume`]).
 //!
 //! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind it the
 //! error merely follows from what happened before them):
@@ -332,9 +333,9 @@ impl<B: Batch> PartitionCore<B> {
             }
             Some(true) => self.replay = Replay::Under,
             Some(false) => {
-                self.replay = Replay::No;
                 self.report_possible_duplicates();
-                self.new_producer_id();
+                // A request of before may still lie in a broker's queue: under their own stamps both are one.
+                self.replay = Replay::Under;
             }
         }
         self.pump(now);
