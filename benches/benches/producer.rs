@@ -56,7 +56,7 @@ fn publish(producer: &TopicProducerHandle, records: u64, rate: Option<u64>, name
                 value: Some(&value),
                 headers: &[],
             };
-            let ticket = Ticket { sink: sink.clone(), sequence };
+            let ticket = Ticket::new(sink.clone(), sequence);
             match producer.append(&record, Some(&ticket), &mut wakes) {
                 Accepted::Taken => sequence += 1,
                 _ => break,

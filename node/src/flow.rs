@@ -70,6 +70,11 @@ pub struct SequenceRange {
 pub trait AckSink: Send + Sync {
     /// The outcome of all sequences in `ranges`, which are in the order the sink finished them.
     fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome);
+
+    /// The number of the session that publishes, where that outlives the process.
+    fn session(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The obligation to report one message's outcome.
@@ -79,6 +84,43 @@ pub struct Ticket {
     pub sink: Arc<dyn AckSink>,
     /// Which message of that publisher.
     pub sequence: u64,
+    /// Packet identifier of a QoS 2 publication of a session that outlives the process; 0: of none.
+    pub identifier: u16,
+}
+
+impl Ticket {
+    /// A ticket for this message.
+    pub fn new(sink: Arc<dyn AckSink>, sequence: u64) -> Self {
+        Self { sink, sequence, identifier: 0 }
+    }
+
+    /// What names the publication until its PUBREL.
+    pub fn mark(&self) -> Option<Mark> {
+        let identifier = self.identifier;
+        (identifier != 0).then_some(())?;
+        Some(Mark { session: self.sink.session()?, identifier })
+    }
+}
+
+/// A QoS 2 publication from its PUBLISH to its PUBREL, for those who remember it longer than the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// Number of the session, which no other session ever gets.
+    pub session: u64,
+    /// Packet identifier.
+    pub identifier: u16,
+}
+
+/// Remembers marks on a disk together with the messages, so that one that is sent again after a crash is not taken again.
+pub trait Remembers: Send + Sync {
+    /// Whether it has this one.
+    fn remembers(&self, mark: Mark) -> bool;
+
+    /// The client has released it: forgets it for good, and holds `then` until that is durable.
+    fn forget(&self, mark: Mark, then: Arc<HandOver>);
+
+    /// The session has ended.
+    fn session_ended(&self, session: u64);
 }
 
 /// A message sink's answer.
@@ -202,7 +244,7 @@ mod tests {
     }
 
     fn hand_over(told: &Arc<Told>) -> Arc<HandOver> {
-        HandOver::new(Ticket { sink: told.clone(), sequence: 7 })
+        HandOver::new(Ticket::new(told.clone(), 7))
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod dev;
 pub mod dev_kafka;
 pub mod flow;
 pub mod kafka;
+mod life;
 pub mod mailbox;
 pub mod mqtt;
 pub mod node;

@@ -19,6 +19,7 @@ use crate::bridge::admin::NodeAdmin;
 use crate::bridge::overlay::Overlay;
 use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;
+use crate::life;
 use crate::mqtt::{self, Front, FrontHandle, Listener, Router};
 
 /// How long bridges may take to finish what they hold when the node stops.
@@ -78,6 +79,8 @@ impl Node {
             clients: Arc::default(),
             node: config.node.name.as_str().into(),
             data_dir: config.node.data_dir.as_path().into(),
+            lives: life::begin(&config.node.data_dir)
+                .map_err(|source| Error::DataDir { path: config.node.data_dir.clone(), source })?,
             drain: DRAIN,
         };
         let (overlay, wanted) = Overlay::open(&config.node.data_dir, config.bridges)?;

@@ -322,6 +322,7 @@ async fn bridges_of(overlay: Overlay, wanted: BTreeMap<BridgeId, Definition>) ->
         clients: Arc::default(),
         node: "n1".into(),
         data_dir: data_dir.path().into(),
+        lives: causeway::kafka::buffer::Lives::default(),
         drain: Duration::from_secs(1),
     };
     let bridges = Bridges::start_with(surroundings, Some(overlay)).await.unwrap();

@@ -156,11 +156,11 @@ fn a_buffer_is_listed_shown_and_verified_without_a_node() {
     assert_eq!(shown[0]["number"], 1);
     assert_eq!(causeway(&["buffer", "verify", dir]).status.code(), Some(0));
     let mut bytes = std::fs::read(&file).unwrap();
-    bytes[100] ^= 1;
+    bytes[60] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let verified = causeway(&["buffer", "verify", dir]);
     assert_eq!(verified.status.code(), Some(1));
     let said = text(&verified.stdout);
-    assert!(said.contains("00000000000000000001.buffer: ") && said.contains("at offset 24"), "{said}");
+    assert!(said.contains("00000000000000000001.buffer: ") && said.contains("at offset 57"), "{said}");
     assert!(said.contains("Copy the directory away"), "{said}");
 }

@@ -374,7 +374,7 @@ async fn a_hand_over_is_complete_when_the_message_is_stored() {
     let told = Arc::new(Told::default());
     let origin = Arc::new(Origin { client_id: "kafka".into(), username: None, peer: None });
     {
-        let hand_over = HandOver::new(Ticket { sink: told.clone(), sequence: 0 });
+        let hand_over = HandOver::new(Ticket::new(told.clone(), 0));
         let message = Message {
             origin: &origin,
             topic: "t",

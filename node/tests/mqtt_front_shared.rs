@@ -262,7 +262,7 @@ async fn a_hand_over_moves_with_its_message() {
     let mut first = broker.client(Version::V5, "1").await;
     first.subscribe("$share/g/t", QoS::AtLeastOnce).await;
     let completed = Arc::new(Completed::default());
-    let hand_over = HandOver::new(Ticket { sink: completed.clone(), sequence: 1 });
+    let hand_over = HandOver::new(Ticket::new(completed.clone(), 1));
     let origin = Arc::new(Origin { client_id: "bridge".into(), username: None, peer: None });
     let message = Message {
         origin: &origin,

@@ -257,7 +257,7 @@ impl PartitionTaker {
                 self.booked.insert(booked).clone()
             }
         };
-        Ticket { sink: booked, sequence: ticket.sequence }
+        Ticket::new(booked, ticket.sequence)
     }
 
     /// Renders the record's topic and payload; false where the topic is no topic name.

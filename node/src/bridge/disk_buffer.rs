@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::BatchBuilder;
 
+use super::service::Surroundings;
 use crate::config::ProducerBridgeConfig;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{Found, survey};
@@ -32,13 +33,13 @@ pub fn directory(data_dir: &Path, bridge: &str) -> PathBuf {
 /// Opens the buffer of a bridge. A buffer with records for another topic is refused: they would go to the wrong one, or
 /// nowhere.
 pub(super) fn open(
-    data_dir: &Path,
+    surroundings: &Surroundings,
     name: &str,
     config: &ProducerBridgeConfig,
 ) -> Result<(Arc<Buffer>, Found), String> {
-    let path = directory(data_dir, name);
+    let path = directory(&surroundings.data_dir, name);
     let segment_bytes = config.kafka.buffer.segment_bytes.bytes();
-    let (buffer, found) = Buffer::open(&path, segment_bytes)
+    let (buffer, found) = Buffer::open(&path, segment_bytes, surroundings.lives)
         .map_err(|error| format!("its disk buffer {} cannot be used: {error}", path.display()))?;
     let mut others: BTreeMap<String, u64> = BTreeMap::new();
     found.for_each(|_, place, _| {

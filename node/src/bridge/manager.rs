@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -183,13 +184,15 @@ pub(super) async fn start(
     entries: Entries,
     overlay: Option<Overlay>,
 ) -> Result<ActorRef<Order>, ractor::SpawnErr> {
-    let manager = Manager { surroundings, entries };
+    let manager = Manager { surroundings, entries, ending: false.into() };
     Ok(Actor::spawn(None, manager, overlay).await?.0)
 }
 
 struct Manager {
     surroundings: Surroundings,
     entries: Entries,
+    /// The node is about to end: nobody releases publications any more.
+    ending: AtomicBool,
 }
 
 impl Manager {
@@ -245,14 +248,21 @@ impl Manager {
         if running.is_some() {
             tracing::info!(bridge = %id, "bridge stopped");
         }
+        let ending = self.ending.load(Ordering::Relaxed);
         for producer in &previous {
             producer.begin();
+            if !ending {
+                producer.forget_publications();
+            }
             producer.stop(drain).await;
             last += producer.ledger();
         }
         match running {
             Some(Running::Producer(producer)) => {
                 producer.begin();
+                if !ending {
+                    producer.forget_publications();
+                }
                 producer.stop(drain).await;
                 last += producer.ledger();
             }
@@ -399,6 +409,7 @@ impl Manager {
             );
         }
         for producer in &producers {
+            producer.forget_publications();
             producer.stop(Duration::ZERO).await;
         }
         {
@@ -481,6 +492,7 @@ impl Manager {
             entry.previous.clone()
         };
         for producer in &previous {
+            producer.forget_publications();
             producer.stop(Duration::ZERO).await;
         }
         let mut entries = self.entries.write();
@@ -694,6 +706,7 @@ impl Manager {
     }
 
     async fn stop_all(&self, kind: Kind) {
+        self.ending.store(true, Ordering::Relaxed);
         let ids: Vec<_> = self.entries.read().keys().filter(|id| id.kind == kind).cloned().collect();
         let drain = self.surroundings.drain;
         futures_util::future::join_all(ids.iter().map(|id| self.stop(id, Leave::Restart, drain))).await;

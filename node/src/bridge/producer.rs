@@ -16,7 +16,9 @@ use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
 use super::template::has_placeholder;
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
-use crate::flow::{Accepted, AckSink, Message, MessageSink, Outcome, SequenceRange, Ticket, WakeList};
+use crate::flow::{
+    Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
+};
 use crate::kafka::buffer::Buffer;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
@@ -24,6 +26,7 @@ use crate::kafka::producer::{
     LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle,
     TopicProducerOptions,
 };
+use crate::mqtt::Router;
 
 /// The sink of one producer bridge.
 struct ProducerBridge {
@@ -36,6 +39,8 @@ struct ProducerBridge {
     dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
     holds_acknowledgement: bool,
+    /// Remembers QoS 2 publications.
+    buffer: Option<Arc<Buffer>>,
     /// `query_mode = async`: tickets end with this one, and publications are done when their record is queued.
     deaf: Option<Arc<Deaf>>,
 }
@@ -84,7 +89,7 @@ impl ProducerBridge {
         let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
             return self.append(made, ticket, wakes);
         };
-        let ticket = Ticket { sink: deaf.clone(), sequence: ticket.sequence };
+        let ticket = Ticket::new(deaf.clone(), ticket.sequence);
         Ok(match self.append(made, Some(&ticket), wakes)? {
             Accepted::Taken => Accepted::Done(Outcome::Success),
             other => other,
@@ -131,6 +136,12 @@ impl ProducerBridge {
 
 impl MessageSink for ProducerBridge {
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
+        if let Some(buffer) = &self.buffer
+            && ticket.and_then(Ticket::mark).is_some_and(|mark| buffer.recalls(mark))
+        {
+            // Its record is there from before the restart.
+            return Accepted::Done(Outcome::Success);
+        }
         self.program.with_record(message, &self.node, |made| {
             if let Some(unfit) = made.unfit {
                 return self.refuse(message, made, unfit, ticket, wakes);
@@ -159,6 +170,7 @@ pub(super) struct RunningProducer {
     dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
     buffer: Option<Arc<Buffer>>,
+    router: Arc<Router>,
 }
 
 impl RunningProducer {
@@ -184,7 +196,7 @@ impl RunningProducer {
             ..producer_options(config)
         };
         let stored = if config.kafka.buffer.mode == BufferMode::Disk {
-            Some(disk_buffer::open(&surroundings.data_dir, name, config)?)
+            Some(disk_buffer::open(surroundings, name, config)?)
         } else {
             disk_buffer::warn_of_leftovers(&surroundings.data_dir, name);
             None
@@ -236,8 +248,12 @@ impl RunningProducer {
             dead_letters: dead_letters.clone(),
             deaf: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(Deaf)),
             refused: refused.clone(),
+            buffer: buffer.clone(),
             holds_acknowledgement: config.ack_wait,
         });
+        if let Some(buffer) = &buffer {
+            surroundings.router.add_remembering(buffer.clone());
+        }
         if config.local_topic.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
         }
@@ -251,6 +267,7 @@ impl RunningProducer {
             dead_letters,
             refused,
             buffer,
+            router: surroundings.router.clone(),
         })
     }
 
@@ -382,6 +399,15 @@ impl RunningProducer {
         }
         if let Some(buffer) = &self.buffer {
             buffer.close().await;
+            let remembering: Arc<dyn Remembers> = buffer.clone();
+            self.router.remove_remembering(&remembering);
+        }
+    }
+
+    /// Forgets which QoS 2 publications it has, as nobody will tell it any more when they are released.
+    pub(super) fn forget_publications(&self) {
+        if let Some(buffer) = &self.buffer {
+            buffer.forget_all();
         }
     }
 }

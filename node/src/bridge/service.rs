@@ -17,6 +17,7 @@ use super::overlay::Overlay;
 use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
 use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig, Secrets};
+use crate::kafka::buffer::Lives;
 use crate::kafka::producer::Latency;
 use crate::mqtt::Router;
 
@@ -255,6 +256,8 @@ pub struct Surroundings {
     pub node: Arc<str>,
     /// Where the node keeps its files; disk buffers lie in a folder of it.
     pub data_dir: Arc<std::path::Path>,
+    /// This life of the node and the one before.
+    pub lives: Lives,
     /// How long a bridge that is stopped may take to finish what it holds.
     pub drain: Duration,
 }

@@ -244,6 +244,11 @@ impl AckTracker {
         }
     }
 
+    /// True while sinks hold the QoS 2 publication with this identifier.
+    pub(crate) fn is_pending(&self, identifier: u16) -> bool {
+        matches!(self.exactly_once.get(&identifier), Some(Phase::Pending))
+    }
+
     /// A PUBREL arrived.
     pub(crate) fn released(&mut self, identifier: u16) -> Released {
         match self.exactly_once.get(&identifier) {

@@ -242,6 +242,7 @@ impl Connection {
     fn take_mail(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
         let Some(client) = self.client.as_deref_mut() else { return Ok(false) };
         let Scratch { mails, work, .. } = scratch;
+        let version = client.limits.version;
         let Client { inbox, lease, draining, leaving, .. } = client;
         let Some(session) = lease.session() else { return Err(End::Gone) };
         if inbox.poll_take(cx, mails, &mut session.released).is_pending() {
@@ -254,6 +255,7 @@ impl Connection {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Acknowledged(range, outcome) => session.tracker.complete(range, outcome),
+                Mail::Forgotten(identifier) => session.released(identifier, version, &mut out),
                 Mail::Close(reason) => close = Some(reason),
             }
         }

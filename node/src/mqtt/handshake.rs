@@ -240,7 +240,7 @@ impl Connection {
         let grace = |seconds: u16| Duration::from_millis(u64::from(seconds) * 1500);
         self.client = Some(Box::new(Client {
             lease,
-            ticket: Ticket { sink: inbox.clone(), sequence: 0 },
+            ticket: Ticket::new(inbox.clone(), 0),
             inbox,
             limits: connect.limits,
             access: connect.access,

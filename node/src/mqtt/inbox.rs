@@ -55,6 +55,8 @@ pub(crate) enum Mail {
     Delivery(Delivery),
     /// The outcome of publications of the client.
     Acknowledged(SequenceRange, Outcome),
+    /// Nobody remembers the QoS 2 publication with this packet identifier any more: PUBCOMP may follow.
+    Forgotten(u16),
     /// The connection must end: another took over (0x8E), shutdown (0x8B), an administrator (0x98), a full
     /// queue (0x97).
     Close(ReasonCode),
@@ -448,6 +450,25 @@ impl AckSink for Inbox {
         }
         if batch.finish() {
             self.mailbox.wake();
+        }
+    }
+
+    fn session(&self) -> Option<u64> {
+        self.stored().map(|stored| stored.number)
+    }
+}
+
+/// Learns that those who remembered QoS 2 publications have forgotten them: sequences are packet identifiers.
+pub(crate) struct Forgotten(pub(crate) Arc<Inbox>);
+
+impl AckSink for Forgotten {
+    fn acknowledge(&self, ranges: &[SequenceRange], _: Outcome) {
+        let mut batch = self.0.mailbox.lock();
+        for range in ranges {
+            batch.push_uncharged(Mail::Forgotten(range.first as u16));
+        }
+        if batch.finish() {
+            self.0.mailbox.wake();
         }
     }
 }

@@ -37,7 +37,7 @@ fn delivery(qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
 }
 
 fn hand_over(completed: &Arc<Completed>, sequence: u64) -> Arc<HandOver> {
-    HandOver::new(Ticket { sink: completed.clone(), sequence })
+    HandOver::new(Ticket::new(completed.clone(), sequence))
 }
 
 #[test]

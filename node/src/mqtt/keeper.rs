@@ -351,6 +351,7 @@ impl Keeper {
         Stats::subtract(&self.stats.sessions, 1);
         if let Some(stored) = inbox.stored() {
             stored.store.put(Op::End { session: stored.number });
+            self.router.session_ended(stored.number);
         }
     }
 
@@ -399,6 +400,7 @@ impl Keeper {
         if let Some(stored) = inbox.stored() {
             // Behind what others take over: a crash in between doubles it, and does not lose it.
             stored.store.put(Op::End { session: stored.number });
+            self.router.session_ended(stored.number);
         }
     }
 

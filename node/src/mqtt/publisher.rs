@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     access::Allowed,
-    flow::{Accepted, HandOver, Message, Outcome, Room, Ticket},
+    flow::{Accepted, HandOver, Mark, Message, Outcome, Room, Ticket},
 };
 
 /// How long a publication waits for room before it asks again, told or not.
@@ -180,6 +180,8 @@ impl Client {
         };
         let Some(session) = self.lease.session() else { return Err(End::Gone) };
         self.ticket.sequence = sequence.unwrap_or_default();
+        let is_marked = publish.qos == QoS::ExactlyOnce && self.inbox.stored().is_some();
+        self.ticket.identifier = if is_marked { publish.packet_identifier } else { 0 };
         for (at, sink) in route.sinks.iter().enumerate().skip(next_sink) {
             let ticket = sequence.filter(|_| sink.holds_acknowledgement);
             let offered = ticket.map(|_| &self.ticket);
@@ -348,6 +350,7 @@ impl Client {
                 if let Some(durable) = &mut session.durable {
                     // The client may use the identifier for another publication at once.
                     let session = durable.stored.number;
+                    shared.router.forget_soon(Mark { session, identifier });
                     let packet = explained.map_or(Held::Ack(kind, identifier, reason), Held::Explained);
                     durable.answer(Op::Forgotten { session, identifier }, packet);
                     continue;
@@ -392,7 +395,8 @@ impl Client {
             received_at: clock::unix_millis(),
         };
         let message = OwnedMessage::copy(&message, shared.router.memory());
-        let ticket = Ticket { sequence, ..self.ticket.clone() };
+        // Behind this one.
+        let ticket = Ticket { sequence, identifier: 0, ..self.ticket.clone() };
         let identified = publish.qos == QoS::ExactlyOnce;
         let Parked { route, next_sink, sinks_only, .. } = *parked;
         shared.keeper.run_errand(Errand::Rest(Box::new(Rest {

@@ -1,18 +1,18 @@
 //! Everything a connected client asks for except to publish: subscriptions, acknowledgements of
 //! deliveries, ping, DISCONNECT.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use causeway_protocol::mqtt::{
-    AckKind, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubAck, SubscribeFilter, UserProperties,
-    Version, topic,
+    Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubAck, SubscribeFilter, UserProperties, Version,
+    topic,
 };
 
 use super::{
-    ack_tracker::Released,
     connection::{End, Work},
     explain::explain,
+    inbox::Forgotten,
     memory::Pressure,
     out_buffer::OutBuffer,
     publication::{Delivery, Via},
@@ -21,6 +21,7 @@ use super::{
     store::Op,
     stored::Held,
 };
+use crate::flow::{HandOver, Mark, Ticket};
 
 /// Acts on one packet.
 pub(super) fn handle(
@@ -64,21 +65,25 @@ pub(super) fn handle(
             session.pubcomp(ack.packet_identifier).map_err(out_of_place)
         }
         Packet::PubRel(ack) => {
+            let identifier = ack.packet_identifier;
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            let reason = match session.tracker.released(ack.packet_identifier) {
-                Released::Known => ReasonCode::Success,
-                Released::Unknown => ReasonCode::PacketIdentifierNotFound,
-                Released::TooEarly => return Err(End::Refused(ReasonCode::ProtocolError)),
-            };
-            if reason == ReasonCode::Success
-                && let Some(durable) = &mut session.durable
-            {
-                let (session, identifier) = (durable.stored.number, ack.packet_identifier);
-                let packet = Held::Ack(AckKind::PubComp, identifier, reason);
-                durable.answer(Op::Forgotten { session, identifier }, packet);
-                return Ok(());
+            if session.tracker.is_pending(identifier) {
+                return Err(End::Refused(ReasonCode::ProtocolError));
             }
-            buffer.ack(version, AckKind::PubComp, ack.packet_identifier, reason);
+            if let Some(durable) = &session.durable {
+                let mark = Mark { session: durable.stored.number, identifier };
+                let inbox = &client.inbox;
+                let then = || {
+                    let forgotten = Arc::new(Forgotten(inbox.clone()));
+                    HandOver::new(Ticket::new(forgotten, u64::from(identifier)))
+                };
+                // Before the client may use the identifier for something else.
+                if shared.router.forget(mark, then) {
+                    return Ok(());
+                }
+            }
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            session.released(identifier, version, &mut out);
             Ok(())
         }
         // AUTH was dealt with before, and the rest is for servers to send.

@@ -35,7 +35,7 @@ use super::{
     store::Store,
     sys,
 };
-use crate::flow::{HandOver, Message, MessageSink};
+use crate::flow::{AckSink, HandOver, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket};
 
 use filters::{Filters, Leaf, Subscription};
 pub use publishing::{PublishProgress, Published};
@@ -57,6 +57,15 @@ pub struct Router {
     memory: Memory,
     /// Where retained messages are kept, if they outlive the process.
     store: OnceLock<Arc<Store>>,
+    /// Who remembers QoS 2 publications beyond the end of the process.
+    remembering: RwLock<Vec<Arc<dyn Remembers>>>,
+}
+
+/// Waits for nothing.
+struct Nobody;
+
+impl AckSink for Nobody {
+    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
 }
 
 impl Router {
@@ -72,6 +81,7 @@ impl Router {
             stats: Arc::default(),
             memory: Ledger::new(u64::MAX),
             store: OnceLock::new(),
+            remembering: RwLock::default(),
         })
     }
 
@@ -88,6 +98,42 @@ impl Router {
     /// The counters of the MQTT front.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// From now on this one hears which QoS 2 publications are released.
+    pub fn add_remembering(&self, who: Arc<dyn Remembers>) {
+        self.remembering.write().push(who);
+    }
+
+    /// Until now.
+    pub fn remove_remembering(&self, who: &Arc<dyn Remembers>) {
+        let address = |who: &Arc<dyn Remembers>| Arc::as_ptr(who).cast::<()>() as usize;
+        self.remembering.write().retain(|known| address(known) != address(who));
+    }
+
+    /// A QoS 2 publication is released: true where somebody remembers it, who then holds what `then` makes until it is
+    /// forgotten for good.
+    pub(crate) fn forget(&self, mark: Mark, then: impl FnOnce() -> Arc<HandOver>) -> bool {
+        let remembering = self.remembering.read();
+        let mut those = remembering.iter().filter(|who| who.remembers(mark)).peekable();
+        if those.peek().is_none() {
+            return false;
+        }
+        let then = then();
+        those.for_each(|who| who.forget(mark, then.clone()));
+        true
+    }
+
+    /// As [`Self::forget`], and nobody waits.
+    pub(crate) fn forget_soon(&self, mark: Mark) {
+        self.forget(mark, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
+    }
+
+    /// A stored session is at its end.
+    pub(crate) fn session_ended(&self, session: u64) {
+        for who in &*self.remembering.read() {
+            who.session_ended(session);
+        }
     }
 
     /// Gives every message whose topic matches `filter` to `sink`, until it is removed. The filter must be

@@ -212,7 +212,7 @@ fn a_publication_that_found_no_room_goes_on_where_it_stopped() {
     sinks[1].room.store(0, Ordering::SeqCst);
 
     let completed = Arc::new(Completed::default());
-    let hand_over = HandOver::new(Ticket { sink: completed.clone(), sequence: 1 });
+    let hand_over = HandOver::new(Ticket::new(completed.clone(), 1));
     assert_eq!(publish(&router, "t", QoS::AtLeastOnce, Some(&hand_over), &mut progress), None);
     assert_eq!(publish(&router, "t", QoS::AtLeastOnce, Some(&hand_over), &mut progress), None);
     sinks[1].room.store(1, Ordering::SeqCst);
@@ -243,7 +243,7 @@ fn a_sink_that_fails_makes_the_hand_over_fail() {
     sink.room.store(1, Ordering::SeqCst);
     router.add_sink("#", sink.clone());
     let completed = Arc::new(Completed::default());
-    let hand_over = HandOver::new(Ticket { sink: completed.clone(), sequence: 1 });
+    let hand_over = HandOver::new(Ticket::new(completed.clone(), 1));
     let mut progress = PublishProgress::default();
     assert_eq!(publish(&router, "t", QoS::AtLeastOnce, Some(&hand_over), &mut progress), Some(1));
     drop(hand_over);

@@ -17,14 +17,14 @@ use causeway_protocol::mqtt::{AckKind, QoS, ReasonCode, Version};
 use hashbrown::HashSet;
 
 use super::{
-    ack_tracker::AckTracker,
+    ack_tracker::{AckTracker, Released},
     hollow::Hollow,
     inbox::{Inbox, Mail},
     memory::{self, Held},
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
-    store::LoadedSession,
+    store::{LoadedSession, Op},
     stored::{self, Durable, Held as HeldPacket},
 };
 use crate::mailbox::Charge;
@@ -168,6 +168,23 @@ impl Session {
         );
     }
 
+    /// The client has released a QoS 2 publication: PUBCOMP follows, in a stored session when that is on the disk.
+    pub(crate) fn released(&mut self, identifier: u16, version: Version, out: &mut Output<'_>) {
+        let reason = match self.tracker.released(identifier) {
+            Released::Known => ReasonCode::Success,
+            Released::Unknown | Released::TooEarly => ReasonCode::PacketIdentifierNotFound,
+        };
+        if reason == ReasonCode::Success
+            && let Some(durable) = &mut self.durable
+        {
+            let session = durable.stored.number;
+            let packet = HeldPacket::Ack(AckKind::PubComp, identifier, reason);
+            durable.answer(Op::Forgotten { session, identifier }, packet);
+            return;
+        }
+        out.buffer.ack(version, AckKind::PubComp, identifier, reason);
+    }
+
     /// The connection has gone and the session stays: QoS 0 is dropped, the rest is kept and counts as
     /// handed over. What waits is in the inbox again.
     pub(crate) fn disconnected(&mut self, tally: &mut Tally) {
@@ -178,7 +195,8 @@ impl Session {
                 }
                 Mail::Delivery(delivery) => self.waiting.push_back(delivery),
                 Mail::Acknowledged(range, outcome) => self.tracker.complete(range, outcome),
-                Mail::Close(_) => {}
+                // The client sends PUBREL again.
+                Mail::Forgotten(_) | Mail::Close(_) => {}
             }
         }
         tally.counts().dropped_offline += self.unsent.len() as u64;
@@ -214,7 +232,7 @@ impl Session {
         });
         let mails = mails.into_iter().filter_map(|mail| match mail {
             Mail::Delivery(delivery) => Some(delivery),
-            Mail::Acknowledged(..) | Mail::Close(_) => None,
+            Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => None,
         });
         inflight.chain(self.waiting.take()).chain(self.unsent.take()).chain(mails)
     }

@@ -65,7 +65,9 @@ impl World {
         for mail in self.session.inbox.take() {
             match mail {
                 Mail::Delivery(delivery) => self.with(|session, out| session.deliver(delivery, out)),
-                Mail::Acknowledged(..) | Mail::Close(_) => panic!("only deliveries here"),
+                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => {
+                    panic!("only deliveries here")
+                }
             }
         }
         self.with(Session::pump);
@@ -253,7 +255,7 @@ impl AckSink for Completed {
 #[test]
 fn a_hand_over_is_complete_when_written_acknowledged_stored_or_refused() {
     let completed = Arc::new(Completed::default());
-    let hand_over = |sequence| Some(HandOver::new(Ticket { sink: completed.clone(), sequence }));
+    let hand_over = |sequence| Some(HandOver::new(Ticket::new(completed.clone(), sequence)));
     let done = || std::mem::take(&mut *completed.0.lock());
     let mut world = World::new(Version::V5, 2);
     world.offer(b"0", QoS::AtMostOnce, hand_over(0));

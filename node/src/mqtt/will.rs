@@ -154,8 +154,8 @@ impl Errand {
         }
         let mut message = will.message;
         message.received_at = now;
-        let hand_over = (message.qos != QoS::AtMostOnce)
-            .then(|| HandOver::new(Ticket { sink: Arc::new(Nobody), sequence: 0 }));
+        let hand_over =
+            (message.qos != QoS::AtMostOnce).then(|| HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
         Self::Will { message, progress: PublishProgress::default(), hand_over }
     }
 

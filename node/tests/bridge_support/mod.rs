@@ -66,6 +66,7 @@ impl Node {
             clients: Arc::default(),
             node: name.into(),
             data_dir: data_dir.path().into(),
+            lives: causeway::kafka::buffer::Lives::default(),
             drain: Duration::from_secs(5),
         })
         .await
@@ -114,7 +115,7 @@ impl Node {
 
     pub async fn begin_with(&self, topic: &str, payload: &[u8], properties: &PublishProperties<'_>) -> u64 {
         let sequence = self.next.fetch_add(1, Ordering::Relaxed);
-        let hand_over = HandOver::new(Ticket { sink: self.told.clone(), sequence });
+        let hand_over = HandOver::new(Ticket::new(self.told.clone(), sequence));
         self.offer(topic, payload, properties, Some(&hand_over)).await;
         sequence
     }

@@ -80,7 +80,7 @@ impl Publisher {
     /// Publishes and waits for room where there is none.
     pub async fn publish(self: &Arc<Self>, producer: &TopicProducerHandle, key: &str, value: &str) {
         let sequence = self.published.fetch_add(1, Ordering::Relaxed) as u64;
-        let ticket = Ticket { sink: self.clone(), sequence };
+        let ticket = Ticket::new(self.clone(), sequence);
         loop {
             let mut wakes = WakeList::default();
             match producer.append(&record(key, value), Some(&ticket), &mut wakes) {

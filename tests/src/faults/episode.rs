@@ -275,7 +275,7 @@ impl Episode {
         for bridge in &self.bridges {
             // First, so that nothing is on its way any more when Kafka is read.
             let books = match verdict.open {
-                0 => Some(node.settled(&format!("kafka:{}", bridge.name), Duration::from_secs(20))?),
+                0 => Some(node.settled(&format!("kafka:{}", bridge.name), PATIENCE)?),
                 _ => None,
             };
             let records = kafka.read(&bridge.topic)?;
@@ -283,8 +283,8 @@ impl Episode {
                 bridge: format!("bridge {} ({})", bridge.name, bridge.buffer.name()),
                 takes: bridge.takes,
                 is_keyed: bridge.is_keyed,
-                // No buffer keeps the packet identifier of a message with its record.
-                may_double_by_death: true,
+                // A disk buffer keeps the packet identifier of a message with its record.
+                may_double_by_death: bridge.buffer != Buffer::Disk,
             };
             verdict.add(Verdict::of(&law, histories, &records));
             let Some(books) = books else { continue };

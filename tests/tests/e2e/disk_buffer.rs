@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use causeway_tests::mqtt::wire::{ack, first};
+use causeway_tests::mqtt::{Client, Connect, Publish, Trace, Version};
 use causeway_tests::node::Node;
 use causeway_tests::oracle::{Oracle, Running, load};
 use causeway_tests::{on_every_kafka, say, unique};
@@ -108,6 +110,46 @@ on_every_kafka! {
         say(&format!("disk buffer, three kills on {target}: {verdict}"));
         ensure!(verdict.is_whole() && verdict.unacknowledged == 0, "{verdict}");
         Ok(())
+    }
+
+    /// A device that did not get its PUBREC sends again; a device that has its PUBCOMP uses the identifier again.
+    fn qos_2_is_written_once_though_the_node_dies_before_pubrec_and_before_pubcomp(target) {
+        let kafka = target.shared()?;
+        let topic = unique("disk");
+        kafka.create_topic(&topic, 1)?;
+        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        let mut node = Node::start(&producer("disk", &kafka.bootstrap(), "d/#", &topic, DISK))?;
+        let device = |node: &Node| -> Result<Client> {
+            let mut device = Client::open(node.mqtt(), "device", Version::V5, &Trace::default())?;
+            device.set_patience(PATIENCE);
+            device.connect(&Connect::new(Version::V5, "device").lasting(3600))?;
+            Ok(device)
+        };
+        for round in 0_u64..4 {
+            let payload = format!("{round}");
+            let mut publish = Publish::new(Version::V5, "d/1", payload.as_bytes()).qos(2, 7);
+            device(&node)?.send(&publish.bytes())?;
+            oracle.wait_for(round + 1, PATIENCE)?;
+            // It is in Kafka; whether a PUBREC was on its way the device does not know.
+            node.kill()?;
+            node.start_again()?;
+            publish.dup = true;
+            let mut connected = device(&node)?;
+            connected.send(&publish.bytes())?;
+            connected.acked(first::PUBREC, 7)?;
+            connected.send(&ack(first::PUBREL, 7))?;
+            if round % 2 == 0 {
+                // Nor does it know of a PUBCOMP.
+                node.kill()?;
+                node.start_again()?;
+                connected = device(&node)?;
+                connected.send(&ack(first::PUBREL, 7))?;
+            }
+            let packet = connected.packet()?;
+            ensure!(packet.first & 0xF0 == first::PUBCOMP, "{packet}");
+        }
+        node.settled("kafka:disk", PATIENCE)?;
+        each_once(&oracle, 4)
     }
 
     /// An orderly stop leaves in the buffer what Kafka did not take.

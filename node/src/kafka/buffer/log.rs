@@ -10,10 +10,13 @@
 //! * Files go from the oldest on, one after the other: what a file says of records in older ones is needed as
 //!   long as those are there.
 //! * A file that is nearly done with does not hold up the others: what it still holds is written again at the end.
+//! * Marks ([`Mark`]) become durable with the records they were put in with, and stay until they are forgotten: each file
+//!   begins with all that there are, so that none depends on an older file. They count for one life of the node and
+//!   the next one ([`Lives`]).
 //! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost: what was put in stays, and
 //!   seals and ends go first, into room that is kept for them, so that the backlog can leave.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
@@ -21,6 +24,7 @@ use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
 use super::disk::Disk;
 use super::live::{Live, Numbers};
 use super::v1::{self, BadHeader, Entry, Gap, Place, Seal, Writer};
+use crate::flow::Mark;
 
 /// Files end so.
 pub const SUFFIX: &str = ".buffer";
@@ -91,6 +95,15 @@ impl StoredRun {
     }
 }
 
+/// Lives of the node, each with a random number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lives {
+    /// The one that ended last, unless sessions were lost since.
+    pub before: Option<u64>,
+    /// This one.
+    pub now: u64,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -106,6 +119,10 @@ pub struct Found {
     pub unsealed: u64,
     /// Bytes of a torn end that were cut.
     pub torn: u64,
+    /// QoS 2 publications that were not released.
+    pub marks: BTreeSet<Mark>,
+    /// In which life of the node.
+    pub life: Option<u64>,
     live: Live,
 }
 
@@ -146,6 +163,21 @@ impl Found {
                     self.live.remove(*numbers);
                 }
                 done.iter().map(|numbers| numbers.end() - 1).max()
+            }
+            Entry::Marks(marks) => {
+                self.marks.extend(marks);
+                None
+            }
+            Entry::Forgotten(marks) => {
+                for mark in marks {
+                    self.marks.remove(&mark);
+                }
+                None
+            }
+            Entry::AllMarks { life, marks } => {
+                self.life = Some(life);
+                self.marks = marks.into_iter().collect();
+                None
             }
         }
     }
@@ -215,13 +247,16 @@ pub struct Log<D> {
     put: Vec<Numbers>,
     done: Vec<Numbers>,
     new_seals: BTreeMap<Place, Vec<Seal>>,
+    marks: BTreeSet<Mark>,
+    life: u64,
     has_reserve: bool,
     failed: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next.
-    pub fn open(mut disk: D, segment_bytes: u64) -> Result<(Self, Found), OpenError> {
+    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next. Marks are
+    /// found where they are of the life before.
+    pub fn open(mut disk: D, segment_bytes: u64, lives: Lives) -> Result<(Self, Found), OpenError> {
         let mut found = Found::default();
         let mut numbers = numbered_files(&mut disk)?;
         let mut files = VecDeque::new();
@@ -233,7 +268,7 @@ impl<D: Disk> Log<D> {
             match v1::read_file_header(&bytes) {
                 Ok(_) => {}
                 Err(BadHeader::Version(version)) => return Err(OpenError::Version { name, version }),
-                Err(_) if is_last && v1::scan(&bytes).entries.is_empty() => {
+                Err(_) if is_last && is_begun(&v1::scan(&bytes)) => {
                     // Its creation was under way: nobody was told of anything in it.
                     disk.remove(&name)?;
                     disk.sync_dir()?;
@@ -276,6 +311,10 @@ impl<D: Disk> Log<D> {
             files.push_back(FileInfo { number, len, records });
         }
         found.finish();
+        if found.life != lives.before {
+            // Publications were released meanwhile, or sessions lost, and nobody told us.
+            found.marks.clear();
+        }
         let mut log = Self {
             disk,
             segment_bytes,
@@ -287,6 +326,8 @@ impl<D: Disk> Log<D> {
             put: Vec::new(),
             done: Vec::new(),
             new_seals: BTreeMap::new(),
+            marks: found.marks.clone(),
+            life: lives.now,
             has_reserve: false,
             failed: false,
             files,
@@ -301,6 +342,12 @@ impl<D: Disk> Log<D> {
             _ => {}
         }
         log.remove_unneeded()?;
+        log.put_all_marks();
+        match log.commit() {
+            // Until it is written the marks are of no life that counts.
+            Ok(()) | Err(Error::Full(_)) => {}
+            Err(Error::Failed(error)) => return Err(error.into()),
+        }
         Ok((log, found))
     }
 
@@ -329,6 +376,42 @@ impl<D: Disk> Log<D> {
         let synced = self.synced();
         Writer::new(&mut self.control, synced).done(done);
         self.done.extend_from_slice(done);
+    }
+
+    /// These are to be remembered from when the records put in so far are durable.
+    pub fn put_marks(&mut self, marks: &[Mark]) {
+        if marks.is_empty() {
+            return;
+        }
+        let synced = self.synced();
+        Writer::new(&mut self.data, synced).marks(marks);
+        self.marks.extend(marks);
+    }
+
+    /// These are not needed any more.
+    pub fn forget(&mut self, marks: &[Mark]) {
+        let known: Vec<Mark> = marks.iter().filter(|mark| self.marks.remove(mark)).copied().collect();
+        if !known.is_empty() {
+            let synced = self.synced();
+            Writer::new(&mut self.control, synced).forgotten(&known);
+        }
+    }
+
+    /// None of them is needed any more.
+    pub fn forget_all(&mut self) {
+        self.marks.clear();
+        self.put_all_marks();
+    }
+
+    /// The marks of a session.
+    pub fn marks_of(&self, session: u64) -> Vec<Mark> {
+        let (first, last) = (Mark { session, identifier: 0 }, Mark { session, identifier: u16::MAX });
+        self.marks.range(first..=last).copied().collect()
+    }
+
+    fn put_all_marks(&mut self) {
+        let synced = self.synced();
+        Writer::new(&mut self.control, synced).all_marks(self.life, &self.marks);
     }
 
     /// The number that the next record will get: where everything is durable, all below it are.
@@ -444,9 +527,11 @@ impl<D: Disk> Log<D> {
         let number = self.files.back().map_or(1, |file| file.number + 1);
         let name = file_name(number);
         self.disk.create(&name)?;
+        let mut head = v1::file_header(number).to_vec();
+        Writer::new(&mut head, 0).all_marks(self.life, &self.marks);
         let written = self
             .disk
-            .append(&name, &v1::file_header(number))
+            .append(&name, &head)
             .and_then(|()| self.disk.sync(&name))
             .and_then(|()| self.disk.sync_dir());
         if let Err(error) = written {
@@ -454,7 +539,7 @@ impl<D: Disk> Log<D> {
             let _ = self.disk.remove(&name);
             return Err(error);
         }
-        self.files.push_back(FileInfo { number, len: v1::FILE_HEADER_LEN as u64, records: 0 });
+        self.files.push_back(FileInfo { number, len: head.len() as u64, records: 0 });
         Ok(())
     }
 
@@ -546,6 +631,11 @@ fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Whether a file holds nothing but what it begins with.
+fn is_begun(scanned: &v1::Scanned<'_>) -> bool {
+    scanned.entries.iter().all(|(_, entry)| matches!(entry, Entry::AllMarks { .. }))
+}
+
 /// Keeps a copy of a damaged file, which the log itself will remove when it no longer needs the rest of it.
 fn set_aside(disk: &mut impl Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     let copy = format!("damaged-{name}");
@@ -616,7 +706,7 @@ pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
             entries: 0,
             records: 0,
             // A file whose creation was interrupted holds nothing.
-            header: header.filter(|_| !is_last || !scanned.entries.is_empty()),
+            header: header.filter(|_| !is_last || !is_begun(&scanned)),
             damage,
             torn: bytes.len() as u64 - torn_from,
         };

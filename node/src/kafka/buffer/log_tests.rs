@@ -7,6 +7,9 @@ use rand::{RngExt, SeedableRng};
 use super::super::disk_double::Double;
 use super::*;
 
+/// The same life again and again.
+const LIVES: Lives = Lives { before: Some(1), now: 1 };
+
 fn place(partition: i32) -> Place {
     Place { topic: "t".into(), partition }
 }
@@ -54,11 +57,17 @@ struct Model {
     seals: BTreeMap<i32, Vec<Seal>>,
     /// In the order in which they were put in: each replaces the one before.
     new_seals: Vec<(i32, Vec<Seal>)>,
+    /// Durable marks with the numbers of their records, and those put in.
+    marks: BTreeMap<Mark, u64>,
+    new_marks: BTreeMap<Mark, u64>,
+    /// Forgotten, which is not durable.
+    forgetting: BTreeSet<Mark>,
 }
 
 impl Model {
     fn committed(&mut self) {
         self.needed.append(&mut self.put);
+        self.marks.append(&mut self.new_marks);
         self.ended();
     }
 
@@ -68,6 +77,9 @@ impl Model {
             self.done.insert(number);
         }
         self.seals.extend(std::mem::take(&mut self.new_seals));
+        for mark in std::mem::take(&mut self.forgetting) {
+            self.marks.remove(&mark);
+        }
     }
 
     /// What was found after a crash is what was promised, and nothing but what was put in.
@@ -86,6 +98,14 @@ impl Model {
             let known = self.needed.get(number).or_else(|| self.put.get(number));
             assert_eq!(known, Some(what), "seed {seed}: record {number} was never put in, or was done");
         }
+        for mark in self.marks.keys().filter(|mark| !self.forgetting.contains(mark)) {
+            assert!(found.marks.contains(mark), "seed {seed}: {mark:?} was durable and is not there");
+        }
+        for mark in &found.marks {
+            let durable = self.marks.contains_key(mark);
+            let with_record = self.new_marks.get(mark).is_some_and(|number| got.contains_key(number));
+            assert!(durable || with_record, "seed {seed}: {mark:?} without its record, or forgotten");
+        }
         for (partition, seals) in &self.seals {
             let alive = |seal: &&Seal| seal.numbers.iter().any(|n| got.contains_key(&n.first));
             let old: Vec<&Seal> = seals.iter().filter(alive).collect();
@@ -100,6 +120,7 @@ impl Model {
         *self = Self {
             needed: records(found).into_iter().map(|(n, p, value)| (n, (p, value))).collect(),
             done: std::mem::take(&mut self.done),
+            marks: found.marks.iter().map(|mark| (*mark, 0)).collect(),
             ..Self::default()
         };
         for (place, seals) in &found.seals {
@@ -129,8 +150,19 @@ impl Run {
                     (0..self.rng.random_range(1..6)).map(|n| self.next_value + n).collect();
                 self.next_value += values.len() as u64;
                 let numbers = put(log, partition, &values);
+                if self.rng.random_bool(0.4) {
+                    let mark = Mark { session: values[0] % 3, identifier: values[0] as u16 };
+                    log.put_marks(&[mark]);
+                    self.model.new_marks.insert(mark, numbers.first);
+                }
                 let of = (numbers.first..).zip(values).map(|(number, value)| (number, (partition, value)));
                 self.model.put.extend(of);
+                if self.rng.random_bool(0.3) {
+                    let model = &mut self.model;
+                    let unneeded: Vec<Mark> = model.marks.keys().take(2).copied().collect();
+                    log.forget(&unneeded);
+                    model.forgetting.extend(unneeded);
+                }
             }
             5 => {
                 let model = &mut self.model;
@@ -165,7 +197,7 @@ impl Run {
     /// Works until the process dies, loses power, and checks what is found; a few times.
     fn go(&mut self, seed: u64, crash_in: impl Fn(&mut SmallRng) -> u64) {
         for _ in 0..4 {
-            let (log, found) = match Log::open(self.disk.clone(), 400) {
+            let (log, found) = match Log::open(self.disk.clone(), 400, LIVES) {
                 Ok(opened) => opened,
                 Err(error) => panic!("seed {seed}: {error}"),
             };
@@ -181,7 +213,7 @@ impl Run {
             // It may also die while it is opened.
             self.disk.lose_power(&mut self.rng);
             self.disk.crash_in(self.rng.random_range(1..12));
-            if let Ok((_, found)) = Log::open(self.disk.clone(), 400) {
+            if let Ok((_, found)) = Log::open(self.disk.clone(), 400, LIVES) {
                 self.model.check(&found, seed);
             }
             self.disk.lose_power(&mut self.rng);
@@ -225,7 +257,7 @@ fn without_syncs_the_crash_test_would_fail() {
 #[test]
 fn files_roll_and_go_when_they_are_done_with() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 300).unwrap();
+    let (mut log, _) = Log::open(disk.clone(), 300, LIVES).unwrap();
     let mut all = Vec::new();
     for value in 0..50 {
         all.push(put(&mut log, 0, &[value]));
@@ -242,7 +274,7 @@ fn files_roll_and_go_when_they_are_done_with() {
 #[test]
 fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 2000).unwrap();
+    let (mut log, _) = Log::open(disk.clone(), 2000, LIVES).unwrap();
     let stuck = put(&mut log, 1, &[1_000_000, 1_000_001]);
     log.commit().unwrap();
     log.put_seals(&place(1), vec![seal(0, &[stuck])]);
@@ -256,7 +288,7 @@ fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() 
     log.commit().unwrap();
     assert!(most < 20_000, "{most} bytes for two records");
     drop(log);
-    let (_, found) = Log::open(disk, 2000).unwrap();
+    let (_, found) = Log::open(disk, 2000, LIVES).unwrap();
     assert_eq!(records(&found), [(stuck.first, 1, 1_000_000), (stuck.first + 1, 1, 1_000_001)]);
     assert_eq!(found.seals[&place(1)], [seal(0, &[stuck])]);
 }
@@ -264,7 +296,7 @@ fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() 
 #[test]
 fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
     let first = put(&mut log, 0, &[1, 2]);
     log.commit().unwrap();
     disk.set_room(Some(10));
@@ -273,7 +305,7 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     // The seal is durable, the record is not.
     assert!(matches!(log.commit(), Err(Error::Full(_))));
     assert!(!log.has_control() && log.has_records());
-    let (_, found) = Log::open(disk.clone(), 100_000).unwrap();
+    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
     assert_eq!(found.seals[&place(0)].len(), 1);
     assert_eq!(found.records(), 2);
     // The room that was kept for seals is not for records, however often they are tried.
@@ -283,14 +315,14 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     }
     disk.set_room(None);
     log.commit().unwrap();
-    let (_, found) = Log::open(disk, 100_000).unwrap();
+    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
     assert_eq!(records(&found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_reported_durable_any_more() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 1000).unwrap();
+    let (mut log, _) = Log::open(disk.clone(), 1000, LIVES).unwrap();
     disk.fail_syncs();
     put(&mut log, 0, &[1]);
     assert!(matches!(log.commit(), Err(Error::Failed(_))));
@@ -301,7 +333,7 @@ fn after_a_failed_sync_nothing_is_reported_durable_any_more() {
 #[test]
 fn an_unreadable_middle_is_reported_set_aside_and_counted() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
     let mut offsets = Vec::new();
     for value in 0..5 {
         offsets.push(log.bytes());
@@ -312,7 +344,7 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
     disk.damage(&file_name(1), offsets[2] as usize + 40);
     let (reports, _) = survey(&mut disk.clone()).unwrap();
     assert_eq!(reports[0].damage[0].offset, offsets[2]);
-    let (log, found) = Log::open(disk.clone(), 100_000).unwrap();
+    let (log, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
     let values: Vec<u64> = records(&found).into_iter().map(|(_, _, value)| value).collect();
     assert_eq!(values, [0, 1, 2, 3, 6, 7, 8, 9]);
     let gap = Gap { offset: offsets[2], len: offsets[3] - offsets[2] };
@@ -323,16 +355,48 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
 }
 
 #[test]
+fn marks_count_for_the_next_life_alone() {
+    let disk = Double::default();
+    let mark = |session, identifier| Mark { session, identifier };
+    let life = |before, now| {
+        let (mut log, found) = Log::open(disk.clone(), 400, Lives { before, now }).unwrap();
+        // Many files: they do not depend on those that are gone.
+        for value in 0..100 {
+            let numbers = put(&mut log, 0, &[value]);
+            log.commit().unwrap();
+            log.put_done(&[numbers]);
+        }
+        log.commit().unwrap();
+        (log, found.marks.into_iter().collect::<Vec<_>>())
+    };
+    let (mut log, _) = life(None, 7);
+    put(&mut log, 0, &[1]);
+    log.put_marks(&[mark(1, 1), mark(1, 2), mark(2, 1)]);
+    log.commit().unwrap();
+    assert_eq!(log.marks_of(1), [mark(1, 1), mark(1, 2)]);
+    log.forget(&[mark(1, 1)]);
+    log.commit().unwrap();
+    drop(log);
+    let left = [mark(1, 2), mark(2, 1)];
+    assert_eq!(life(Some(7), 8).1, left);
+    assert_eq!(life(Some(8), 9).1, left);
+    // Started anew in the same life, or after one that did without it.
+    assert_eq!(life(Some(8), 9).1, []);
+}
+
+#[test]
 fn the_golden_file_of_version_1_is_read() {
-    // Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done.
+    // Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done; two marks, one forgotten.
     let golden = include_bytes!("../../../tests/buffer/v1.buffer");
     let build = || {
         let disk = Double::default();
-        let (mut log, _) = Log::open(disk.clone(), 100_000).unwrap();
+        let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
         put(&mut log, -1, &[10, 11]);
         let sealed = put(&mut log, 0, &[20, 21]);
         put(&mut log, 0, &[22]);
+        log.put_marks(&[Mark { session: 5, identifier: 6 }, Mark { session: 5, identifier: 7 }]);
         log.commit().unwrap();
+        log.forget(&[Mark { session: 5, identifier: 6 }]);
         log.put_seals(&place(0), vec![seal(7, &[sealed])]);
         log.put_done(&[Numbers { first: 0, count: 1 }]);
         log.commit().unwrap();
@@ -343,10 +407,11 @@ fn the_golden_file_of_version_1_is_read() {
     let mut disk = Double::default();
     disk.create(&file_name(1)).unwrap();
     disk.append(&file_name(1), golden).unwrap();
-    let (_, found) = Log::open(disk, 100_000).unwrap();
+    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
     assert_eq!(records(&found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
     let sealed = Numbers { first: 2, count: 2 };
     assert_eq!(found.seals[&place(0)], [seal(7, &[sealed])]);
+    assert_eq!(found.marks, BTreeSet::from([Mark { session: 5, identifier: 7 }]));
 }
 
 #[test]
@@ -356,5 +421,5 @@ fn a_newer_format_is_refused_by_its_version() {
     header[9] = 2;
     disk.create(&file_name(1)).unwrap();
     disk.append(&file_name(1), &header).unwrap();
-    assert!(matches!(Log::open(disk, 1000), Err(OpenError::Version { version: 2, .. })));
+    assert!(matches!(Log::open(disk, 1000, LIVES), Err(OpenError::Version { version: 2, .. })));
 }

@@ -21,5 +21,6 @@ pub mod writer;
 mod disk_double;
 
 pub use live::Numbers;
+pub use log::Lives;
 pub use v1::{Place, Seal};
 pub use writer::{Buffer, BufferState, Put, Source};

@@ -3,11 +3,13 @@
 //! A file is a header and entries. An entry says how far its file was durable when the entry was written: a broken
 //! entry below that mark is damage, one above it is the torn end of a write that nobody was told of.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::{ProducerIdentity, RecordIter};
 
 use super::live::Numbers;
+use crate::flow::Mark;
 
 /// First bytes of a file.
 pub const FILE_MAGIC: [u8; 8] = *b"CWBUFFER";
@@ -23,6 +25,9 @@ pub const ENTRY_HEADER_LEN: usize = 20;
 const RECORDS: u8 = 1;
 const SEALS: u8 = 2;
 const DONE: u8 = 3;
+const MARKS: u8 = 4;
+const FORGOTTEN: u8 = 5;
+const ALL_MARKS: u8 = 6;
 
 /// Where records go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +77,17 @@ pub enum Entry<'a> {
     },
     /// Records that are no longer needed.
     Done(Vec<Numbers>),
+    /// QoS 2 publications whose records stand before it, to be remembered until they are released.
+    Marks(Vec<Mark>),
+    /// They were released.
+    Forgotten(Vec<Mark>),
+    /// All marks that are remembered; in place of what was said before.
+    AllMarks {
+        /// In which life of the node.
+        life: u64,
+        /// In any order.
+        marks: Vec<Mark>,
+    },
 }
 
 /// Writes a file's header.
@@ -108,8 +124,8 @@ pub fn read_file_header(bytes: &[u8]) -> Result<u64, BadHeader> {
     if magic != FILE_MAGIC {
         return Err(BadHeader::Damaged);
     }
-    // Before the checksum: another version may have another header.
-    if version != VERSION {
+    // Before the checksum: another version may have another header. There is no 0: a torn write has it.
+    if version != VERSION && version != 0 {
         return Err(BadHeader::Version(version));
     }
     if crc != crc32c::crc32c(header.get(..20).unwrap_or(&[])) {
@@ -185,6 +201,41 @@ impl<'a> Writer<'a> {
                 put_numbers(out, *numbers);
             }
         });
+    }
+}
+
+impl Writer<'_> {
+    /// Marks to be remembered.
+    pub fn marks(&mut self, marks: &[Mark]) {
+        self.entry(|out| {
+            out.push(MARKS);
+            put_marks(out, marks.len(), marks.iter());
+        });
+    }
+
+    /// Marks that are not needed any more.
+    pub fn forgotten(&mut self, marks: &[Mark]) {
+        self.entry(|out| {
+            out.push(FORGOTTEN);
+            put_marks(out, marks.len(), marks.iter());
+        });
+    }
+
+    /// All marks.
+    pub fn all_marks(&mut self, life: u64, marks: &BTreeSet<Mark>) {
+        self.entry(|out| {
+            out.push(ALL_MARKS);
+            out.extend_from_slice(&life.to_be_bytes());
+            put_marks(out, marks.len(), marks.iter());
+        });
+    }
+}
+
+fn put_marks<'a>(out: &mut Vec<u8>, count: usize, marks: impl Iterator<Item = &'a Mark>) {
+    out.extend_from_slice(&(count as u32).to_be_bytes());
+    for mark in marks {
+        out.extend_from_slice(&mark.session.to_be_bytes());
+        out.extend_from_slice(&mark.identifier.to_be_bytes());
     }
 }
 
@@ -298,6 +349,18 @@ fn read_body(body: &[u8]) -> Option<Entry<'_>> {
             let done = reader.many_numbers()?;
             reader.0.is_empty().then_some(Entry::Done(done))
         }
+        [MARKS] => {
+            let marks = reader.marks()?;
+            reader.0.is_empty().then_some(Entry::Marks(marks))
+        }
+        [FORGOTTEN] => {
+            let marks = reader.marks()?;
+            reader.0.is_empty().then_some(Entry::Forgotten(marks))
+        }
+        [ALL_MARKS] => {
+            let (life, marks) = (reader.u64()?, reader.marks()?);
+            reader.0.is_empty().then_some(Entry::AllMarks { life, marks })
+        }
         _ => None,
     }
 }
@@ -333,6 +396,13 @@ impl<'a> Reader<'a> {
         let numbers = Numbers { first: self.u64()?, count: self.u32()? };
         numbers.first.checked_add(u64::from(numbers.count))?;
         (numbers.count > 0).then_some(numbers)
+    }
+
+    fn marks(&mut self) -> Option<Vec<Mark>> {
+        let count = self.u32()? as usize;
+        // No allocation beyond what is there.
+        (count <= self.0.len() / 10).then_some(())?;
+        (0..count).map(|_| Some(Mark { session: self.u64()?, identifier: self.u16()? })).collect()
     }
 
     fn many_numbers(&mut self) -> Option<Vec<Numbers>> {

@@ -10,7 +10,9 @@
 //! * Records do not move between inboxes during a round ([`Buffer::pause`]).
 //! * A full disk is asked again every [`RETRY`]; seals and ends of batches go through meanwhile.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,9 +22,9 @@ use tokio::sync::oneshot;
 
 use super::disk::{Directory, Disk};
 use super::live::Numbers;
-use super::log::{Error, Found, Log, OpenError};
+use super::log::{Error, Found, Lives, Log, OpenError};
 use super::v1::{Place, Seal};
-use crate::flow::Wake;
+use crate::flow::{HandOver, Mark, Remembers, Wake};
 
 /// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then stays small beside
 /// that of the messages, and an acknowledgement waits this much longer at most.
@@ -37,8 +39,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Longest wait for a flush.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Takes a run of encoded records (how many, the base of their timestamps, the bytes) and gives their numbers.
-pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8]) -> Numbers + 'a;
+/// Takes a run of encoded records (how many, the base of their timestamps, the bytes, marks of some of them) and gives
+/// their numbers.
+pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8], &[Mark]) -> Numbers + 'a;
 
 /// Where records gather.
 pub trait Source: Send + Sync {
@@ -58,6 +61,9 @@ struct Queue {
     dirty: bool,
     done: Vec<Numbers>,
     seals: Vec<(Place, Vec<Seal>, Then)>,
+    forgotten: Vec<(Mark, Option<Arc<HandOver>>)>,
+    ended: Vec<u64>,
+    forget_all: bool,
     flushes: Vec<oneshot::Sender<()>>,
     stop: bool,
 }
@@ -82,6 +88,11 @@ pub struct Buffer {
     round: Mutex<()>,
     sources: Mutex<Vec<Weak<dyn Source>>>,
     state: Mutex<BufferState>,
+    /// All marks there are, durable or about to be, less those that are forgotten for good.
+    marks: Mutex<HashSet<Mark>>,
+    /// Of these, what was found at the start.
+    recalled: Mutex<BTreeSet<Mark>>,
+    recalls: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -98,10 +109,26 @@ impl Wake for Buffer {
     }
 }
 
+impl Remembers for Buffer {
+    fn remembers(&self, mark: Mark) -> bool {
+        self.marks.lock().contains(&mark)
+    }
+
+    fn forget(&self, mark: Mark, then: Arc<HandOver>) {
+        self.recalled.lock().remove(&mark);
+        self.queue.lock().forgotten.push((mark, Some(then)));
+        self.work.notify_one();
+    }
+
+    fn session_ended(&self, session: u64) {
+        self.queue.lock().ended.push(session);
+    }
+}
+
 impl Buffer {
     /// Opens the buffer in a directory, which no other process may have, and gives what is in it.
-    pub fn open(path: &Path, segment_bytes: u64) -> Result<(Arc<Self>, Found), OpenError> {
-        let (log, found) = Log::open(Directory::open(path)?, segment_bytes)?;
+    pub fn open(path: &Path, segment_bytes: u64, lives: Lives) -> Result<(Arc<Self>, Found), OpenError> {
+        let (log, found) = Log::open(Directory::open(path)?, segment_bytes, lives)?;
         Ok((Self::start(log, &found)?, found))
     }
 
@@ -119,6 +146,9 @@ impl Buffer {
             round: Mutex::default(),
             sources: Mutex::default(),
             state: Mutex::new(state),
+            marks: Mutex::new(found.marks.iter().copied().collect()),
+            recalled: Mutex::new(found.marks.clone()),
+            recalls: (!found.marks.is_empty()).into(),
             thread: Mutex::default(),
         });
         let shared = buffer.clone();
@@ -143,6 +173,23 @@ impl Buffer {
     /// These are the batches of a place that are under way; `then` is called when that is durable.
     pub fn seal(&self, place: Place, seals: Vec<Seal>, then: Then) {
         self.queue.lock().seals.push((place, seals, then));
+        self.work.notify_one();
+    }
+
+    /// Whether this publication is one from before the start, whose record is here or was brought to Kafka.
+    pub fn recalls(&self, mark: Mark) -> bool {
+        if !self.recalls.load(Ordering::Relaxed) {
+            return false;
+        }
+        let recalled = self.recalled.lock();
+        self.recalls.store(!recalled.is_empty(), Ordering::Relaxed);
+        recalled.contains(&mark)
+    }
+
+    /// Forgets all marks: publications are about to be released without our knowing.
+    pub fn forget_all(&self) {
+        self.recalled.lock().clear();
+        self.queue.lock().forget_all = true;
         self.work.notify_one();
     }
 
@@ -196,7 +243,8 @@ impl Buffer {
         let mut queue = self.queue.lock();
         let urgent = |queue: &Queue| {
             let lazy = queue.done.len() > 10_000;
-            queue.dirty || lazy || queue.stop || !queue.seals.is_empty() || !queue.flushes.is_empty()
+            let asked = !queue.forgotten.is_empty() || queue.forget_all || !queue.flushes.is_empty();
+            queue.dirty || lazy || queue.stop || !queue.seals.is_empty() || asked
         };
         while !urgent(&queue) {
             let wait = if retry {
@@ -223,6 +271,7 @@ impl Buffer {
     fn run<D: Disk>(&self, mut log: Log<D>) {
         let mut last = Instant::now();
         let mut held: Vec<Then> = Vec::new();
+        let mut forgotten: Vec<(Mark, Option<Arc<HandOver>>)> = Vec::new();
         let mut retry = false;
         loop {
             let work = self.next_work(last, retry);
@@ -233,18 +282,40 @@ impl Buffer {
                 log.put_seals(&place, seals);
                 held.push(then);
             }
+            for session in work.ended {
+                forgotten.extend(log.marks_of(session).into_iter().map(|mark| (mark, None)));
+            }
+            forgotten.extend(work.forgotten);
+            let unneeded: Vec<Mark> = forgotten.iter().map(|(mark, _)| *mark).collect();
+            log.forget(&unneeded);
+            if work.forget_all {
+                log.forget_all();
+            }
             let sources: Vec<Arc<dyn Source>> =
                 self.sources.lock().iter().filter_map(Weak::upgrade).collect();
             let skipped = log.has_records();
             if !skipped {
                 for source in &sources {
-                    source
-                        .collect(&mut |place, count, base, bytes| log.put_records(place, count, base, bytes));
+                    source.collect(&mut |place, count, base, bytes, marks| {
+                        let numbers = log.put_records(place, count, base, bytes);
+                        if !marks.is_empty() {
+                            self.marks.lock().extend(marks);
+                            log.put_marks(marks);
+                        }
+                        numbers
+                    });
                 }
             }
             let result = log.commit();
             if !log.has_control() {
                 held.drain(..).for_each(|then| then());
+                let mut marks = self.marks.lock();
+                let done = std::mem::take(&mut forgotten);
+                for (mark, _) in &done {
+                    marks.remove(mark);
+                }
+                drop(marks);
+                drop(done);
             }
             match &result {
                 Ok(()) => {
@@ -255,7 +326,10 @@ impl Buffer {
                         source.durable(below);
                     }
                 }
-                Err(Error::Failed(_)) => held.clear(),
+                Err(Error::Failed(_)) => {
+                    held.clear();
+                    abandon(&mut forgotten);
+                }
                 Err(Error::Full(_)) => {}
             }
             drop(round);
@@ -285,6 +359,7 @@ impl Buffer {
             queue.flushes.clear();
             queue.done.clear();
             queue.seals.clear();
+            abandon(&mut queue.forgotten);
             self.work.wait_for(&mut queue, RETRY);
         }
     }
@@ -300,6 +375,15 @@ impl Buffer {
                 tracing::info!("the disk buffer takes records again");
             }
             state.trouble = trouble;
+        }
+    }
+}
+
+/// Nobody is told of these.
+fn abandon(forgotten: &mut Vec<(Mark, Option<Arc<HandOver>>)>) {
+    for (_, then) in forgotten.drain(..) {
+        if let Some(then) = then {
+            then.abandon();
         }
     }
 }

@@ -4,12 +4,17 @@ use causeway_protocol::kafka::batch::{BatchBuilder, Record};
 
 use super::super::disk_double::Double;
 use super::*;
+use crate::flow::{AckSink, Outcome, SequenceRange};
+
+/// The same life again and again.
+const LIVES: Lives = Lives { before: Some(1), now: 1 };
 
 /// Records that wait, and how many of them are durable.
 #[derive(Default)]
 struct Records {
     waiting: Mutex<u32>,
     given: Mutex<Vec<Numbers>>,
+    marks: Mutex<Vec<Mark>>,
     durable: AtomicU64,
 }
 
@@ -22,7 +27,7 @@ impl Source for Records {
                 builder.append(&Record { timestamp: 1, key: None, value: Some(b"v"), headers: &[] });
             }
             let place = Place { topic: "t".into(), partition: 0 };
-            self.given.lock().push(put(&place, count, 1, builder.encoded_from(0)));
+            self.given.lock().push(put(&place, count, 1, builder.encoded_from(0), &self.marks.lock()));
         }
     }
 
@@ -34,7 +39,7 @@ impl Source for Records {
 }
 
 fn start(disk: &Double) -> (Arc<Buffer>, Arc<Records>) {
-    let (log, found) = Log::open(disk.clone(), 1 << 20).unwrap();
+    let (log, found) = Log::open(disk.clone(), 1 << 20, LIVES).unwrap();
     let buffer = Buffer::start(log, &found).unwrap();
     let records = Arc::new(Records::default());
     let source: Weak<dyn Source> = Arc::downgrade(&(records.clone() as Arc<dyn Source>));
@@ -60,8 +65,51 @@ async fn what_a_source_has_is_durable_after_one_round_and_there_after_the_next_s
     buffer.wake();
     eventually("durability", || records.durable.load(Ordering::Acquire) == 100).await;
     buffer.close().await;
-    let (_, found) = Log::open(disk, 1 << 20).unwrap();
+    let (_, found) = Log::open(disk, 1 << 20, LIVES).unwrap();
     assert_eq!(found.records(), 100);
+}
+
+struct Told(AtomicBool);
+
+impl AckSink for Told {
+    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[tokio::test]
+async fn a_publication_is_recalled_after_a_restart_until_it_is_forgotten_for_good() {
+    let disk = Double::default();
+    let mark = Mark { session: 3, identifier: 9 };
+    let (buffer, records) = start(&disk);
+    records.marks.lock().push(mark);
+    *records.waiting.lock() = 1;
+    buffer.wake();
+    eventually("durable", || records.durable.load(Ordering::Acquire) == 1).await;
+    assert!(buffer.remembers(mark) && !buffer.recalls(mark), "its own life has its session for that");
+    buffer.close().await;
+    let (buffer, _records) = start(&disk);
+    assert!(buffer.recalls(mark) && !buffer.recalls(Mark { session: 3, identifier: 8 }));
+    let told = Arc::new(Told(false.into()));
+    let then = || HandOver::new(crate::flow::Ticket::new(told.clone(), 0));
+    buffer.forget(mark, then());
+    assert!(!buffer.recalls(mark));
+    eventually("told", || told.0.load(Ordering::Acquire)).await;
+    assert!(!buffer.remembers(mark));
+    buffer.close().await;
+    let (buffer, records) = start(&disk);
+    assert!(!buffer.recalls(mark) && !buffer.remembers(mark));
+    // Where it does not become durable nobody is told.
+    records.marks.lock().push(mark);
+    *records.waiting.lock() = 1;
+    buffer.wake();
+    eventually("durable", || records.durable.load(Ordering::Acquire) == 1).await;
+    disk.fail_syncs();
+    told.0.store(false, Ordering::Release);
+    buffer.forget(mark, then());
+    eventually("trouble", || buffer.state().trouble.is_some()).await;
+    buffer.close().await;
+    assert!(buffer.remembers(mark) && !told.0.load(Ordering::Acquire));
 }
 
 #[tokio::test]

@@ -327,7 +327,7 @@ async fn deliver_batch(partition: &Arc<Partition>, batch: &Batch, era: u64, sink
         Err(error) => return pass_over(&error),
     };
     let clock = batch.header().timestamp_type();
-    let mut ticket = Ticket { sink: partition.clone(), sequence: 0 };
+    let mut ticket = Ticket::new(partition.clone(), 0);
     let mut wakes = WakeList::default();
     for (index, record) in records.iter().enumerate() {
         let record = match record {

@@ -189,7 +189,7 @@ impl DeadLetters {
         }
         let record = Record { headers: &headers, ..*record };
         let sequence = burial.left.fetch_add(1, Ordering::AcqRel);
-        let ticket = Ticket { sink: burial.clone(), sequence };
+        let ticket = Ticket::new(burial.clone(), sequence);
         match self.producer.append(&record, Some(&ticket), wakes) {
             Accepted::Taken => true,
             Accepted::Done(_) | Accepted::Full(_) => {

@@ -35,7 +35,7 @@ use super::latency::LatencyHistogram;
 use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, tell};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
-use crate::flow::{Accepted, AckSink, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
+use crate::flow::{Accepted, AckSink, Mark, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
 use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
 
 /// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
@@ -81,7 +81,7 @@ impl AckSink for Answered {
 /// A ticket nobody hears of: a record with one is never dropped.
 pub(super) fn answered_ticket(sequence: u64) -> Ticket {
     static ANSWERED: std::sync::LazyLock<Arc<Answered>> = std::sync::LazyLock::new(|| Arc::new(Answered));
-    Ticket { sink: ANSWERED.clone(), sequence }
+    Ticket::new(ANSWERED.clone(), sequence)
 }
 
 /// Where a record is on the disk.
@@ -245,9 +245,29 @@ impl Segment {
         let count = self.builder.count() - self.given;
         let Some(base_timestamp) = self.builder.base_timestamp().filter(|_| count > 0) else { return };
         let bytes = self.builder.encoded_from(self.given_bytes);
-        self.numbers.push(put(place, count as u32, base_timestamp, bytes));
+        let marks = self.marks_of_last(count);
+        self.numbers.push(put(place, count as u32, base_timestamp, bytes, &marks));
         self.given_bytes += bytes.len();
         self.given = self.builder.count();
+    }
+
+    /// The marks of the last `count` records.
+    fn marks_of_last(&self, count: usize) -> Vec<Mark> {
+        let (mut marks, mut left) = (Vec::new(), count as u32);
+        for run in self.runs.iter().rev() {
+            let of_run = left.min(run.count);
+            if run.identifier != 0
+                && let Some(session) = run.sink.as_ref().and_then(|sink| sink.session())
+            {
+                let identifiers = (run.count - of_run..run.count).map(|index| run.identifier(index));
+                marks.extend(identifiers.map(|identifier| Mark { session, identifier }));
+            }
+            left -= of_run;
+            if left == 0 {
+                break;
+            }
+        }
+        marks
     }
 
     /// Records with numbers below this one are durable; their tickets go to `told`, where that is wanted.
@@ -267,15 +287,11 @@ impl Segment {
             for (index, (first, last)) in
                 cuts.into_iter().enumerate().filter(|(_, (first, last))| first < last)
             {
-                let part = Run {
-                    sink: run.sink.clone(),
-                    first: run.first + (first - start),
-                    count: (last - first) as u32,
-                };
+                let part = run.part((first - start) as u32, (last - start) as u32);
                 if index == 1 && part.sink.is_some() {
                     told.push(part.clone());
                     let sink = Some(answered_ticket(0).sink);
-                    runs.push(Run { sink, ..part });
+                    runs.push(Run { sink, identifier: 0, ..part });
                 } else {
                     runs.push(part);
                 }

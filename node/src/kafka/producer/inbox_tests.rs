@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::flow::{AckSink, SequenceRange};
+use crate::kafka::buffer::Lives;
 
 #[derive(Default)]
 struct Sleeper(AtomicUsize);
@@ -41,7 +42,7 @@ fn record<'a>(key: &'a [u8], value: &'a [u8]) -> Record<'a> {
 }
 
 fn ticket(sink: &Arc<Publisher>, sequence: u64) -> Ticket {
-    Ticket { sink: sink.clone(), sequence }
+    Ticket::new(sink.clone(), sequence)
 }
 
 fn inbox(bytes: usize, batch_bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>) {
@@ -387,7 +388,7 @@ async fn inboxes_that_share_a_budget_hold_no_more_than_it_together() {
 /// An inbox with a disk buffer whose thread is never woken: the test does its work.
 fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let (buffer, _) = Buffer::open(directory.path(), 1 << 20).unwrap();
+    let (buffer, _) = Buffer::open(directory.path(), 1 << 20, Lives::default()).unwrap();
     let place = Place { topic: "t".into(), partition: 0 };
     let store = Some(Store { buffer, place, answers: true });
     let sleeper = Arc::new(Sleeper::default());
@@ -397,7 +398,7 @@ fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::T
 
 fn collect(inbox: &PartitionInbox, next: &mut u64) -> Vec<Numbers> {
     let mut runs = Vec::new();
-    Source::collect(inbox, &mut |_, count, _, _| {
+    Source::collect(inbox, &mut |_, count, _, _, _| {
         let numbers = Numbers { first: *next, count };
         *next += u64::from(count);
         runs.push(numbers);

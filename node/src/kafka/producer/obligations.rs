@@ -21,6 +21,8 @@ pub struct Run {
     pub first: u64,
     /// How many, at least 1.
     pub count: u32,
+    /// Packet identifier of the first, see [`Ticket::identifier`]; those of the others follow.
+    pub identifier: u16,
 }
 
 impl std::fmt::Debug for Run {
@@ -41,6 +43,22 @@ impl Run {
             sink: ticket.map(|ticket| ticket.sink.clone()),
             first: ticket.map_or(0, |ticket| ticket.sequence),
             count: 1,
+            identifier: ticket.map_or(0, |ticket| ticket.identifier),
+        }
+    }
+
+    /// The packet identifier of its `index`th record.
+    pub fn identifier(&self, index: u32) -> u16 {
+        if self.identifier == 0 { 0 } else { self.identifier.wrapping_add(index as u16) }
+    }
+
+    /// Its records from `from` to before `to`.
+    pub fn part(&self, from: u32, to: u32) -> Self {
+        Self {
+            sink: self.sink.clone(),
+            first: self.first + u64::from(from),
+            count: to - from,
+            identifier: self.identifier(from),
         }
     }
 
@@ -51,16 +69,24 @@ impl Run {
                 (None, None) => true,
                 (Some(sink), Some(ticket)) => {
                     self.first + u64::from(self.count) == ticket.sequence
+                        && self.identifier_follows(ticket.identifier)
                         && address(sink) == address(&ticket.sink)
                 }
                 _ => false,
             }
     }
 
+    fn identifier_follows(&self, identifier: u16) -> bool {
+        match self.identifier {
+            0 => identifier == 0,
+            first => u32::from(identifier) == u32::from(first) + self.count,
+        }
+    }
+
     /// The ticket of its `index`th record.
     pub fn ticket(&self, index: u32) -> Option<Ticket> {
         let sink = self.sink.clone()?;
-        Some(Ticket { sink, sequence: self.first + u64::from(index) })
+        Some(Ticket { sink, sequence: self.first + u64::from(index), identifier: self.identifier(index) })
     }
 }
 
@@ -160,9 +186,8 @@ impl Obligations {
         let whole = whole.count();
         let mut first: Vec<Run> = self.runs.drain(..whole).collect();
         if let Some(run) = self.runs.first_mut().filter(|_| left > 0) {
-            first.push(Run { sink: run.sink.clone(), first: run.first, count: left as u32 });
-            run.first += left;
-            run.count -= left as u32;
+            first.push(run.part(0, left as u32));
+            *run = run.part(left as u32, run.count);
         }
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;

@@ -310,7 +310,7 @@ struct SinkPart {
 
 impl SinkPart {
     fn ticket(hand_over: &Arc<HandOver>) -> Ticket {
-        Ticket { sink: Arc::new(Self { hand_over: Mutex::new(Some(hand_over.clone())) }), sequence: 0 }
+        Ticket::new(Arc::new(Self { hand_over: Mutex::new(Some(hand_over.clone())) }), 0)
     }
 }
 
