@@ -64,6 +64,9 @@ fn build() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// How long a command may take that changes bridges: they drain first.
+const CHANGE_TIMEOUT: Duration = Duration::from_mins(2);
+
 /// `causeway ARGUMENTS` to its end.
 pub fn causeway(arguments: &[&str]) -> Result<process::Finished> {
     process::run(Command::new(binary()?).args(arguments), b"", COMMAND_TIMEOUT)
@@ -195,6 +198,19 @@ impl Node {
         let mut command = Command::new(binary()?);
         command.args(["ctl", "users", "add", name, "--admin", &self.admin]);
         process::run(&mut command, format!("{password}\n").as_bytes(), COMMAND_TIMEOUT)
+    }
+
+    /// `causeway ctl ARGUMENTS` on it, to its end, with this standard input.
+    pub fn ctl(&self, arguments: &[&str], input: &str) -> Result<process::Finished> {
+        let mut command = Command::new(binary()?);
+        command.arg("ctl").args(arguments).args(["--admin", &self.admin]);
+        process::run(&mut command, input.as_bytes(), CHANGE_TIMEOUT)
+    }
+
+    /// Changes bridges while it runs.
+    pub fn change_bridges(&self, bridges: &str) -> Result<()> {
+        self.ctl(&["bridges", "change", "-"], bridges)?.successful()?;
+        Ok(())
     }
 
     /// Sends it SIGHUP.

@@ -63,6 +63,19 @@ impl Oracle {
         self.records()
     }
 
+    /// Judges what a bridge wrote that was led from one topic to the next, `topics` in turn: as [`Self::judge`].
+    pub fn judge_in_turn(topics: &[&Self], prefix: &str, published: &[Published]) -> Result<Verdict> {
+        let mut judge = Judge::with_keys(prefix);
+        for oracle in topics {
+            let take = |partition, record: RecordAndOffset| {
+                let record = record.record;
+                judge.take(partition, record.key.as_deref(), record.value.as_deref().unwrap_or_default());
+            };
+            block_on(oracle.topic.read(&oracle.start, take))?;
+        }
+        Ok(judge.judge(published))
+    }
+
     /// Judges what load publishers with this client-id prefix had acknowledged. The bridge's key is
     /// `${.clientid}`, its value `${.payload}`.
     pub fn judge(&self, prefix: &str, published: &[Published]) -> Result<Verdict> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ledger::Ledger;
 use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::access::{Access, UserError, UserRow};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, UserInfo, UsersPage};
@@ -102,14 +103,14 @@ impl AdminService for NodeAdmin {
 
     fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, Vec<BridgeStats>> {
         Box::pin(async move {
-            let rows = match bridge {
-                Some(text) => {
-                    let id = self.id(&text)?;
-                    vec![self.bridges.row(&id).map_err(|error| self.error(error))?]
-                }
-                None => self.bridges.rows(),
-            };
-            Ok(rows.into_iter().map(|row| stats(row, partitions)).collect())
+            if let Some(text) = bridge {
+                let id = self.id(&text)?;
+                let row = self.bridges.row(&id).map_err(|error| self.error(error))?;
+                return Ok(vec![stats(row, partitions)]);
+            }
+            let rows = self.bridges.rows().into_iter().map(|row| stats(row, partitions));
+            let gone = self.bridges.retired().into_iter();
+            Ok(rows.chain(gone.filter(|(_, ledger)| *ledger != Ledger::default()).map(retired)).collect())
         })
     }
 
@@ -231,6 +232,23 @@ pub(super) fn info(row: &Row) -> BridgeInfo {
         status,
         reason,
     }
+}
+
+/// The row of what is gone. No bridge can have its name.
+fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
+    let row = Row {
+        id: BridgeId { kind, name: "(past)".to_owned() },
+        enabled: false,
+        status: Status::Stopped,
+        ledger,
+        places: Vec::new(),
+        rates: super::rates::Rates::default(),
+        latency: None,
+        oldest: None,
+    };
+    let reason = "what bridges had counted when they were disabled or deleted, since the node started";
+    let bridge = BridgeInfo { reason: Some(reason.to_owned()), ..info(&row) };
+    BridgeStats { bridge, ledger, partitions: Vec::new() }
 }
 
 pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {

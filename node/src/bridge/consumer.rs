@@ -167,8 +167,14 @@ impl RunningConsumer {
     }
 
     /// Stops reading, waits a bounded time for what was published to be handed over, and commits.
-    pub(super) async fn stop(self, leave: Leave) {
+    /// Answers its last books.
+    pub(super) async fn stop(self, leave: Leave) -> Ledger {
         self.handle.stop(leave).await;
+        let mut sum = Ledger::default();
+        for books in self.places.lock().values() {
+            sum += *books.lock();
+        }
+        sum
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::time::timeout;
 
@@ -72,6 +72,9 @@ pub(super) struct Entry {
 
 /// All bridges.
 pub(super) type Entries = Arc<RwLock<BTreeMap<BridgeId, Entry>>>;
+
+/// The closed books of what was disabled or deleted since the node started, by kind.
+pub(super) type Retired = Arc<Mutex<BTreeMap<Kind, Ledger>>>;
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
@@ -182,20 +185,27 @@ fn waiting(predecessor: &RunningProducer) -> Status {
 pub(super) async fn start(
     surroundings: Surroundings,
     entries: Entries,
+    retired: Retired,
     overlay: Option<Overlay>,
 ) -> Result<ActorRef<Order>, ractor::SpawnErr> {
-    let manager = Manager { surroundings, entries, ending: false.into() };
+    let manager = Manager { surroundings, entries, retired, ending: false.into() };
     Ok(Actor::spawn(None, manager, overlay).await?.0)
 }
 
 struct Manager {
     surroundings: Surroundings,
     entries: Entries,
+    retired: Retired,
     /// The node is about to end: nobody releases publications any more.
     ending: AtomicBool,
 }
 
 impl Manager {
+    /// Keeps the books of what is disabled or deleted.
+    fn retire(&self, kind: Kind, books: Ledger) {
+        *self.retired.lock().entry(kind).or_default() += books.closed();
+    }
+
     /// Gives a producer bridge its place in the router, with the gate as it is; takes it away from one that has no
     /// source.
     fn place(&self, entry: &mut Entry) {
@@ -266,10 +276,7 @@ impl Manager {
                 producer.stop(drain).await;
                 last += producer.ledger();
             }
-            Some(Running::Consumer(consumer)) => {
-                last += consumer.ledger();
-                consumer.stop(leave).await;
-            }
+            Some(Running::Consumer(consumer)) => last += consumer.stop(leave).await,
             None => {}
         }
         let mut entries = self.entries.write();
@@ -342,7 +349,11 @@ impl Manager {
         // The gate of one that could not be started goes on holding what its publishers wait for.
         if known && (runs || !enabled) {
             let leave = if enabled { Leave::Restart } else { Leave::Final };
-            self.stop(&id, leave, self.surroundings.drain).await;
+            let last = self.stop(&id, leave, self.surroundings.drain).await;
+            match self.entries.write().get_mut(&id) {
+                Some(entry) if enabled => entry.past = last.closed(),
+                _ => self.retire(id.kind, last),
+            }
         }
         {
             let mut entries = self.entries.write();
@@ -510,6 +521,7 @@ impl Manager {
         self.known(id)?;
         let last = self.stop(id, Leave::Final, drain).await;
         self.entries.write().remove(id);
+        self.retire(id.kind, last);
         Ok(last)
     }
 
@@ -648,11 +660,16 @@ impl Manager {
         }
         store(overlay, bridges.iter().map(|(id, definition)| (id.clone(), definition.clone())))?;
         let mut first = Ok(());
-        for (id, definition) in bridges {
-            let unchanged = self.entries.read().get(&id).is_some_and(|entry| entry.definition == definition);
-            if !unchanged {
-                first = first.and(self.put(id, definition, myself).await);
-            }
+        let unchanged = |id: &BridgeId, definition: &Definition| {
+            self.entries.read().get(id).is_some_and(|entry| entry.definition == *definition)
+        };
+        // At the same time: one that drains slowly keeps none of the others.
+        let puts = bridges
+            .into_iter()
+            .filter(|(id, definition)| !unchanged(id, definition))
+            .map(|(id, definition)| self.put(id, definition, myself));
+        for done in futures_util::future::join_all(puts).await {
+            first = first.and(done);
         }
         first
     }
@@ -678,7 +695,8 @@ impl Manager {
         if on {
             self.start(id, myself).await
         } else {
-            self.stop(id, Leave::Final, self.surroundings.drain).await;
+            let last = self.stop(id, Leave::Final, self.surroundings.drain).await;
+            self.retire(id.kind, last);
             Ok(())
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ractor::{ActorRef, RpcReplyPort};
 
 use super::ledger::Ledger;
-use super::manager::{self, Entries, Order};
+use super::manager::{self, Entries, Order, Retired};
 use super::overlay::Overlay;
 use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
@@ -266,6 +266,7 @@ pub struct Surroundings {
 #[derive(Clone)]
 pub struct Bridges {
     entries: Entries,
+    retired: Retired,
     actor: ActorRef<Order>,
 }
 
@@ -281,9 +282,10 @@ impl Bridges {
         overlay: Option<Overlay>,
     ) -> Result<Self, ractor::SpawnErr> {
         let entries = Entries::default();
-        let actor = manager::start(surroundings, entries.clone(), overlay).await?;
+        let retired = Retired::default();
+        let actor = manager::start(surroundings, entries.clone(), retired.clone(), overlay).await?;
         tokio::spawn(rates::keep(Arc::downgrade(&entries)));
-        Ok(Self { entries, actor })
+        Ok(Self { entries, retired, actor })
     }
 
     async fn order<T: Send + 'static>(
@@ -324,7 +326,7 @@ impl Bridges {
     }
 
     /// Enables or disables a bridge; nothing happens where it is so already. Disabling drains it and sets its
-    /// counters back.
+    /// counters back: what they were goes to [`Self::retired`].
     pub async fn enable(&self, id: BridgeId, on: bool) -> Result<(), Error> {
         self.order(|reply| Order::Enable(id, on, reply)).await
     }
@@ -348,6 +350,12 @@ impl Bridges {
     pub fn row(&self, id: &BridgeId) -> Result<Row, Error> {
         let entries = self.entries.read();
         entries.get(id).map(|entry| entry.row(id)).ok_or_else(|| Error::NotFound { id: id.clone() })
+    }
+
+    /// What bridges of each kind had counted when they were disabled or deleted, since the service was started: with it the
+    /// sum of all books never goes back.
+    pub fn retired(&self) -> Vec<(Kind, Ledger)> {
+        self.retired.lock().iter().map(|(kind, ledger)| (*kind, *ledger)).collect()
     }
 
     /// What a bridge is.

@@ -4,6 +4,7 @@
 //! Kafka that `tests/kafka/fetch` got. After each, the books of the bridges must balance.
 
 mod access;
+mod changes;
 mod crash;
 mod dev;
 mod disk_buffer;
