@@ -219,6 +219,11 @@ pub(super) fn info(row: &Row) -> BridgeInfo {
         Status::Connected => (BridgeStatus::Connected, None),
         Status::Connecting(reason) => (BridgeStatus::Connecting, Some(reason.clone())),
         Status::Disconnected(reason) => (BridgeStatus::Disconnected, Some(reason.clone())),
+        Status::Stopped if row.ledger.queuing > 0 => {
+            let reason =
+                format!("{} records wait in its disk buffer until it is enabled", row.ledger.queuing);
+            (BridgeStatus::Stopped, Some(reason))
+        }
         Status::Stopped => (BridgeStatus::Stopped, None),
     };
     BridgeInfo {

@@ -63,6 +63,8 @@ pub(super) struct Entry {
     previous: Vec<Arc<RunningProducer>>,
     /// Books of what ran before.
     past: Ledger,
+    /// What waits on the disk while it is disabled.
+    stored: Ledger,
     /// Why it does not run although it is enabled.
     failure: Option<String>,
     /// Attempts to start it since it last ran.
@@ -108,6 +110,7 @@ impl Entry {
             doorway: None,
             previous: Vec::new(),
             past: Ledger::default(),
+            stored: Ledger::default(),
             failure: None,
             attempts: 0,
             rate: RateMeter::since(std::time::Instant::now()),
@@ -127,6 +130,7 @@ impl Entry {
             None => Ledger::default(),
         };
         ledger += self.past;
+        ledger += self.stored;
         if let Some(doorway) = &self.doorway {
             ledger += doorway.gate.ledger();
         }
@@ -292,6 +296,7 @@ impl Manager {
             let mut entries = self.entries.write();
             match entries.get_mut(id) {
                 Some(entry) if entry.definition.enabled() && entry.running.is_none() => {
+                    entry.stored = Ledger::default();
                     self.place(entry);
                     entry.definition.clone()
                 }
@@ -360,7 +365,21 @@ impl Manager {
             let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(definition.clone()));
             entry.definition = definition;
         }
+        self.look_into_store(&id);
         self.start(&id, myself).await
+    }
+
+    /// Notes what a disabled bridge has on the disk.
+    fn look_into_store(&self, id: &BridgeId) {
+        let is_disabled = |entry: &Entry| !entry.definition.enabled() && entry.running.is_none();
+        if id.kind != Kind::Producer || !self.entries.read().get(id).is_some_and(is_disabled) {
+            return;
+        }
+        let (records, bytes) = disk_buffer::left(&self.surroundings.data_dir, &id.name);
+        if let Some(entry) = self.entries.write().get_mut(id) {
+            entry.stored =
+                Ledger { matched: records, queuing: records, queuing_bytes: bytes, ..Ledger::default() };
+        }
     }
 
     /// Whether a producer that runs, or a predecessor of it, has the bridge's disk buffer.
@@ -584,6 +603,14 @@ impl Manager {
         }
         let dropped = last.dropped().saturating_sub(held.dropped()).min(records);
         let failed = last.failed.saturating_sub(held.failed).min(records);
+        if is_stored {
+            // A stop leaves what is on the disk out of the books.
+            let gone = records.saturating_sub(failed + dropped);
+            self.retire(
+                id.kind,
+                Ledger { matched: gone, dropped_resource_stopped: gone, ..Ledger::default() },
+            );
+        }
         let deleted = Deleted {
             records,
             bytes: held.queuing_bytes,
@@ -697,6 +724,7 @@ impl Manager {
         } else {
             let last = self.stop(id, Leave::Final, self.surroundings.drain).await;
             self.retire(id.kind, last);
+            self.look_into_store(id);
             Ok(())
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use causeway::dev_kafka::ApiKey;
 use causeway_benches::judge::Published;
 use causeway_tests::node::Node;
 use causeway_tests::oracle::{Oracle, Running, load};
@@ -18,6 +19,7 @@ const RATE: f64 = 2_000.0;
 const STEP: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_mins(2);
 const QUICK: &str = "reconnect_delay = 200ms";
+const DISK: &str = "buffer { mode = disk, segment_bytes = 256KB }";
 
 /// The books of what was disabled or deleted.
 const PAST: &str = "kafka:(past)";
@@ -94,6 +96,10 @@ on_every_kafka! {
         ];
         for (done, (bootstrap, topic, settings)) in (1..).zip(changes) {
             loads.iter().try_for_each(more)?;
+            if let Some(faults) = kafka.faults() {
+                // So that much is under way when the successor comes.
+                faults.delay(ApiKey::Produce, Duration::from_millis(100), 10);
+            }
             node.change_bridges(&bridges(bootstrap, topic, settings))?;
             node.check_books()?;
             if done % 3 == 0 {
@@ -216,6 +222,95 @@ on_every_kafka! {
         let published = waiting.join()?;
         ensure!(published.iter().all(|client| client.acknowledged.len() == 50), "publishers are left waiting");
         ensure!(node.ctl(&["bridges", "show", "held"], "")?.stderr.contains("no bridge"), "it is still there");
+        Ok(())
+    }
+
+    /// L7. A disabled bridge keeps its buffer on the disk, says so, and goes on from there.
+    fn a_disabled_bridge_keeps_its_disk_buffer_and_sends_it_when_it_is_enabled(target) {
+        let mut kafka = target.own()?;
+        let topic = unique("kept");
+        kafka.create_topic(&topic, 3)?;
+        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        let node = Node::start(&producer("kept", &kafka.bootstrap(), "k/#", &topic, &format!("{QUICK}\n{DISK}")))?;
+        status(&node, "kafka:kept", "connected")?;
+        kafka.stop()?;
+        let published = Running::start(load(node.mqtt(), "device-", "k/{client}", CLIENTS, 50)).join()?;
+        ensure!(published.iter().all(|client| client.acknowledged.len() == 50), "{published:?}");
+        let disabled = node.ctl(&["bridges", "disable", "kept"], "")?.successful()?;
+        ensure!(disabled.stdout.contains("500 records wait in its disk buffer"), "{}", disabled.stdout);
+        let books = node.ledger("kafka:kept")?;
+        ensure!((books.matched, books.queuing, books.imbalance()) == (500, 500, 0), "{books:?}");
+        ensure!(books.queuing_bytes > 500 * 100, "{books:?}");
+        let refused = node.ctl(&["bridges", "delete", "kept"], "")?;
+        ensure!(!refused.status.success() && refused.stderr.contains("holds 500 records"), "{}", refused.stderr);
+        kafka.start_again()?;
+        node.ctl(&["bridges", "enable", "kept"], "")?.successful()?;
+        let verdict = oracle.judge("device-", &published)?;
+        ensure!(verdict.is_perfect() && verdict.arrived == 500, "{verdict}");
+        let books = node.settled("kafka:kept", PATIENCE)?;
+        ensure!((books.matched, books.success) == (500, 500), "{books:?}");
+        Ok(())
+    }
+
+    /// With a disk buffer the successor takes over the directory; publishers notice nothing.
+    fn a_bridge_with_a_disk_buffer_changes_under_load(target) {
+        let kafka = target.shared()?;
+        let topic = unique("stored");
+        kafka.create_topic(&topic, 3)?;
+        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        let here = kafka.bootstrap();
+        let elsewhere = here.replace("127.0.0.1", "localhost");
+        let bridge = |bootstrap: &str, more: &str| {
+            producer("stored", bootstrap, "st/#", &topic, &format!("{QUICK}\n{more}"))
+        };
+        let node = Node::start(&bridge(&here, DISK))?;
+        let load = steady(&node, "device-", "st/{client}", QoS::ExactlyOnce);
+        let lz4 = format!("{DISK}, compression = lz4");
+        let linger = format!("{DISK}, max_linger_time = 3ms");
+        // Into memory, and back to the disk, as well.
+        for (bootstrap, settings) in
+            [(&here, lz4.as_str()), (&elsewhere, &linger), (&here, "compression = zstd"), (&here, DISK)]
+        {
+            more(&load)?;
+            node.change_bridges(&bridge(bootstrap, settings))?;
+            node.check_books()?;
+            node.ctl(&["bridges", "restart", "stored"], "")?.successful()?;
+        }
+        more(&load)?;
+        let (published, total) = end(load)?;
+        let books = node.settled("kafka:stored", PATIENCE)?;
+        ensure!((books.matched, books.success) == (total, total), "{total}: {books:?}");
+        let verdict = oracle.judge("device-", &published)?;
+        say(&format!("disk buffer, changed 8 times on {target}: {verdict}"));
+        ensure!(verdict.is_perfect() && verdict.arrived == total, "{verdict}");
+        Ok(())
+    }
+
+    /// What was acknowledged from the disk and goes by force is counted.
+    fn a_disk_buffer_that_is_deleted_by_force_stays_in_the_books(target) {
+        let mut kafka = target.own()?;
+        let topic = unique("forced");
+        kafka.create_topic(&topic, 1)?;
+        let node = Node::start(&producer("forced", &kafka.bootstrap(), "f/#", &topic, &format!("{QUICK}\n{DISK}")))?;
+        status(&node, "kafka:forced", "connected")?;
+        let before = Running::start(load(node.mqtt(), "before-", "f/{client}", 1, 30)).join()?;
+        node.settled("kafka:forced", PATIENCE)?;
+        kafka.stop()?;
+        let after = Running::start(load(node.mqtt(), "after-", "f/{client}", 1, 120)).join()?;
+        ensure!(before[0].acknowledged.len() + after[0].acknowledged.len() == 150, "not all is acknowledged");
+        let deleted = node.ctl(&["bridges", "delete", "forced", "--force", "--json"], "")?.successful()?;
+        let told: serde_json::Value = serde_json::from_str(&deleted.stdout)?;
+        ensure!(told["records"] == 120 && told["dropped"] == 120 && told["failed"] == 0, "{told}");
+        let past = node.ledger(PAST)?;
+        ensure!(
+            (past.matched, past.success, past.dropped_resource_stopped, past.imbalance()) == (150, 30, 120, 0),
+            "{past:?}"
+        );
+        // One of that name begins with nothing.
+        let again = producer("forced", &kafka.bootstrap(), "f/#", &topic, &format!("{QUICK}\n{DISK}"));
+        node.ctl(&["bridges", "create", "-"], &again)?.successful()?;
+        let books = node.ledger("kafka:forced")?;
+        ensure!((books.matched, books.queuing) == (0, 0), "{books:?}");
         Ok(())
     }
 }
