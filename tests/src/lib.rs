@@ -2,6 +2,7 @@
 //!
 //! * [`process`]: child processes that end with the test, whatever happens to it.
 //! * [`kafka`]: Apache Kafka in the releases of `tests/kafka/versions`, and its command-line tools.
+//! * [`kafka_admin`]: topics with settings, rights of users, lists.
 //! * [`kafka_cluster`]: three of them, with replicas and leaders that move.
 //! * [`broker`]: one face for the development Kafka and the real ones, and [`on_every_kafka!`], which
 //!   makes one test for each.
@@ -30,6 +31,7 @@ pub mod clients;
 pub mod faults;
 pub mod fuzz;
 pub mod kafka;
+pub mod kafka_admin;
 pub mod kafka_cluster;
 mod kafka_wire;
 pub mod mqtt;

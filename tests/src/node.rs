@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use causeway::bridge::ledger::Ledger;
+use causeway::probe::Step;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -205,6 +206,17 @@ impl Node {
         let mut command = Command::new(binary()?);
         command.arg("ctl").args(arguments).args(["--admin", &self.admin]);
         process::run(&mut command, input.as_bytes(), CHANGE_TIMEOUT)
+    }
+
+    /// `causeway ctl bridges probe` of a bridge: its steps. The exit code must say whether one of them failed.
+    pub fn probe(&self, id: &str) -> Result<Vec<Step>> {
+        let told = self.ctl(&["bridges", "probe", id, "--json"], "")?;
+        let mut walks: Value =
+            serde_json::from_str(&told.stdout).with_context(|| format!("{}{}", told.stdout, told.stderr))?;
+        let steps: Vec<Step> = serde_json::from_value(walks[0]["steps"].take())?;
+        let code = i32::from(causeway::probe::has_failed(&steps));
+        ensure!(told.status.code() == Some(code), "exit status {} of {steps:#?}", told.status);
+        Ok(steps)
     }
 
     /// Changes bridges while it runs.

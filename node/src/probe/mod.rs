@@ -2,7 +2,8 @@
 //! rights, limits, group.
 //!
 //! Invariants:
-//! * Nothing is written, created, joined or committed.
+//! * Nothing is written, created, joined or committed. (Kafka itself makes its topic of offsets when somebody first asks
+//!   for a group.)
 //! * A step that makes the later ones pointless is the last one; each has a time limit, and so has the walk
 //!   ([`TOTAL`]), which is shorter than callers of the admin link wait.
 //! * What is found is said in plain words, with what to do about it; secrets are in none of them.

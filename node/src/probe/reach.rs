@@ -112,14 +112,54 @@ async fn connect(address: &Address, options: &ClientOptions, notes: &Notes) -> O
     }
 }
 
+/// What to do about a TLS error that is told in these words.
+fn mend_tls(reason: &str) -> &'static str {
+    // The first that fits.
+    const WORDS: [(&str, &str); 8] = [
+        ("ssl.enable = false", "set ssl.enable = false, or take the port that speaks TLS"),
+        ("expired", "renew the broker's certificate"),
+        ("not valid yet", "set the clock of this machine right, or wait"),
+        (
+            "set ssl.cacertfile",
+            "set ssl.cacertfile to the certificate of the authority that signed the broker's certificate",
+        ),
+        (
+            "subjectAltName",
+            "have the broker's certificate made for the host name that bootstrap_hosts and advertised.listeners use",
+        ),
+        (
+            "ssl.server_name_indication",
+            "use a name of the broker's certificate in bootstrap_hosts and advertised.listeners, or set \
+             ssl.server_name_indication to one",
+        ),
+        (
+            "ssl.certfile",
+            "set ssl.certfile and ssl.keyfile to a certificate whose authority is in the broker's truststore",
+        ),
+        (
+            "ssl.versions",
+            "allow a version and cipher suite that the broker knows in ssl.versions and ssl.ciphers",
+        ),
+    ];
+    let known = WORDS.iter().find(|(word, _)| reason.contains(word));
+    known.map_or(
+        "see ssl.cacertfile, ssl.verify and ssl.versions, and the certificate of the broker",
+        |(_, fix)| fix,
+    )
+}
+
 /// Which step an error belongs to, and what to do about it.
 fn explain(error: &Error, tls: bool) -> (&'static str, &'static str) {
     match error {
-        Error::Tls { .. } => (
-            "tls",
-            "see ssl.cacertfile, ssl.verify and ssl.server_name_indication, and the certificate of the broker",
-        ),
+        Error::Tls { reason, .. } => ("tls", mend_tls(reason)),
+        // Kafka's way to refuse a certificate of ours with TLS 1.3.
+        Error::Disconnected { reason, .. } if tls && reason.contains("certificate") => {
+            ("tls", mend_tls(reason))
+        }
         Error::SpeaksTls { .. } => ("tls", "set ssl.enable = true, or take the port without TLS"),
+        Error::Authentication { reason, .. } if reason.contains("authentication = none") => {
+            ("login", "set authentication = none, or take the port of the SASL listener")
+        }
         Error::Authentication { .. } => {
             ("login", "check authentication: mechanism, user name and password as Kafka knows them")
         }
@@ -152,14 +192,14 @@ pub(super) async fn cluster(
         .with_include_topic_authorized_operations(tells);
     let cluster = match broker.call_within(&request, Some(options.metadata_request_timeout)).await {
         Ok(cluster) => cluster,
+        // What a broker does to those who should have logged in.
+        Err(error @ Error::Disconnected { .. }) if matches!(options.authentication, Authentication::None) => {
+            let fix = "the listener seems to want a login: set authentication, or take another port";
+            notes.fail("login", &about, error.to_string(), fix);
+            return None;
+        }
         Err(error) => {
-            let fix = match options.authentication {
-                Authentication::None => {
-                    "the listener may want a login: set authentication, or take another port"
-                }
-                _ => "look into the log of the broker",
-            };
-            notes.fail("brokers", &about, error.to_string(), fix);
+            notes.fail("brokers", &about, error.to_string(), "look into the log of the broker");
             return None;
         }
     };

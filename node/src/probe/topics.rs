@@ -1,6 +1,7 @@
 //! What the bridge needs at Kafka once it is in: topics, rights, limits, a producer id, a group.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -23,6 +24,10 @@ const UNSAID: i32 = i32::MIN;
 const TOPIC: i8 = 2;
 /// From this version of DescribeGroups on the broker tells what we may do.
 const TELLS_RIGHTS: i16 = 3;
+/// So long a coordinator that is not ready yet is no fault.
+const NOT_READY: Duration = Duration::from_secs(8);
+/// Between two questions to it.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 pub(super) async fn walk(
     name: &str,
@@ -210,11 +215,26 @@ fn in_sync(topic: &str, answer: &MetadataResponseTopic, needed: usize, acks: Req
     notes.ok(STEP, topic, format!("{needed} of {replicas} replicas, at least {alive} are in sync"));
 }
 
+/// Asks again for a while where Kafka is only not ready yet: it makes its topic of offsets when somebody first asks for
+/// a group, and gives no producer ids in its first moments.
+async fn patiently<T, A: Future<Output = Result<T, Error>>>(ask: impl Fn() -> A) -> Result<T, Error> {
+    let deadline = Instant::now() + NOT_READY;
+    loop {
+        match ask().await {
+            Err(Error::Broker {
+                code: ResponseError::CoordinatorNotAvailable | ResponseError::CoordinatorLoadInProgress,
+                ..
+            }) if Instant::now() < deadline => tokio::time::sleep(BETWEEN).await,
+            answer => return answer,
+        }
+    }
+}
+
 async fn producer_id(name: &str, config: &ProducerBridgeConfig, client: &Client, notes: &Notes) {
     if config.kafka.required_acks != RequiredAcks::AllIsr {
         return;
     }
-    match client.init_producer_id().await {
+    match patiently(|| client.init_producer_id()).await {
         Ok(_) => notes.ok("producer id", name, "Kafka gives one: records are written once"),
         Err(error) => notes.fail(
             "producer id",
@@ -228,7 +248,7 @@ async fn producer_id(name: &str, config: &ProducerBridgeConfig, client: &Client,
 async fn group(name: &str, config: &ConsumerBridgeConfig, client: &Client, notes: &Notes) {
     let group = config.group_id(name);
     let about = group.as_str();
-    let coordinator = match client.find_coordinator(about).await {
+    let coordinator = match patiently(|| client.find_coordinator(about)).await {
         Ok(coordinator) => coordinator,
         Err(Error::Broker { code: ResponseError::GroupAuthorizationFailed, .. }) => {
             return rights("group", about, 0, &[READ, DESCRIBE], notes);

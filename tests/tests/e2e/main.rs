@@ -16,6 +16,7 @@ mod login;
 mod million;
 mod mqtt_clients;
 mod outage;
+mod probe;
 mod rebalance;
 mod records;
 mod second_opinion;

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use causeway::probe::{Verdict, has_failed};
 use causeway_benches::load::publisher::Publishing;
 use causeway_tests::broker::{Broker, Target, run};
 use causeway_tests::kafka::{Extras, Listener, RealKafka};
@@ -56,9 +57,23 @@ fn authority(name: &str) -> Result<Authority> {
 
 /// Writes a certificate and its key.
 fn issue(folder: &Path, name: &str, hosts: &[&str], issuer: &Authority) -> Result<()> {
+    issue_expired(folder, name, hosts, issuer, None)
+}
+
+/// The same, of a certificate that expired in the beginning of `year`.
+fn issue_expired(
+    folder: &Path,
+    name: &str,
+    hosts: &[&str],
+    issuer: &Authority,
+    year: Option<i32>,
+) -> Result<()> {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let mut params = CertificateParams::new(hosts)?;
     params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(year) = year {
+        params.not_after = rcgen::date_time_ymd(year, 1, 2);
+    }
     let key = KeyPair::generate()?;
     let (certificate, key_pem) = (params.signed_by(&key, issuer)?.pem(), key.serialize_pem());
     std::fs::write(folder.join(format!("{name}.pem")), &certificate)?;
@@ -121,6 +136,7 @@ impl Ground {
         std::fs::write(path.join("clients.pem"), clients.pem())?;
         std::fs::write(path.join("strangers.pem"), authority("strangers")?.pem())?;
         issue(path, "broker", &["127.0.0.1", "localhost"], &brokers)?;
+        issue_expired(path, "expired", &["127.0.0.1", "localhost"], &brokers, Some(2020))?;
         issue(path, "bridge", &[], &clients)?;
         issue(path, "stranger", &[], &authority("strangers")?)?;
 
@@ -132,18 +148,17 @@ impl Ground {
             listener("MTLS", "SSL"),
             listener("LOGINTLS", "SASL_SSL"),
             listener("TOKEN", "SASL_PLAINTEXT"),
+            listener("EXPIRED", "SSL"),
         ];
         let mut properties = String::new();
         let mut add = |line: String| {
             properties.push_str(&line);
             properties.push('\n');
         };
-        for name in ["tls", "mtls", "logintls"] {
+        for name in ["tls", "mtls", "logintls", "expired"] {
+            let keystore = if name == "expired" { "expired.keystore" } else { "broker.keystore" };
             add(format!("listener.name.{name}.ssl.keystore.type=PEM"));
-            add(format!(
-                "listener.name.{name}.ssl.keystore.location={}",
-                path.join("broker.keystore").display()
-            ));
+            add(format!("listener.name.{name}.ssl.keystore.location={}", path.join(keystore).display()));
             add(format!("listener.name.{name}.ssl.truststore.type=PEM"));
             add(format!(
                 "listener.name.{name}.ssl.truststore.location={}",
@@ -312,6 +327,8 @@ fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
         ensure!((books.received, books.success) == (total, total), "{name}: {books:?}");
         for kind in ["kafka", "kafka_consumer"] {
             assert_eq!(node.status(&format!("{kind}:{name}"))?.0, "connected", "{kind}:{name}");
+            let steps = node.probe(&format!("{kind}:{name}"))?;
+            ensure!(!has_failed(&steps), "{kind}:{name}: {steps:#?}");
         }
     }
     let all = total * ways.len() as u64;
@@ -340,18 +357,37 @@ fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
     node.check_books()
 }
 
+/// The step of a walk at which what is wrong shows, and words of what is to be done.
+fn stumble(wrong: &str) -> Option<(&'static str, &'static str)> {
+    Some(match wrong {
+        "expired" => ("tls", "renew the broker's certificate"),
+        "authority" => ("tls", "set ssl.cacertfile to"),
+        "name" => ("tls", "use a name of the broker's certificate"),
+        "nocert" | "othercert" => ("tls", "set ssl.certfile and ssl.keyfile"),
+        "notls" => ("tls", "set ssl.enable = true"),
+        "tls" => ("tls", "set ssl.enable = false"),
+        "nologin" => ("login", "set authentication"),
+        "login" => ("login", "set authentication = none"),
+        "mechanism" | "password" | "client" | "scram" => ("login", "check authentication"),
+        "file" => ("settings", "correct the file"),
+        _ => return None,
+    })
+}
+
 /// L20. Whatever is wrong, the status says what it is and names what to change.
 fn what_is_wrong_is_said(ground: &Ground) -> Result<()> {
     let plain = ground.kafka.bootstrap();
     let topic = unique("wrong");
     ground.kafka.create_topic(&topic, 1)?;
     let strangers = ground.file("strangers.pem");
+    let expired = ground.listener("EXPIRED");
     let mut wrong = vec![
+        ("expired", expired, ground.ssl(""), &["expired at", "renew it"][..]),
         (
             "authority",
             ground.listener("TLS"),
             format!("ssl {{ enable = true, verify = verify_peer, cacertfile = \"{strangers}\" }}"),
-            &["signed by CN=the brokers' authority", "ssl.cacertfile"][..],
+            &["signed by CN=the brokers' authority", "ssl.cacertfile"],
         ),
         (
             "name",
@@ -416,6 +452,15 @@ fn what_is_wrong_is_said(ground: &Ground) -> Result<()> {
             say(&format!("{kind}:{name}: {reason}"));
             ensure!(!reason.contains("wrong\"") && !reason.contains("guess"), "{reason}");
         }
+        // Whoever walks the way stumbles there, too, and is told what to do.
+        let steps = node.probe(&format!("kafka:{name}"))?;
+        let failed = steps.iter().rfind(|step| step.verdict == Verdict::Fail);
+        let failed = failed.with_context(|| format!("{name}: {steps:#?}"))?;
+        let (step, fix) = stumble(name).with_context(|| format!("no expectation of {name}"))?;
+        ensure!(
+            failed.step == step && failed.fix.as_deref().unwrap_or_default().contains(fix),
+            "{name}: {failed:#?}"
+        );
     }
     Ok(())
 }
