@@ -255,7 +255,7 @@ impl Connection {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Acknowledged(range, outcome) => session.tracker.complete(range, outcome),
-                Mail::Forgotten(identifier) => session.released(identifier, version, &mut out),
+                Mail::Forgotten(release) => session.forgotten(release, version, &mut out),
                 Mail::Close(reason) => close = Some(reason),
             }
         }

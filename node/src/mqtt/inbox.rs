@@ -55,8 +55,9 @@ pub(crate) enum Mail {
     Delivery(Delivery),
     /// The outcome of publications of the client.
     Acknowledged(SequenceRange, Outcome),
-    /// Nobody remembers the QoS 2 publication with this packet identifier any more: PUBCOMP may follow.
-    Forgotten(u16),
+    /// Nobody remembers a QoS 2 publication any more: PUBCOMP may follow. Names the PUBREL, see
+    /// [`Durable::begin_release`](super::stored::Durable::begin_release).
+    Forgotten(u64),
     /// The connection must end: another took over (0x8E), shutdown (0x8B), an administrator (0x98), a full
     /// queue (0x97).
     Close(ReasonCode),
@@ -458,14 +459,14 @@ impl AckSink for Inbox {
     }
 }
 
-/// Learns that those who remembered QoS 2 publications have forgotten them: sequences are packet identifiers.
+/// Learns that those who remembered QoS 2 publications have forgotten them: sequences name PUBRELs.
 pub(crate) struct Forgotten(pub(crate) Arc<Inbox>);
 
 impl AckSink for Forgotten {
     fn acknowledge(&self, ranges: &[SequenceRange], _: Outcome) {
         let mut batch = self.0.mailbox.lock();
         for range in ranges {
-            batch.push_uncharged(Mail::Forgotten(range.first as u16));
+            batch.push_uncharged(Mail::Forgotten(range.first));
         }
         if batch.finish() {
             self.0.mailbox.wake();

@@ -70,12 +70,12 @@ pub(super) fn handle(
             if session.tracker.is_pending(identifier) {
                 return Err(End::Refused(ReasonCode::ProtocolError));
             }
-            if let Some(durable) = &session.durable {
+            if let Some(durable) = &mut session.durable {
                 let mark = Mark { session: durable.stored.number, identifier };
                 let inbox = &client.inbox;
                 let then = || {
                     let forgotten = Arc::new(Forgotten(inbox.clone()));
-                    HandOver::new(Ticket::new(forgotten, u64::from(identifier)))
+                    HandOver::new(Ticket::new(forgotten, durable.begin_release(identifier)))
                 };
                 // Before the client may use the identifier for something else.
                 if shared.router.forget(mark, then) {

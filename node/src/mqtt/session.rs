@@ -168,6 +168,13 @@ impl Session {
         );
     }
 
+    /// What a PUBREL waited for is done.
+    pub(crate) fn forgotten(&mut self, release: u64, version: Version, out: &mut Output<'_>) {
+        if let Some(identifier) = self.durable.as_mut().and_then(|durable| durable.end_release(release)) {
+            self.released(identifier, version, out);
+        }
+    }
+
     /// The client has released a QoS 2 publication: PUBCOMP follows, in a stored session when that is on the disk.
     pub(crate) fn released(&mut self, identifier: u16, version: Version, out: &mut Output<'_>) {
         let reason = match self.tracker.released(identifier) {

@@ -450,6 +450,20 @@ fn identifiers_of_a_stored_session_follow_from_positions_round_the_end() {
 }
 
 #[test]
+fn only_the_latest_pubrel_is_answered_and_once() {
+    let (mut world, store, _folder) = stored_world(0, 10);
+    let durable = world.session.durable.as_mut().unwrap();
+    let (first, other) = (durable.begin_release(7), durable.begin_release(8));
+    let again = durable.begin_release(7);
+    assert_eq!([first, again].map(|release| durable.end_release(release)), [None, Some(7)]);
+    // The identifier is used anew.
+    let new = durable.begin_release(7);
+    let ends = [again, new, new, other].map(|release| durable.end_release(release));
+    assert_eq!(ends, [None, Some(7), None, Some(8)]);
+    store.close_and_wait();
+}
+
+#[test]
 fn a_stored_session_sends_qos_2_and_pubrel_when_they_are_on_the_disk() {
     let (mut world, store, _folder) = stored_world(0, 10);
     // While a turn is open nothing is written.

@@ -24,6 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use causeway_protocol::mqtt::{AckKind, ReasonCode};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{
@@ -101,6 +102,9 @@ pub(crate) struct Durable {
     ops: Vec<Op>,
     answers: Vec<Held>,
     has_release: bool,
+    /// Packet identifiers whose PUBREL waits for others to forget them, with the latest one.
+    releasing: HashMap<u16, u64>,
+    releases: u64,
     /// Packets with the batch they wait for.
     held: VecDeque<(u64, Held)>,
     /// Packets among them that are not acknowledgements.
@@ -120,6 +124,8 @@ impl Durable {
             ops: Vec::new(),
             answers: Vec::new(),
             has_release: false,
+            releasing: HashMap::new(),
+            releases: 0,
             held: VecDeque::new(),
             packets: 0,
         })
@@ -159,6 +165,25 @@ impl Durable {
     /// True when every PUBREC is on the disk.
     pub(crate) fn releases_are_stored(&self) -> bool {
         !self.has_release && self.store().is_committed(self.released)
+    }
+
+    /// A PUBREL has to wait for others: its name.
+    pub(crate) fn begin_release(&mut self, identifier: u16) -> u64 {
+        self.releases += 1;
+        let release = self.releases << 16 | u64::from(identifier);
+        self.releasing.insert(identifier, release);
+        release
+    }
+
+    /// It need not wait any more: its packet identifier, unless the client has sent it again meanwhile, or this is the
+    /// one before.
+    pub(crate) fn end_release(&mut self, release: u64) -> Option<u16> {
+        let identifier = release as u16;
+        if self.releasing.get(&identifier) != Some(&release) {
+            return None;
+        }
+        self.releasing.remove(&identifier);
+        Some(identifier)
     }
 
     /// A change, and the packet that follows when it is on the disk.
