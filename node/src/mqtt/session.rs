@@ -177,6 +177,9 @@ impl Session {
 
     /// The client has released a QoS 2 publication: PUBCOMP follows, in a stored session when that is on the disk.
     pub(crate) fn released(&mut self, identifier: u16, version: Version, out: &mut Output<'_>) {
+        if let Some(durable) = &mut self.durable {
+            durable.cancel_release(identifier);
+        }
         let reason = match self.tracker.released(identifier) {
             Released::Known => ReasonCode::Success,
             Released::Unknown | Released::TooEarly => ReasonCode::PacketIdentifierNotFound,

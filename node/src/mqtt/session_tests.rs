@@ -460,6 +460,10 @@ fn only_the_latest_pubrel_is_answered_and_once() {
     let new = durable.begin_release(7);
     let ends = [again, new, new, other].map(|release| durable.end_release(release));
     assert_eq!(ends, [None, Some(7), None, Some(8)]);
+    // Of an earlier connection, and the one that follows need not wait: one answer.
+    let early = durable.begin_release(9);
+    world.with(|session, out| session.released(9, Version::V5, out));
+    assert_eq!(world.session.durable.as_mut().unwrap().end_release(early), None);
     store.close_and_wait();
 }
 

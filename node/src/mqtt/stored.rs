@@ -186,6 +186,11 @@ impl Durable {
         Some(identifier)
     }
 
+    /// What an earlier PUBREL with this packet identifier waited for has come to pass: it is not answered as well.
+    pub(crate) fn cancel_release(&mut self, identifier: u16) {
+        self.releasing.remove(&identifier);
+    }
+
     /// A change, and the packet that follows when it is on the disk.
     pub(crate) fn answer(&mut self, op: Op, packet: Held) {
         self.ops.push(op);
