@@ -13,8 +13,9 @@
 //!   with a ticket and never one in flight.
 //! * Where ages matter ([`InboxLimits::max_age`], [`InboxLimits::late_after`]) a segment takes records for an eighth of the shorter one only,
 //!   so that the age of its first record stands for all of them. Where they do not, a clock is read once a batch.
-//! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, removed when
-//!   it is taken, or when they are more than half of it, so that memory stays within twice the limit.
+//! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, and removed when
+//!   it is taken, when nothing else is in it, or, where it holds others as well, when they are more than half of it, so that memory stays
+//!   within twice the limit.
 //! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The tickets of
 //!   durable records are released then, where the bridge promises no more, and their place is held by a ticket nobody hears of:
 //!   they are never dropped.
@@ -298,6 +299,11 @@ impl Segment {
             }
         }
         self.runs = runs;
+    }
+
+    /// No record has a ticket.
+    fn is_plain(&self) -> bool {
+        matches!(&self.runs[..], [run] if run.sink.is_none())
     }
 
     /// Physically removes what is marked as dropped, and gives the numbers it had on the disk.
@@ -871,7 +877,9 @@ impl State {
             open.closed = true;
         }
         if self.segments.back().is_none_or(|open| open.closed) {
-            let capacity = self.likely_size.min(limit);
+            // Behind a full one there will be another: all of its room at once, and none to grow into.
+            let behind_full = self.segments.back().is_some_and(|full| full.builder.len() + most > limit);
+            let capacity = if behind_full { limit } else { self.likely_size.min(limit) };
             self.segments
                 .push_back(Segment { builder: BatchBuilder::with_capacity(capacity), ..Segment::default() });
         }
@@ -906,7 +914,9 @@ impl State {
             self.ledger.queuing -= 1;
             self.ledger.queuing_bytes -= bytes as u64;
             self.ledger.dropped_queue_full += 1;
-            if segment.dropped_bytes > segment.bytes {
+            // A closed one goes as a whole where all of it may go: that is at most a batch too much, and no copy.
+            let at_once = self.drop_from < last && self.limits.store.is_none() && segment.is_plain();
+            if segment.bytes == 0 || (segment.dropped_bytes > segment.bytes && !at_once) {
                 let gone = segment.compact();
                 if let Some(store) = self.limits.store.as_ref().filter(|_| !gone.is_empty()) {
                     store.buffer.done(&gone);
