@@ -463,7 +463,12 @@ fn only_the_latest_pubrel_is_answered_and_once() {
     // Of an earlier connection, and the one that follows need not wait: one answer.
     let early = durable.begin_release(9);
     world.with(|session, out| session.released(9, Version::V5, out));
-    assert_eq!(world.session.durable.as_mut().unwrap().end_release(early), None);
+    let durable = world.session.durable.as_mut().unwrap();
+    assert_eq!(durable.end_release(early), None);
+    // Nor does the next connection get the answer of the one before.
+    let before = durable.begin_release(9);
+    durable.disconnected(&world.session.inbox);
+    assert_eq!(durable.end_release(before), None);
     store.close_and_wait();
 }
 

@@ -265,6 +265,8 @@ impl Durable {
     /// The connection has gone, and with it what its packets were an answer to.
     pub(crate) fn disconnected(&mut self, inbox: &Arc<Inbox>) {
         self.flush(inbox);
+        // The client sends PUBREL again, and is answered then.
+        self.releasing.clear();
         self.held = VecDeque::new();
         self.packets = 0;
         self.ops = Vec::new();
