@@ -258,19 +258,29 @@ async fn group(name: &str, config: &ConsumerBridgeConfig, client: &Client, notes
             return notes.fail("group", about, error.to_string(), fix);
         }
     };
-    let described = async {
+    let describe = || async {
         let broker = client.broker(coordinator.id, Purpose::Metadata).await?;
         let tells = broker.version::<DescribeGroupsRequest>()? >= TELLS_RIGHTS;
         let request = DescribeGroupsRequest::default()
             .with_groups(vec![GroupId(StrBytes::from_string(about.to_owned()))])
             .with_include_authorized_operations(tells);
-        broker.call(&request).await
+        let described = broker.call(&request).await?.groups.into_iter().next();
+        let code = described.as_ref().and_then(|group| ResponseError::try_from_code(group.error_code));
+        match code {
+            Some(
+                code @ (ResponseError::CoordinatorNotAvailable | ResponseError::CoordinatorLoadInProgress),
+            ) => {
+                let address = broker.address().clone();
+                Err(Error::Broker { address, what: "DescribeGroups".into(), code })
+            }
+            _ => Ok(described),
+        }
     };
     let fix = "look into the log of the group's coordinator";
-    match described.await {
+    match patiently(describe).await {
         Err(error) => notes.fail("group", about, error.to_string(), fix),
-        Ok(answer) => {
-            let Some(described) = answer.groups.first() else {
+        Ok(described) => {
+            let Some(described) = described else {
                 return notes.fail("group", about, "the answer does not mention it", fix);
             };
             match ResponseError::try_from_code(described.error_code) {

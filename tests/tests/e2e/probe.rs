@@ -269,6 +269,11 @@ fn faults_are_named_and_nothing_is_left_behind(target: &Target) -> Result<()> {
             need(status == "connected", || format!("{bridge} is {status}: {reason}"))
         })?;
     }
+    // Kafka makes its topic of offsets when it is first asked for a group, and takes its time where the machine is busy.
+    eventually(PATIENCE, || {
+        let steps = node.probe("kafka_consumer:fine")?;
+        need(!has_failed(&steps), || format!("{steps:#?}"))
+    })?;
     let topics = || -> Result<Vec<String>> {
         let all = kafka.topics()?.into_iter();
         // Kafka's own, which it makes when somebody first asks for a group.
