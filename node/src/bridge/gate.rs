@@ -170,8 +170,6 @@ mod tests {
         let gate = Gate::new(true);
         let (highest, late) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (end, passed) = (AtomicBool::new(false), AtomicUsize::new(0));
-        // One publisher that is on another thread with each message.
-        let turn = Mutex::new(());
         let generation = |number| {
             let (highest, late) = (highest.clone(), late.clone());
             Arc::new(Generation { number, highest, over: AtomicBool::new(false), late })
@@ -182,14 +180,17 @@ mod tests {
             for _ in 0..4 {
                 threads.spawn(|| {
                     while !end.load(Ordering::Relaxed) {
-                        let turn = turn.lock();
                         pass(&gate);
                         passed.fetch_add(1, Ordering::Relaxed);
-                        drop(turn);
                     }
                 });
             }
-            for number in 2..3_000 {
+            for number in 2..300 {
+                // Each change in the midst of messages.
+                let before = passed.load(Ordering::Relaxed);
+                while passed.load(Ordering::Relaxed) < before + 20 {
+                    std::thread::yield_now();
+                }
                 let next = generation(number);
                 gate.lead_to(next.clone());
                 last.over.store(true, Ordering::SeqCst);
