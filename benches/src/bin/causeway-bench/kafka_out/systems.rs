@@ -20,8 +20,10 @@ pub(super) const HEADER: (&str, &str) = ("site", "north");
 /// A way to Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum System {
-    /// This project.
+    /// This project, its buffer in memory: acknowledged when Kafka has acknowledged.
     Causeway,
+    /// This project, its buffer on disk: acknowledged when it is synced.
+    CausewayDisk,
     /// librdkafka's producer alone: the reference.
     Librdkafka,
     /// mosquitto and a forwarder on librdkafka.
@@ -43,6 +45,7 @@ impl System {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Causeway => "causeway",
+            Self::CausewayDisk => "causeway, disk",
             Self::Librdkafka => "librdkafka",
             Self::Mosquitto => "mosquitto",
             Self::Rmqttd => "rmqttd",
@@ -51,7 +54,7 @@ impl System {
 
     fn kind(self) -> Option<Kind> {
         match self {
-            Self::Causeway => Some(Kind::Causeway),
+            Self::Causeway | Self::CausewayDisk => Some(Kind::Causeway),
             Self::Librdkafka => None,
             Self::Mosquitto => Some(Kind::Mosquitto),
             Self::Rmqttd => Some(Kind::Rmqttd),
@@ -78,8 +81,9 @@ impl System {
         let program = kind.find(directories).with_context(|| format!("{} is gone", kind.name()))?;
         Ok(match self {
             Self::Librdkafka => Running::Nothing,
-            Self::Causeway => {
-                Running::Node(Broker::start(kind, &program, &bridge(kafka, topic, case)).await?)
+            Self::Causeway | Self::CausewayDisk => {
+                let buffer = if self == Self::CausewayDisk { "disk" } else { "memory" };
+                Running::Node(Broker::start(kind, &program, &bridge(kafka, topic, case, buffer)).await?)
             }
             Self::Mosquitto => {
                 // Unacknowledged deliveries are the forwarder's pipeline to Kafka: 65,535 at most.
@@ -96,7 +100,7 @@ impl System {
 }
 
 /// The bridge of the node.
-fn bridge(kafka: &str, topic: &str, case: Case) -> String {
+fn bridge(kafka: &str, topic: &str, case: Case, buffer: &str) -> String {
     let compression = if case.lz4 { "lz4" } else { "no_compression" };
     let (name, value) = HEADER;
     let headers = if case.headers {
@@ -110,7 +114,7 @@ fn bridge(kafka: &str, topic: &str, case: Case) -> String {
     format!(
         "bridges.kafka.bench {{\n  bootstrap_hosts = \"{kafka}\"\n  local_topic = \"bench/#\"\n  kafka {{\n    \
          topic = {topic}\n    message {{ key = \"${{.clientid}}\", value = \"${{.payload}}\" }}\n    \
-         compression = {compression}\n    {headers}\n  }}\n}}\n"
+         compression = {compression}\n    buffer.mode = {buffer}\n    {headers}\n  }}\n}}\n"
     )
 }
 
