@@ -35,7 +35,7 @@ fn each_once(oracle: &Oracle, count: u64) -> Result<()> {
 }
 
 on_every_kafka! {
-    /// Kafka is away, everything is acknowledged, the node is killed with -9, and Kafka comes back.
+    /// W10. Kafka is away, everything is acknowledged, the node is killed with -9, and Kafka comes back.
     fn what_was_acknowledged_without_kafka_is_there_once_after_kill_9(target) {
         let mut kafka = target.own()?;
         let topic = unique("disk");
@@ -152,7 +152,7 @@ on_every_kafka! {
         each_once(&oracle, 4)
     }
 
-    /// An orderly stop leaves in the buffer what Kafka did not take.
+    /// W10. An orderly stop leaves in the buffer what Kafka did not take.
     fn an_orderly_restart_without_kafka_keeps_what_is_held(target) {
         let mut kafka = target.own()?;
         let topic = unique("disk");
