@@ -3,10 +3,12 @@
 //! The jars come from `tests/kafka/fetch`. Which releases a test runs against is decided by
 //! [`versions`]: those that are there, and with `CAUSEWAY_REQUIRE_KAFKA=1` a missing one is a failure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -497,19 +499,19 @@ pub fn console_produce(
     Ok(())
 }
 
-/// Ports that were free a moment ago, all different.
+/// Ports that were free a moment ago and that this process has given to nobody yet.
 ///
 /// They lie below those that systems give to outgoing connections (from 32,768 on): what is restarted on its port must
-/// not find it taken by somebody's client.
+/// not find it taken, by somebody's client or by another test's server.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut listeners = Vec::new();
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener =
-            (0..200).find_map(|_| TcpListener::bind(("127.0.0.1", rand::random_range(20_000..32_000))).ok());
-        let listener = listener.context("no free port between 20,000 and 32,000")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+        let is_free = |port: &u16| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let found = (0..1000).map(|_| rand::random_range(20_000..32_000)).find(is_free);
+        *port = found.context("no free port between 20,000 and 32,000")?;
+        given.insert(*port);
     }
     Ok(ports)
 }

@@ -117,12 +117,9 @@ impl Node {
         Ok(node)
     }
 
-    /// The same for a node that will be started again and again while clients come and go: on ports that no
-    /// client is given meanwhile, and with its data in `data`, if that is said.
-    pub fn start_to_be_killed(bridges: &str, data: Option<&Path>) -> Result<Self> {
+    /// The same, with its data in `data`, if that is said.
+    pub fn start_in(data: Option<&Path>, bridges: &str) -> Result<Self> {
         let mut node = Self::prepare("node-1", bridges, &[])?;
-        let [mqtt, admin] = crate::kafka::free_ports()?;
-        (node.mqtt, node.admin) = (format!("127.0.0.1:{mqtt}"), format!("127.0.0.1:{admin}"));
         node.data = data.map(Path::to_owned);
         node.start_again()?;
         Ok(node)
@@ -131,6 +128,7 @@ impl Node {
     fn prepare(name: &str, bridges: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("causeway-node-").tempdir()?;
         process::remove_at_exit(directory.path());
+        let [mqtt, admin] = crate::kafka::free_ports()?;
         Ok(Self {
             name: name.to_owned(),
             bridges: bridges.to_owned(),
@@ -141,8 +139,8 @@ impl Node {
             data: None,
             directory,
             process: None,
-            mqtt: "127.0.0.1:0".to_owned(),
-            admin: "127.0.0.1:0".to_owned(),
+            mqtt: format!("127.0.0.1:{mqtt}"),
+            admin: format!("127.0.0.1:{admin}"),
         })
     }
 

@@ -205,7 +205,7 @@ impl Episode {
         let mut rng = StdRng::seed_from_u64(self.rng.random());
         let configuration = self.configuration(&kafka.bootstrap(), &mut rng);
         let data = disk.as_ref().map(SmallDisk::data);
-        let node = Node::start_to_be_killed(&configuration, data.as_deref())?;
+        let node = Node::start_in(data.as_deref(), &configuration)?;
         let signals = Signals::new(node.mqtt());
         let admin = node.admin().to_owned();
         let node = Mutex::new(node);

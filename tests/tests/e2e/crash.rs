@@ -29,12 +29,16 @@ on_every_kafka! {
         for kill in 1..=3 {
             load.wait_for(TOTAL * kill / 5, Duration::from_mins(2))?;
             node.check_books()?;
+            let before = load.acknowledged();
+            ensure!(before < TOTAL, "kill {kill} comes after the last message");
             node.kill()?;
             node.start_again()?;
         }
         let published = load.join()?;
-        let reconnects: u64 = published.iter().map(|client| client.reconnects).sum();
-        ensure!(reconnects >= 3 * u64::from(CLIENTS), "only {reconnects} reconnects: the kills came too late");
+        // One that still waits to try again when the next kill comes has missed a node: not every client sees all.
+        for client in &published {
+            ensure!(client.reconnects > 0, "client {} never lost its connection", client.client);
+        }
         let verdict = oracle.judge("device-", &published)?;
         say(&format!("after three kills on {target}: {verdict}"));
         ensure!(verdict.is_whole() && verdict.unacknowledged == 0, "{verdict}");
