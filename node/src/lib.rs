@@ -15,4 +15,5 @@ pub mod mqtt;
 pub mod node;
 pub mod probe;
 mod secret;
+pub mod sysmon;
 mod tls;

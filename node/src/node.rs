@@ -19,8 +19,10 @@ use crate::bridge::admin::NodeAdmin;
 use crate::bridge::overlay::Overlay;
 use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;
+use crate::kafka::producer::NodeMemory;
 use crate::life;
 use crate::mqtt::{self, Front, FrontHandle, Listener, Router};
+use crate::sysmon;
 
 /// How long bridges may take to finish what they hold when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -74,6 +76,11 @@ impl Node {
         let options = mqtt::Options { access: access.clone(), ..config.mqtt_options() };
         let router = Router::new(config.retained_limits());
         let stats = router.stats().clone();
+        let memory =
+            NodeMemory::new(usize::try_from(config.node.max_buffer_memory.bytes()).unwrap_or(usize::MAX));
+        let sysmon = &config.sysmon.os;
+        let (watermark, interval) = (sysmon.sysmem_high_watermark, sysmon.mem_check_interval);
+        tokio::spawn(sysmon::watch(memory.clone(), watermark, interval, sysmon::memory_use));
         let surroundings = Surroundings {
             router: router.clone(),
             clients: Arc::default(),
@@ -81,6 +88,7 @@ impl Node {
             data_dir: config.node.data_dir.as_path().into(),
             lives: life::begin(&config.node.data_dir)
                 .map_err(|source| Error::DataDir { path: config.node.data_dir.clone(), source })?,
+            memory: memory.clone(),
             drain: DRAIN,
         };
         let (overlay, wanted) = Overlay::open(&config.node.data_dir, config.bridges)?;

@@ -323,6 +323,7 @@ async fn bridges_of(overlay: Overlay, wanted: BTreeMap<BridgeId, Definition>) ->
         node: "n1".into(),
         data_dir: data_dir.path().into(),
         lives: causeway::kafka::buffer::Lives::default(),
+        memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
         drain: Duration::from_secs(1),
     };
     let bridges = Bridges::start_with(surroundings, Some(overlay)).await.unwrap();

@@ -109,6 +109,7 @@ async fn bridges(router: &Arc<Router>) -> Bridges {
         node: "n1".into(),
         data_dir: std::env::temp_dir().into(),
         lives: causeway::kafka::buffer::Lives::default(),
+        memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
         drain: Duration::from_secs(2),
     })
     .await

@@ -193,6 +193,7 @@ impl RunningProducer {
         let mut options = TopicProducerOptions {
             begin: Some(begun),
             latency: Some(latency.clone()),
+            memory: Some(surroundings.memory.clone()),
             ..producer_options(config)
         };
         let stored = if config.kafka.buffer.mode == BufferMode::Disk {
@@ -443,6 +444,7 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         max_retries: kafka.max_retries,
         max_batch_age: kafka.max_batch_age,
         late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
+        overload_protection: kafka.buffer.memory_overload_protection,
         partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
     }

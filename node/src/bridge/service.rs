@@ -18,7 +18,7 @@ use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
 use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig, Secrets};
 use crate::kafka::buffer::Lives;
-use crate::kafka::producer::Latency;
+use crate::kafka::producer::{Latency, NodeMemory};
 use crate::mqtt::Router;
 
 /// Which way a bridge carries.
@@ -258,6 +258,8 @@ pub struct Surroundings {
     pub data_dir: Arc<std::path::Path>,
     /// This life of the node and the one before.
     pub lives: Lives,
+    /// What all producer bridges together may hold.
+    pub memory: Arc<NodeMemory>,
     /// How long a bridge that is stopped may take to finish what it holds.
     pub drain: Duration,
 }

@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::address::read_bind;
 use super::kind::Kind;
+use super::kind_numbers::{bytes, seconds};
 use super::kind_values::{Parsed, boolean, choice, parsed};
-use super::section::{choices, section};
+use super::section::{choices, nested, section};
+use super::units::ByteSize;
+use crate::mqtt;
 
 section! {
     /// Who this node is and where it keeps its data.
@@ -18,7 +22,45 @@ section! {
             .or_else(host_name, "name of the host");
         /// Folder for everything that this node keeps. Relative paths count from where the node is started.
         data_dir: PathBuf => path().or(PathBuf::from("data"));
+        /// Bytes that all producer bridges together may hold in memory for Kafka, 32 bytes a message counted for the books. Beyond it
+        /// each bridge drops its oldest QoS 0 messages for new ones, and publishers of QoS 1 and 2 have to wait. Every
+        /// partition with something to send may hold 64 KiB all the same.
+        max_buffer_memory: ByteSize => bytes().at_least(ByteSize::mb(1))
+            .or_else(|| ByteSize(mqtt::half_of_memory()), "half of the machine's memory, or the container's");
     }
+}
+
+section! {
+    /// Looking after the machine.
+    pub struct SysmonConfig {
+        /// The operating system.
+        os: SysmonOsConfig => nested();
+    }
+}
+
+section! {
+    /// Looking after the operating system.
+    pub struct SysmonOsConfig {
+        /// Use of memory at which it counts as short: bridges with `buffer.memory_overload_protection` then drop
+        /// their oldest QoS 0 messages for new ones. The machine's use, or that of the container where it has a limit.
+        sysmem_high_watermark: u8 => parsed("percentage", read_percentage, |share| format!("{share}%").into())
+            .allowing("`1%` to `100%`, or a share of 1 as `0.7`").or(70);
+        /// How often it is looked at.
+        mem_check_interval: Duration => seconds().at_least(Duration::from_millis(10)).or(Duration::from_secs(1));
+    }
+    ignored { "cpu_check_interval" "cpu_high_watermark" "cpu_low_watermark" "procmem_high_watermark" }
+}
+
+fn read_percentage(text: &str) -> Result<u8, String> {
+    let share = match text.trim().strip_suffix('%') {
+        Some(number) => number.trim().parse::<f64>().ok(),
+        None => text.trim().parse::<f64>().ok().filter(|share| *share <= 1.0).map(|share| share * 100.0),
+    };
+    share
+        .map(f64::round)
+        .filter(|share| (1.0..=100.0).contains(share))
+        .map(|share| share as u8)
+        .ok_or_else(|| "a percentage from 1% to 100% is expected, such as 70%".to_owned())
 }
 
 choices! {

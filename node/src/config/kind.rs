@@ -175,11 +175,6 @@ pub(super) trait Kind: Sized {
         WithoutEffect { kind: self, why }
     }
 
-    /// Marks a field that is accepted and has no effect in this version.
-    fn later(self, why: &'static str) -> Later<Self> {
-        Later { kind: self, values: "", when: |_| true, why }
-    }
-
     /// Marks values of a field that are accepted and have no effect in this version; `values` names them.
     fn later_when(
         self,
@@ -438,7 +433,7 @@ impl<K: Kind> Kind for WithoutEffect<K> {
     }
 }
 
-/// See [`Kind::later`].
+/// See [`Kind::later_when`].
 pub(super) struct Later<K: Kind> {
     kind: K,
     values: &'static str,
@@ -460,7 +455,7 @@ impl<K: Kind> Kind for Later<K> {
 
     fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
         let mut docs = self.kind.docs(key, meaning);
-        let values = if self.values.is_empty() { "it" } else { self.values };
+        let values = self.values;
         for doc in &mut docs {
             doc.not_in_effect = Some(format!("In this version {values} has no effect: {}.", self.why));
         }

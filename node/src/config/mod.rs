@@ -56,7 +56,9 @@ pub use connection::{
 pub use consumer::{
     ConsumerBridgeConfig, ConsumerKafkaConfig, Encoding, OffsetReset, TopicMapping, WhenNoSubscriber,
 };
-pub use general::{AdminConfig, LogConfig, LogFormat, LogLevel, NodeConfig, open_files_limit};
+pub use general::{
+    AdminConfig, LogConfig, LogFormat, LogLevel, NodeConfig, SysmonConfig, SysmonOsConfig, open_files_limit,
+};
 pub use kafka_names::check_name;
 pub(crate) use kafka_names::is_kafka_topic;
 pub use kind::{DefaultDoc, FieldDoc, Secrets};
@@ -92,6 +94,8 @@ section! {
         authentication: AuthenticationConfig => access::AuthenticationKind;
         /// What clients may do.
         authorization: AuthorizationConfig => nested();
+        /// Looking after the machine.
+        sysmon: SysmonConfig => nested();
         /// Logging.
         log: LogConfig => nested();
         /// The link that `causeway ctl` uses.

@@ -218,8 +218,9 @@ section! {
         per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
         /// A file of the mode `disk` that has reached this size is followed by the next.
         segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10));
-        /// Drop the oldest QoS 0 messages while the system is short of memory (mode `memory`).
-        memory_overload_protection: bool => boolean().or(true).later("per_partition_limit alone bounds the memory");
+        /// While memory is short (`sysmon.os.sysmem_high_watermark`), drop the oldest QoS 0 messages for new ones, and let publishers of
+        /// QoS 1 and 2 wait, in partitions that hold more than `max_inflight` batches of `max_batch_bytes`. Linux, mode `memory`.
+        memory_overload_protection: bool => boolean().or(true);
     }
 }
 

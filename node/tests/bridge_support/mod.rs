@@ -67,6 +67,7 @@ impl Node {
             node: name.into(),
             data_dir: data_dir.path().into(),
             lives: causeway::kafka::buffer::Lives::default(),
+            memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
             drain: Duration::from_secs(5),
         })
         .await

@@ -34,6 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::budget::Budget;
 use super::latency::LatencyHistogram;
 use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, tell};
+use super::share::{self, NodeMemory, Share};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, AckSink, Mark, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
@@ -41,6 +42,9 @@ use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
 
 /// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
 const LARGEST_RECORD: usize = 1 << 30;
+
+/// A record may come out smaller by this than [`BatchBuilder::encoded_len`] says before it is written.
+const ESTIMATE: usize = 32;
 
 /// Bounds of an inbox.
 #[derive(Debug, Clone, Default)]
@@ -53,8 +57,12 @@ pub struct InboxLimits {
     pub max_age: Option<Duration>,
     /// Successes that took longer count as late replies.
     pub late_after: Option<Duration>,
-    /// Bytes that other inboxes share.
+    /// Bytes that the inboxes of a bridge share.
     pub budget: Option<Arc<Budget>>,
+    /// Memory that all inboxes of the node share.
+    pub node: Option<Arc<NodeMemory>>,
+    /// While the machine is short of memory, records come in place of older ones once more than this is held. `None`: as ever.
+    pub when_short: Option<usize>,
     /// Takes down how long successes took.
     pub latency: Option<Arc<LatencyHistogram>>,
     /// Records go to the disk first.
@@ -121,6 +129,15 @@ pub struct Taken {
     pub obligations: Obligations,
     /// When all of them are too old.
     pub expires_at: Option<Instant>,
+}
+
+/// Where there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    /// In the inbox, or among those it shares a budget with.
+    Own,
+    /// In the node.
+    Node,
 }
 
 /// A batch on its way from one inbox to another.
@@ -358,6 +375,8 @@ struct State {
     slice: Option<Duration>,
     /// Encoded bytes waiting and in flight.
     held: usize,
+    /// Of the memory of the node.
+    share: Option<Share>,
     ledger: Ledger,
     /// Segments before this have no record without ticket left to drop.
     drop_from: usize,
@@ -401,6 +420,7 @@ impl PartitionInbox {
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 slice: limits.slice(),
+                share: limits.node.clone().map(Share::new),
                 limits,
                 held: 0,
                 ledger: Ledger::default(),
@@ -477,10 +497,16 @@ impl PartitionInbox {
             }
             return Accepted::Done(Outcome::Failed(TOO_LARGE));
         }
-        if !state.reserve(most) {
+        let refused_by = if state.is_short() { Err(Full::Node) } else { state.reserve(most) };
+        if let Err(full) = refused_by {
             if ticket.is_some() {
-                state.refuse();
-                return Accepted::Full(self.room.clone());
+                return Accepted::Full(match full {
+                    Full::Node => state.share.as_mut().map_or_else(|| self.room.clone(), Share::refuse),
+                    Full::Own => {
+                        state.refuse();
+                        self.room.clone()
+                    }
+                });
             }
             if !state.drop_oldest(most) {
                 // All that is left is in flight or has a ticket: the newcomer is the oldest that may be dropped.
@@ -523,6 +549,7 @@ impl PartitionInbox {
         }
         state.add_to_budget(added);
         state.count_in(1, added);
+        state.force_share();
     }
 
     /// As [`Self::adopt`], for a whole batch, without looking into it.
@@ -542,6 +569,7 @@ impl PartitionInbox {
         }
         state.add_to_budget(bytes);
         state.count_in(records, bytes);
+        state.force_share();
     }
 
     /// As [`Self::adopt_batch`], for older batches in order: they go in front of all that waits here.
@@ -559,6 +587,7 @@ impl PartitionInbox {
             state.add_to_budget(bytes);
             state.count_in(records, bytes);
         }
+        state.force_share();
     }
 
     /// True where at least `bytes` (and at least one record) wait. Otherwise the sleeper will be woken when they do;
@@ -605,6 +634,7 @@ impl PartitionInbox {
         state.ledger.matched += records;
         state.ledger.inflight += records;
         state.add_to_budget(bytes);
+        state.force_share();
         let runs = vec![Run { count: records as u32, ..Run::of(Some(&answered_ticket(0))) }];
         let stored = state.limits.store.as_ref();
         let stored = stored.map(|store| OnDisk { buffer: store.buffer.clone(), numbers });
@@ -766,6 +796,10 @@ impl PartitionInbox {
             self.room.notify_one();
         }
         self.room.notify_waiters();
+        let cost = state.cost();
+        if let Some(share) = &mut state.share {
+            share.shrink(cost);
+        }
     }
 }
 
@@ -823,10 +857,42 @@ impl State {
         front.is_durable()
     }
 
-    /// Whether `most` bytes fit; with a budget they are reserved there.
-    fn reserve(&self, most: usize) -> bool {
-        self.held + most <= self.limits.bytes
-            && self.limits.budget.as_ref().is_none_or(|budget| budget.try_reserve(most))
+    /// What the node counts for this inbox.
+    fn cost(&self) -> usize {
+        self.held + share::RECORD * (self.ledger.queuing + self.ledger.inflight) as usize
+    }
+
+    fn force_share(&mut self) {
+        let cost = self.cost();
+        if let Some(share) = &mut self.share {
+            share.force(cost);
+        }
+    }
+
+    /// Whether the machine is short of memory and this inbox has more than it may then have.
+    fn is_short(&self) -> bool {
+        self.limits.when_short.is_some_and(|most| self.held > most)
+            && self.share.as_ref().is_some_and(|share| share.node().is_short())
+    }
+
+    /// Room for `most` bytes, which are reserved where others share it.
+    fn reserve(&mut self, most: usize) -> Result<(), Full> {
+        if self.held + most > self.limits.bytes {
+            return Err(Full::Own);
+        }
+        if self.limits.budget.as_ref().is_some_and(|budget| !budget.try_reserve(most)) {
+            return Err(Full::Own);
+        }
+        let cost = self.cost();
+        if let Some(share) = &mut self.share
+            && !share.admits(cost, cost + most + share::RECORD)
+        {
+            if let Some(budget) = &self.limits.budget {
+                budget.release(most);
+            }
+            return Err(Full::Node);
+        }
+        Ok(())
     }
 
     fn refuse(&mut self) {
@@ -891,9 +957,15 @@ impl State {
         segment
     }
 
-    /// Drops the oldest records without ticket until `most` bytes fit; false where they do not fit even then.
+    /// Drops the oldest records without ticket until `most` bytes fit (while the machine is short of memory, at least that many
+    /// bytes); false where they do not fit even then.
     fn drop_oldest(&mut self, most: usize) -> bool {
-        while !self.reserve(most) {
+        let until = if self.is_short() {
+            self.held.saturating_sub(most.saturating_sub(ESTIMATE))
+        } else {
+            usize::MAX
+        };
+        while self.held > until || self.reserve(most).is_err() {
             let last = self.segments.len().saturating_sub(1);
             let Some(segment) = self.segments.get_mut(self.drop_from) else { return false };
             let Some(bytes) = segment.plain.pop_front() else {

@@ -386,6 +386,92 @@ async fn inboxes_that_share_a_budget_hold_no_more_than_it_together() {
 }
 
 /// An inbox with a disk buffer whose thread is never woken: the test does its work.
+fn sharing(node: &Arc<NodeMemory>, when_short: Option<usize>) -> Arc<PartitionInbox> {
+    let limits = InboxLimits { node: Some(node.clone()), when_short, ..InboxLimits::new(100 << 20, 10_000) };
+    PartitionInbox::new(limits, Arc::<Sleeper>::default())
+}
+
+/// Appends records of 1,000 bytes until one is not taken; how many were, and what became of that one.
+fn fill(inbox: &PartitionInbox, publisher: Option<&Arc<Publisher>>, most: u64) -> (u64, Accepted) {
+    let value = [b'x'; 1000];
+    for number in 0..most {
+        let ticket = publisher.map(|publisher| ticket(publisher, number));
+        match inbox.append(&record(b"k", &value), ticket.as_ref(), &mut WakeList::default()) {
+            Accepted::Taken => {}
+            other => return (number, other),
+        }
+    }
+    (most, Accepted::Taken)
+}
+
+#[tokio::test]
+async fn all_inboxes_of_a_node_stay_within_its_memory_and_none_starves() {
+    let node = NodeMemory::new(4 * share::BLOCK);
+    let publisher = Arc::new(Publisher::default());
+    let (first, second) = (sharing(&node, None), sharing(&node, None));
+    let (taken, refused) = fill(&first, Some(&publisher), 1000);
+    assert!((240..255).contains(&taken), "{taken}: 256 KiB, less 32 bytes a record");
+    assert!(matches!(refused, Accepted::Full(_)));
+    assert_eq!(node.used(), node.limit());
+    // The other one has a block all the same.
+    let other = Arc::new(Publisher::default());
+    let (small, refused) = fill(&second, Some(&other), 1000);
+    assert!((55..64).contains(&small), "{small}");
+    let Accepted::Full(room) = refused else { panic!("it was not refused") };
+    // Room made by the one is heard of by who waits for the other, at once.
+    let heard = room.notified();
+    while let Some(batch) = first.take() {
+        batch.obligations.end(End::Success);
+    }
+    heard.await;
+    assert_eq!(fill(&second, Some(&Arc::new(Publisher::default())), 100).0, 100);
+    drop((first, second));
+    assert_eq!(node.used(), 0);
+}
+
+#[test]
+fn without_a_ticket_the_oldest_of_the_same_inbox_make_room_in_the_node() {
+    let node = NodeMemory::new(4 * share::BLOCK);
+    let (first, second) = (sharing(&node, None), sharing(&node, None));
+    assert_eq!(fill(&second, None, 50).0, 50);
+    assert_eq!(fill(&first, None, 1000).0, 1000);
+    let (first, second) = (first.ledger(), second.ledger());
+    assert_eq!((second.queuing, second.dropped_queue_full), (50, 0));
+    assert!((150..200).contains(&first.queuing), "{first:?}");
+    assert_eq!((first.matched, first.imbalance()), (1000, 0));
+    assert!(node.used() <= node.limit());
+}
+
+#[tokio::test]
+async fn while_memory_is_short_new_records_come_in_place_of_old_ones_beyond_the_reserve() {
+    let node = NodeMemory::new(1 << 30);
+    let protected = sharing(&node, Some(50_000));
+    let careless = sharing(&node, None);
+    for inbox in [&protected, &careless] {
+        assert_eq!(fill(inbox, None, 100).0, 100);
+    }
+    node.set_short(true);
+    for inbox in [&protected, &careless] {
+        assert_eq!(fill(inbox, None, 100).0, 100);
+    }
+    assert_eq!(careless.ledger().queuing, 200);
+    let books = protected.ledger();
+    assert!((95..=100).contains(&books.queuing) && books.imbalance() == 0, "{books:?}");
+    // Those that are waited for are kept, and wait before they come.
+    let publisher = Arc::new(Publisher::default());
+    let (taken, refused) = fill(&protected, Some(&publisher), 10);
+    let Accepted::Full(room) = refused else { panic!("it was not refused") };
+    assert_eq!(taken, 0);
+    let heard = room.notified();
+    node.set_short(false);
+    heard.await;
+    assert_eq!(fill(&protected, Some(&publisher), 10).0, 10);
+    // Within the reserve nothing changes.
+    let reserve = sharing(&node, Some(50_000));
+    node.set_short(true);
+    assert_eq!(fill(&reserve, Some(&Arc::new(Publisher::default())), 40).0, 40);
+}
+
 fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (buffer, _) = Buffer::open(directory.path(), 1 << 20, Lives::default()).unwrap();

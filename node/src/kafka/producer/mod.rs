@@ -13,6 +13,7 @@
 //! * [`partition_producer`]: the actor around it.
 //! * [`dead_letters`]: where records go that were given up.
 //! * [`dynamic_topics`]: many topics, opened on demand, within one [`budget`].
+//! * [`share`]: what all inboxes of a node may hold together.
 //! * [`latency`]: how long batches took.
 //! * [`succession`]: from one producer to the one that takes its place.
 //! * [`dispatcher`], [`produce_request`]: batches of many partitions in one request a broker.
@@ -29,6 +30,7 @@ mod obstacle;
 pub mod partition_producer;
 pub mod produce_request;
 pub mod route;
+pub mod share;
 mod standstill;
 pub mod succession;
 pub mod topic_producer;
@@ -40,6 +42,7 @@ pub use dispatcher::Dispatchers;
 pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
 pub use latency::{Latency, LatencyHistogram};
 pub use route::{Partitioner, Routes};
+pub use share::NodeMemory;
 pub use succession::HandedOver;
 pub use topic_producer::{
     DiskStore, PartitionRow, RequiredAcks, Restored, Status, StopReport, TopicProducer, TopicProducerHandle,

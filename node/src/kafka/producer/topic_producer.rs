@@ -35,6 +35,7 @@ use super::partition_producer::{
     Doorbell, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
 };
 use super::route::{Partitioner, Routes};
+use super::share::NodeMemory;
 use super::standstill::{Sign, Standstill};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
@@ -127,6 +128,10 @@ pub struct TopicProducerOptions {
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// Bytes shared with other topics.
     pub budget: Option<Arc<Budget>>,
+    /// Memory shared with everything on the node.
+    pub memory: Option<Arc<NodeMemory>>,
+    /// Records make room for others while memory is short, but for so many batches as may be under way.
+    pub overload_protection: bool,
     /// Records go to this disk buffer first; with it publishers are answered when their record is durable there, unless
     /// they want to wait for Kafka.
     pub store: Option<DiskStore>,
@@ -161,6 +166,8 @@ impl TopicProducerOptions {
             partitions_limit: None,
             dead_letters: None,
             budget: None,
+            memory: None,
+            overload_protection: false,
             store: None,
             unknown_is_final: false,
             begin: None,
@@ -300,6 +307,9 @@ impl TopicProducer {
             max_age: options.max_batch_age,
             late_after: options.late_after,
             budget: options.budget.clone(),
+            node: options.memory.clone(),
+            when_short: (options.overload_protection && options.store.is_none())
+                .then(|| options.max_inflight.saturating_mul(options.max_batch_bytes)),
             latency: options.latency.clone(),
             store: options.store.as_ref().map(|store| Store {
                 buffer: store.buffer.clone(),
