@@ -6,11 +6,11 @@ use causeway::config::{load_text, parse_consumer_bridge, parse_producer_bridge};
 const GENERAL: &[(&str, &str)] = &[
     (
         "lisseners.tcp.x.bind = 1883",
-        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, log, admin, bridges",
+        "1: lisseners: unknown key; did you mean listeners?; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, sysmon, log, admin, bridges",
     ),
     (
         "dashboard { port = 18083 }",
-        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, log, admin, bridges",
+        "1: dashboard: unknown key; allowed here: node, listeners, mqtt, sys_topics, authentication, authorization, sysmon, log, admin, bridges",
     ),
     (
         "authentication.allow_anonymous = false",
@@ -72,13 +72,28 @@ const GENERAL: &[(&str, &str)] = &[
         "authorization.rules = [ { permission = allow, qos = [] } ]",
         "1: authorization.rules[0].qos = [...]: no level: the rule would never fit; allowed: 0, 1, 2",
     ),
-    ("node.nmae = a", "1: node.nmae: unknown key; did you mean name?; allowed here: name, data_dir"),
+    (
+        "node.nmae = a",
+        "1: node.nmae: unknown key; did you mean name?; allowed here: name, data_dir, max_buffer_memory",
+    ),
     ("node = 5", "1: node = 5: an object in braces is expected here"),
     (
         r#"node.name = "a b""#,
         r#"1: node.name = "a b": not a node name; write letters, digits, `.`, `_` or `-`, at most 128 of them"#,
     ),
     (r#"node.data_dir = """#, r#"1: node.data_dir = "": empty; write a folder"#),
+    (
+        "node.max_buffer_memory = 100KB",
+        r#"1: node.max_buffer_memory = "100KB": out of range; allowed: 1MB to 1048576GB"#,
+    ),
+    (
+        "sysmon.os.sysmem_high_watermark = 70",
+        "1: sysmon.os.sysmem_high_watermark = 70: a percentage from 1% to 100% is expected, such as 70%",
+    ),
+    (
+        "sysmon.os.sysmem_high_watermark = 0%",
+        r#"1: sysmon.os.sysmem_high_watermark = "0%": a percentage from 1% to 100% is expected, such as 70%"#,
+    ),
     ("listeners.tcp.default {}", "1: listeners.tcp.default.bind: required and missing (address)"),
     (
         r#"listeners.tcp.default.bind = "1883a""#,

@@ -30,11 +30,21 @@ const PARTS: &[(&str, &str, &str)] = &[
         "Where MQTT clients connect over WebSocket and TLS, usually on port 8084.",
     ),
     ("mqtt", "mqtt", "Limits and timers of the device side."),
+    (
+        "sys_topics",
+        "sys_topics",
+        "What the node says about itself under `$SYS/`. `sys-topics.md` lists the topics.",
+    ),
     ("authentication", "authentication", "Who may connect. `access-control.md` explains it with examples."),
     (
         "authorization",
         "authorization",
         "What clients may do: rules, of which the first that fits decides. Without any, everything is allowed.",
+    ),
+    (
+        "sysmon",
+        "sysmon",
+        "Looking after the machine. Keys about the CPU and the memory of processes are accepted and have no effect.",
     ),
     ("log", "log", "Logging, to standard error."),
     ("admin", "admin", "The link that `causeway ctl` uses."),
@@ -235,4 +245,20 @@ fn wrap(file: &mut String, indent: &str, text: &str) {
         line.push_str(word);
     }
     let _ = writeln!(file, "{indent}# {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_on_the_page() {
+        for doc in Config::docs() {
+            let on_page = PARTS
+                .iter()
+                .any(|(prefix, ..)| doc.key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')));
+            // Sections have a row of their own nowhere; `authentication` may be a list.
+            assert!(on_page || PARTS.iter().any(|(prefix, ..)| doc.key == *prefix), "{}", doc.key);
+        }
+    }
 }
