@@ -16,7 +16,7 @@ use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::{Accepted, AckSink, Outcome, SequenceRange, Ticket, WakeList};
 use causeway::kafka::client::{Address, Client, ClientOptions};
 use causeway::kafka::producer::{
-    Partitioner, Status, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    NodeMemory, Partitioner, Status, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
 use causeway_benches::cpu;
 use causeway_protocol::kafka::batch::{Compression, Record};
@@ -155,7 +155,9 @@ async fn main() -> anyhow::Result<()> {
         child = Some(serving);
         line.trim().to_owned()
     };
-    let keyed = TopicProducerOptions::new("");
+    // As in a node, where all bridges share a bound.
+    let memory = NodeMemory::new(1 << 30);
+    let keyed = TopicProducerOptions { memory: Some(memory), ..TopicProducerOptions::new("") };
     let random = TopicProducerOptions { partitioner: Partitioner::Random, ..keyed.clone() };
     let million = 1_000_000;
     for (what, options, load) in [

@@ -103,6 +103,86 @@ async fn an_overflow_drops_what_is_queued_and_never_what_is_on_its_way() {
     kafka.stop().await;
 }
 
+/// W7. Differs for QoS 1: its publisher waits, and goes on when memory is no longer short.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_memory_is_short_new_messages_come_in_place_of_the_oldest() {
+    for is_protected in [true, false] {
+        let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
+        let buffer = format!("buffer.memory_overload_protection = {is_protected}");
+        let settings = format!("{RAW}, max_batch_bytes = 250B, max_inflight = 1, {buffer}");
+        let node = Node::start(&kafka.bootstrap(), &settings).await;
+        node.connected().await;
+        assert_eq!(node.publish("t/1", b"first").await, Outcome::Success);
+        kafka.faults().delay(Match::api(ApiKey::Produce), Duration::from_secs(3), 1);
+        node.publish_unacknowledged("t/1", b"on its way").await;
+        until("it is on its way", || node.ledger().inflight == 1).await;
+        node.memory.set_short(true);
+        for number in 0..40 {
+            node.publish_unacknowledged("t/1", format!("{number:0>100}").as_bytes()).await;
+        }
+        let ledger = node.ledger();
+        assert_eq!((ledger.matched, ledger.inflight), (42, 1), "{ledger:?}");
+        if is_protected {
+            // What may be under way stays: one batch of 250 bytes.
+            assert!((1..=3).contains(&ledger.queuing), "{ledger:?}");
+        } else {
+            assert_eq!(ledger.queuing, 40, "{ledger:?}");
+        }
+        assert_eq!(ledger.dropped_queue_full, 40 - ledger.queuing, "{ledger:?}");
+        let kept = ledger.queuing;
+        let (outcome, ()) = tokio::join!(node.publish("t/1", b"last"), async {
+            let others_have_gone = || {
+                let ledger = node.ledger();
+                let is_waiting = is_protected && ledger.success == 1;
+                assert!(!is_waiting || ledger.matched == 42, "it did not wait: {ledger:?}");
+                ledger.success >= 2 + kept
+            };
+            until("the others have gone", others_have_gone).await;
+            node.memory.set_short(false);
+        });
+        assert_eq!(outcome, Outcome::Success);
+        let wanted: Vec<String> = ["first".to_owned(), "on its way".to_owned()]
+            .into_iter()
+            .chain((40 - kept..40).map(|number| format!("{number:0>100}")))
+            .chain(["last".to_owned()])
+            .collect();
+        assert_eq!(values(&kafka), wanted);
+        assert_eq!(node.memory.used(), 0);
+        node.stop().await;
+        kafka.stop().await;
+    }
+}
+
+/// All bridges of a node together have so much memory and no more, whatever each may have by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_the_node_bounds_what_bridges_hold() {
+    const LIMIT: usize = 512 * 1024;
+    let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
+    let node = Node::start_within(LIMIT, &kafka.bootstrap(), "", &format!("{RAW}, max_inflight = 1")).await;
+    node.connected().await;
+    kafka.faults().delay(Match::api(ApiKey::Produce), Duration::from_secs(3), 1);
+    let first = node.begin("t/1", b"first").await;
+    until("it is on its way", || node.ledger().inflight == 1).await;
+    for number in 0..4000 {
+        node.publish_unacknowledged("t/1", format!("{number:0>300}").as_bytes()).await;
+        assert!(node.memory.used() <= LIMIT, "{} bytes", node.memory.used());
+    }
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.inflight), (4001, 1), "{ledger:?}");
+    assert!(ledger.queuing > 1000, "all there is must be of use: {ledger:?}");
+    assert_eq!(ledger.dropped_queue_full, 4000 - ledger.queuing, "{ledger:?}");
+    let kept = ledger.queuing;
+    // A publisher that has to wait for room gets it.
+    assert_eq!(node.publish("t/1", &[b'x'; 1000]).await, Outcome::Success);
+    assert_eq!(node.outcome(first).await, Outcome::Success);
+    let values = values(&kafka);
+    assert_eq!(values.len() as u64, node.ledger().success);
+    assert!(values.len() as u64 >= kept / 2, "{} of {kept}", values.len());
+    until("nothing is held", || node.memory.used() == 0).await;
+    node.stop().await;
+    kafka.stop().await;
+}
+
 /// W2, W3
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_limit_below_every_record_sends_each_of_them_alone() {

@@ -200,6 +200,7 @@ pub(super) fn bridges(all: &[BridgeInfo]) -> String {
 /// A node and its listeners.
 pub(super) fn node(node: &NodeInfo) -> String {
     let mut out = String::new();
+    let short = if node.memory_short { "; memory is short" } else { "" };
     let facts = [
         ("node", plain(&node.name)),
         ("version", plain(&node.version)),
@@ -208,6 +209,7 @@ pub(super) fn node(node: &NodeInfo) -> String {
         ("sessions", node.sessions.to_string()),
         ("messages in", node.messages_in.to_string()),
         ("messages out", node.messages_out.to_string()),
+        ("buffers", format!("{} of {} bytes{short}", node.buffer_memory, node.max_buffer_memory)),
     ];
     for (name, value) in facts {
         let _ = writeln!(out, "{name:<13} {value}");
@@ -384,6 +386,9 @@ b\\t     no              2    300         1        7
             sessions: 3,
             messages_in: 4,
             messages_out: 5,
+            buffer_memory: 65536,
+            max_buffer_memory: 1 << 20,
+            memory_short: true,
         };
         let expected = "\
 node          n1
@@ -393,6 +398,7 @@ connections   2
 sessions      3
 messages in   4
 messages out  5
+buffers       65536 of 1048576 bytes; memory is short
 
 LISTENER     BIND            CONNECTIONS  LIMIT
 tcp:default  127.0.0.1:1883            2   1024

@@ -162,6 +162,12 @@ pub struct NodeInfo {
     pub messages_in: u64,
     /// PUBLISH packets sent out since start.
     pub messages_out: u64,
+    /// Bytes of memory that all producer bridges together have taken for what waits for Kafka (now).
+    pub buffer_memory: u64,
+    /// `node.max_buffer_memory`: how many they may take.
+    pub max_buffer_memory: u64,
+    /// Memory is short (`sysmon.os.sysmem_high_watermark`).
+    pub memory_short: bool,
 }
 
 /// A listener of a node.
@@ -457,6 +463,9 @@ mod tests {
             sessions: 5,
             messages_in: 6,
             messages_out: 7,
+            buffer_memory: 8,
+            max_buffer_memory: 9,
+            memory_short: true,
         };
         let partitions = vec![PartitionStats { topic: "t".into(), partition: 1, ledger }];
         let answers = [
@@ -512,7 +521,7 @@ mod tests {
 080301690101740202
 08040169";
     const LAYOUT_OF_ANSWERS: &str = "\
-00016e01760101016c0162020304050607
+00016e01760101016c0162020304050607080901
 0101076b61666b613a610161010102010172
 0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f010174020102030405060708090a0b0c0d0e0f
 03076b61666b613a610161010102010172

@@ -92,6 +92,9 @@ impl AdminService for NodeAdmin {
             sessions: stats.sessions,
             messages_in: stats.received_qos0 + stats.received_qos1 + stats.received_qos2,
             messages_out: stats.sent_qos0 + stats.sent_qos1 + stats.sent_qos2,
+            buffer_memory: self.bridges.memory().used() as u64,
+            max_buffer_memory: self.bridges.memory().limit() as u64,
+            memory_short: self.bridges.memory().is_short(),
         };
         Box::pin(async move { Ok(info) })
     }

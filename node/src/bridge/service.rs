@@ -269,6 +269,7 @@ pub struct Surroundings {
 pub struct Bridges {
     entries: Entries,
     retired: Retired,
+    memory: Arc<NodeMemory>,
     actor: ActorRef<Order>,
 }
 
@@ -285,9 +286,15 @@ impl Bridges {
     ) -> Result<Self, ractor::SpawnErr> {
         let entries = Entries::default();
         let retired = Retired::default();
+        let memory = surroundings.memory.clone();
         let actor = manager::start(surroundings, entries.clone(), retired.clone(), overlay).await?;
         tokio::spawn(rates::keep(Arc::downgrade(&entries)));
-        Ok(Self { entries, retired, actor })
+        Ok(Self { entries, retired, memory, actor })
+    }
+
+    /// What all producer bridges together hold in memory.
+    pub fn memory(&self) -> &NodeMemory {
+        &self.memory
     }
 
     async fn order<T: Send + 'static>(

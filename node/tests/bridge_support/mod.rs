@@ -13,6 +13,7 @@ use causeway::bridge::service::{BridgeId, Bridges, Definition, Kind, Row, Status
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList};
+use causeway::kafka::producer::NodeMemory;
 use causeway::mqtt::{PublishProgress, Published, RetainedLimits, Router};
 use causeway_protocol::kafka::batch::batches;
 use causeway_protocol::mqtt::{PublishProperties, QoS};
@@ -31,6 +32,7 @@ pub async fn kafka(topics: &[TopicSpec]) -> DevKafka {
 pub struct Node {
     pub router: Arc<Router>,
     pub bridges: Bridges,
+    pub memory: Arc<NodeMemory>,
     pub data_dir: tempfile::TempDir,
     told: Arc<Told>,
     next: AtomicU64,
@@ -60,6 +62,12 @@ impl Node {
 
     /// Without its bridge.
     pub async fn with(router: Arc<Router>, name: &str) -> Self {
+        Self::with_memory(router, name, usize::MAX).await
+    }
+
+    /// The same, with so many bytes for all its bridges.
+    pub async fn with_memory(router: Arc<Router>, name: &str, limit: usize) -> Self {
+        let memory = NodeMemory::new(limit);
         let data_dir = tempfile::tempdir().unwrap();
         let bridges = Bridges::start(Surroundings {
             router: router.clone(),
@@ -67,16 +75,21 @@ impl Node {
             node: name.into(),
             data_dir: data_dir.path().into(),
             lives: causeway::kafka::buffer::Lives::default(),
-            memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
+            memory: memory.clone(),
             drain: Duration::from_secs(5),
         })
         .await
         .unwrap();
-        Self { router, bridges, data_dir, told: Arc::default(), next: AtomicU64::new(0) }
+        Self { router, bridges, memory, data_dir, told: Arc::default(), next: AtomicU64::new(0) }
     }
 
     pub async fn start_with(bootstrap: &str, more: &str, kafka: &str) -> Self {
-        let node = Self::with(Router::new(RetainedLimits::default()), "n1").await;
+        Self::start_within(usize::MAX, bootstrap, more, kafka).await
+    }
+
+    /// The same, with so many bytes for all its bridges.
+    pub async fn start_within(limit: usize, bootstrap: &str, more: &str, kafka: &str) -> Self {
+        let node = Self::with_memory(Router::new(RetainedLimits::default()), "n1", limit).await;
         let text = format!(
             "bootstrap_hosts = \"{bootstrap}\", local_topic = \"t/#\", min_metadata_refresh_interval = 50ms\n{more}\n\
              kafka {{ {kafka} }}"
