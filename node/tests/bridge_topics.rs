@@ -105,6 +105,72 @@ async fn a_topic_that_is_deleted_fails_what_it_holds() {
     kafka.stop().await;
 }
 
+/// P18. Differs: it is allowed. What was answered without Kafka comes to its topic, and to the dead letters where Kafka has no
+/// such topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_on_the_disk_come_back_and_what_has_no_topic_is_a_dead_letter() {
+    let kafka =
+        kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("pct2", 3), TopicSpec::new("dead", 1)]).await;
+    let settings = format!("{SETTINGS}, dead_letter_topic = dead, buffer.mode = disk");
+    let node = Node::start("127.0.0.1:1", &settings).await;
+    for value in 0..50 {
+        for topic in [1, 2, 9] {
+            let told = node.publish("t/1", &message(topic, value % 5, value)).await;
+            assert_eq!(told, Outcome::Success, "without Kafka");
+        }
+    }
+    assert_eq!((node.ledger().matched, node.ledger().queuing), (150, 150));
+    node.put(&kafka.bootstrap(), &settings).await;
+    until("all has an end", || node.ledger().queuing + node.ledger().inflight == 0).await;
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed, ledger.dead_lettered), (150, 100, 50, 50));
+    let in_order = |read: Vec<Read>| {
+        let mut by_key: std::collections::BTreeMap<String, Vec<u32>> = std::collections::BTreeMap::new();
+        for read in read {
+            let value = read.value.unwrap().parse().unwrap();
+            by_key.entry(read.key.unwrap()).or_default().push(value);
+        }
+        let wanted = |key: u32| (0..10).map(|round| round * 5 + key).collect::<Vec<_>>();
+        let wanted: std::collections::BTreeMap<_, _> =
+            (0..5).map(|key| (key.to_string(), wanted(key))).collect();
+        assert_eq!(by_key, wanted);
+    };
+    in_order(read(&kafka, "pct1", 1));
+    in_order(read(&kafka, "pct2", 3));
+    let dead = read(&kafka, "dead", 1);
+    assert!(dead.iter().all(|read| read.header("dead_letter.topic") == Some("pct9")), "{dead:?}");
+    in_order(dead);
+    // Nothing of it comes again.
+    node.put(&kafka.bootstrap(), &settings).await;
+    assert_eq!(node.publish("t/1", &message(1, 0, 50)).await, Outcome::Success);
+    until("it is sent", || node.ledger().success == 101).await;
+    assert_eq!((read(&kafka, "pct1", 1).len(), read(&kafka, "dead", 1).len()), (51, 50));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// W16, for a batch that was sent before a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_during_a_restart_fails_what_was_under_way() {
+    let kafka = kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("dead", 1)]).await;
+    let settings = format!("{SETTINGS}, dead_letter_topic = dead, buffer.mode = disk");
+    let node = Node::start(&kafka.bootstrap(), &settings).await;
+    // Nothing comes of the first attempts, nor an answer.
+    kafka.faults().drop_before(Match::api(ApiKey::Produce).topic("pct1"), 1000);
+    assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+    until("it is on its way", || node.ledger().inflight == 1).await;
+    node.bridges.enable(Node::id(), false).await.unwrap();
+    kafka.faults().error(Match::api(ApiKey::Metadata).topic("pct1"), 3, 1000);
+    node.bridges.enable(Node::id(), true).await.unwrap();
+    until("it is a dead letter", || node.ledger().dead_lettered == 1).await;
+    until("it has an end", || node.ledger().failed == 1).await;
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.queuing, ledger.inflight), (1, 0, 0), "{ledger:?}");
+    assert_eq!(read(&kafka, "dead", 1)[0].header("dead_letter.topic"), Some("pct1"));
+    node.stop().await;
+    kafka.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn order_per_key_outlasts_the_closing_and_opening_of_topics() {
     const TOPICS: u32 = 4;

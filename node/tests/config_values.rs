@@ -215,6 +215,18 @@ fn a_name_that_messages_never_have_is_pointed_out() {
 }
 
 #[test]
+fn a_topic_by_message_on_the_disk_without_dead_letters_is_pointed_out() {
+    let named = "bootstrap_hosts = k, kafka { topic = \"t-${clientid}\", buffer.mode = disk";
+    let loaded = producer(&format!("{named} }}"));
+    let [warning] = loaded.warnings.as_slice() else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.message.contains("set dead_letter_topic to keep it"), "{warning}");
+    assert_eq!(warning.key, "kafka.topic");
+    for fine in [", dead_letter_topic = d }", ", query_mode = sync }", ", topic = t }"] {
+        assert_eq!(producer(&format!("{named}{fine}")).warnings, [], "{fine}");
+    }
+}
+
+#[test]
 fn a_header_that_its_encoding_will_always_leave_out_is_pointed_out() {
     let text = |value: &str, mode: &str| {
         format!(

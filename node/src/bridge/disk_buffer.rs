@@ -8,6 +8,7 @@ use std::sync::Arc;
 use causeway_protocol::kafka::batch::BatchBuilder;
 
 use super::service::Surroundings;
+use super::template::has_placeholder;
 use crate::config::ProducerBridgeConfig;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{Found, survey};
@@ -42,11 +43,14 @@ pub(super) fn open(
     let (buffer, found) = Buffer::open(&path, segment_bytes, surroundings.lives)
         .map_err(|error| format!("its disk buffer {} cannot be used: {error}", path.display()))?;
     let mut others: BTreeMap<String, u64> = BTreeMap::new();
-    found.for_each(|_, place, _| {
-        if *place.topic != *config.kafka.topic {
-            *others.entry(place.topic.to_string()).or_default() += 1;
-        }
-    });
+    // Where messages name their topic, those on the disk have done so.
+    if !has_placeholder(&config.kafka.topic) {
+        found.for_each(|_, place, _| {
+            if *place.topic != *config.kafka.topic {
+                *others.entry(place.topic.to_string()).or_default() += 1;
+            }
+        });
+    }
     if let Some((topic, records)) = others.first_key_value() {
         buffer.close_unused();
         return Err(format!(

@@ -20,6 +20,7 @@ use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
 };
 use crate::kafka::buffer::Buffer;
+use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
@@ -219,6 +220,12 @@ impl RunningProducer {
             DeadLetters::start(name, dispatchers.clone(), options)
         });
         options.dead_letters.clone_from(&dead_letters);
+        let store = stored.as_ref().map(|(buffer, _)| DiskStore {
+            buffer: buffer.clone(),
+            answers: config.kafka.query_mode != Some(QueryMode::Sync),
+        });
+        let (buffer, found) = stored.unzip();
+        options.store = store;
         let target = if has_placeholder(&config.kafka.topic) {
             let limits = &config.kafka.dynamic_topics;
             let options = DynamicOptions {
@@ -227,18 +234,16 @@ impl RunningProducer {
                 idle_timeout: limits.idle_timeout,
                 memory_limit: size(limits.memory_limit),
             };
-            Target::Named(DynamicTopics::start(dispatchers, options))
+            let topics = DynamicTopics::start(dispatchers, options);
+            for (topic, found) in found.map(Found::by_topic).unwrap_or_default() {
+                topics.restore(&topic, |routes| disk_buffer::restore(&found, routes));
+            }
+            Target::Named(topics)
         } else {
-            let found = stored.as_ref().map(|(_, found)| found);
-            options.store = stored.as_ref().map(|(buffer, _)| DiskStore {
-                buffer: buffer.clone(),
-                answers: config.kafka.query_mode != Some(QueryMode::Sync),
-            });
             Target::Fixed(Arc::new(TopicProducer::start_restored(dispatchers, options, |routes| {
-                found.map(|found| disk_buffer::restore(found, routes)).unwrap_or_default()
+                found.map(|found| disk_buffer::restore(&found, routes)).unwrap_or_default()
             })))
         };
-        let buffer = stored.map(|(buffer, _)| buffer);
         let refused = Arc::<Refused>::default();
         let sink = Arc::new(ProducerBridge {
             name: name.into(),

@@ -263,11 +263,14 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
     if kafka.dead_letter_topic.as_ref() == Some(&kafka.topic) {
         walk.wrong_under(object, &["dead_letter_topic"], "the topic itself; give another one");
     }
-    if kafka.buffer.mode == BufferMode::Disk && has_placeholder(&kafka.topic) {
-        walk.wrong_under(
+    let is_answered_early =
+        kafka.buffer.mode == BufferMode::Disk && kafka.query_mode != Some(QueryMode::Sync);
+    if is_answered_early && has_placeholder(&kafka.topic) && kafka.dead_letter_topic.is_none() {
+        walk.warn_under(
             object,
-            &["buffer", "mode"],
-            "a topic with placeholders cannot have a disk buffer in this version; give a fixed topic or use memory",
+            "topic",
+            "publishers are answered before Kafka is asked for the topic that a message names: where there is no such topic the \
+             message is counted as failed and lost; set dead_letter_topic to keep it",
         );
     }
     if kafka.message.key.is_empty() && kafka.partition_strategy != PartitionStrategy::Random {

@@ -117,6 +117,13 @@ impl Walk {
         self.warnings.push(problem);
     }
 
+    /// The same, for what is under an object: at the key if it is written there, else at the object.
+    pub(super) fn warn_under(&mut self, object: &Object<'_>, key: &str, message: impl Into<String>) {
+        let path = join(&object.path, key);
+        let place = self.lines.get(&path).unwrap_or(object.place);
+        self.warn_at(&path, place, message);
+    }
+
     /// Notes a value that this version understands and does not act on.
     pub(super) fn note_not_in_effect(&mut self, node: &Node<'_>, why: &str) {
         let problem = self.problem(&node.path, node.place, None, why);

@@ -90,13 +90,22 @@ impl Node {
     /// The same, with so many bytes for all its bridges.
     pub async fn start_within(limit: usize, bootstrap: &str, more: &str, kafka: &str) -> Self {
         let node = Self::with_memory(Router::new(RetainedLimits::default()), "n1", limit).await;
+        node.put_with(bootstrap, more, kafka).await;
+        node
+    }
+
+    /// Puts another bridge in the place of the one there is.
+    pub async fn put(&self, bootstrap: &str, kafka: &str) {
+        self.put_with(bootstrap, "", kafka).await;
+    }
+
+    async fn put_with(&self, bootstrap: &str, more: &str, kafka: &str) {
         let text = format!(
             "bootstrap_hosts = \"{bootstrap}\", local_topic = \"t/#\", min_metadata_refresh_interval = 50ms\n{more}\n\
              kafka {{ {kafka} }}"
         );
         let config = parse_producer_bridge("out", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
-        node.bridges.put("out", Definition::Producer(Box::new(config))).await.unwrap();
-        node
+        self.bridges.put("out", Definition::Producer(Box::new(config))).await.unwrap();
     }
 
     pub fn id() -> BridgeId {

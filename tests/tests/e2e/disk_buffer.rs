@@ -69,6 +69,43 @@ on_every_kafka! {
         each_once(&oracle, TOTAL)
     }
 
+    /// P18. Messages that name their topic, without Kafka and with it, and a node that is killed.
+    fn topics_that_messages_name_are_on_the_disk_as_well(target) {
+        const TOPICS: u32 = 6;
+        let mut kafka = target.own()?;
+        let topic = unique("disk");
+        let mut oracles = Vec::new();
+        for number in 0..TOPICS {
+            let topic = format!("{topic}-device-{number}");
+            kafka.create_topic(&topic, 2)?;
+            oracles.push(Oracle::watch(&kafka.bootstrap(), &topic)?);
+        }
+        kafka.stop()?;
+        let named = format!("{topic}-${{clientid}}");
+        let more = format!("{DISK}\ndead_letter_topic = {topic}-dead");
+        let mut node = Node::start(&producer("disk", &kafka.bootstrap(), "d/#", &named, &more))?;
+        let mut settings = load(node.mqtt(), "device-", "d/{client}", TOPICS, 2 * EACH);
+        settings.resend = true;
+        settings.rate = Some(4_000.0);
+        let load = Running::start(settings);
+        let total = 2 * EACH * u64::from(TOPICS);
+        for kill in 1..=3 {
+            load.wait_for(total * kill / 4, PATIENCE)?;
+            node.check_books()?;
+            node.kill()?;
+            if kill == 2 {
+                kafka.start_again()?;
+            }
+            node.start_again()?;
+        }
+        let published = load.join()?;
+        node.settled("kafka:disk", PATIENCE)?;
+        let verdict = Oracle::judge_in_turn(&oracles.iter().collect::<Vec<_>>(), "device-", &published)?;
+        say(&format!("six topics on the disk, three kills on {target}: {verdict}"));
+        ensure!(verdict.is_whole() && verdict.unacknowledged == 0, "{verdict}");
+        Ok(())
+    }
+
     /// Killed with batches under way: Kafka recognises them when they come again.
     fn batches_under_way_at_a_kill_9_are_not_doubled(target) {
         let kafka = target.shared()?;

@@ -73,14 +73,19 @@ impl Live {
 
     /// Those of `numbers` that are in this file, in order.
     pub(super) fn within(&self, numbers: Numbers, file: u64) -> Vec<Numbers> {
+        let among = self.among(numbers).into_iter();
+        among.filter(|(_, theirs)| *theirs == file).map(|(numbers, _)| numbers).collect()
+    }
+
+    /// Those of `numbers` that are needed, with their files, in order.
+    pub(super) fn among(&self, numbers: Numbers) -> Vec<(Numbers, u64)> {
         let (first, end) = (numbers.first, numbers.end());
         let from = self.intervals.range(..first).next_back().map_or(first, |(first, _)| *first);
-        self.intervals
-            .range(from..end)
-            .filter(|(_, (their_end, theirs))| *their_end > first && *theirs == file)
-            .map(|(start, (their_end, _))| {
+        let touched = self.intervals.range(from..end).filter(|(_, (their_end, _))| *their_end > first);
+        touched
+            .map(|(start, (their_end, file))| {
                 let start = (*start).max(first);
-                Numbers { first: start, count: ((*their_end).min(end) - start) as u32 }
+                (Numbers { first: start, count: ((*their_end).min(end) - start) as u32 }, *file)
             })
             .collect()
     }

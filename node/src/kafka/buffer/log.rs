@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
 
@@ -137,6 +138,22 @@ impl Found {
                 }
             }
         }
+    }
+
+    /// What is needed of it, topic by topic: a part each, of records and seals alone.
+    pub fn by_topic(self) -> BTreeMap<Arc<str>, Self> {
+        let mut parts = BTreeMap::<Arc<str>, Self>::new();
+        for run in self.runs {
+            let part = parts.entry(run.place.topic.clone()).or_default();
+            for (numbers, file) in self.live.among(run.numbers) {
+                part.live.insert(numbers, file);
+            }
+            part.runs.push(run);
+        }
+        for (place, seals) in self.seals {
+            parts.entry(place.topic.clone()).or_default().seals.insert(place, seals);
+        }
+        parts
     }
 
     /// Records that are needed.

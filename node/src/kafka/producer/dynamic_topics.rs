@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::dispatcher::Dispatchers;
 use super::obstacle::Obstacle;
+use super::route::Routes;
 use super::topic_producer::{
-    PartitionRow, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    PartitionRow, Restored, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Outcome, Ticket, WakeList};
@@ -107,6 +108,12 @@ impl DynamicTopics {
         topics
     }
 
+    /// Opens a topic with what `restore` finds for it in the disk buffer, however many are open. Before the first record.
+    pub fn restore(&self, topic: &str, restore: impl FnOnce(&Routes) -> Restored) {
+        let new = self.new_topic(topic, restore);
+        self.open.write().insert(topic.into(), new);
+    }
+
     /// Offers a record for a topic, whose name is legal: see [`TopicProducerHandle::append`].
     pub fn append(
         &self,
@@ -142,14 +149,14 @@ impl DynamicTopics {
             past.dropped_queue_full += 1;
             return Ok(Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded)));
         }
-        let new = self.new_topic(topic);
+        let new = self.new_topic(topic, |_| Restored::default());
         let accepted = new.producer.append(record, ticket, wakes);
         open.insert(topic.into(), new);
         Ok(accepted)
     }
 
     /// A producer for one more topic.
-    pub(super) fn new_topic(&self, topic: &str) -> Open {
+    pub(super) fn new_topic(&self, topic: &str, restore: impl FnOnce(&Routes) -> Restored) -> Open {
         let options = TopicProducerOptions {
             topic: topic.into(),
             budget: Some(self.budget.clone()),
@@ -157,7 +164,7 @@ impl DynamicTopics {
             ..self.options.producer.clone()
         };
         let _runtime = self.runtime.enter();
-        let producer = TopicProducer::start_shared(self.dispatchers.clone(), options);
+        let producer = TopicProducer::start_restored(self.dispatchers.clone(), options, restore);
         Open { producer, idle_since: None, matched: 0 }
     }
 

@@ -30,6 +30,7 @@ use super::obligations::Obligations;
 use super::partition_producer::{Partition, PartitionMessage};
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, Wake, WakeList};
+use crate::kafka::buffer::Seal;
 
 /// How a record finds its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,12 +215,19 @@ impl Routes {
     }
 
     /// These have it now, and count there.
-    pub fn found_partition(&self, records: u64, count: impl FnOnce()) {
+    pub fn found_partition<T>(&self, records: u64, count: impl FnOnce() -> T) -> T {
         let _exclusive = self.moving.write();
         let mut waiting = self.waiting.lock();
         waiting.matched -= records;
         waiting.queuing -= records;
-        count();
+        count()
+    }
+
+    /// A batch of before a restart whose partition will never be known, to end it.
+    pub(super) fn take_waiting(&self, seal: &Seal, builder: BatchBuilder) -> Taken {
+        let count = || self.staging.resume(&builder, seal.numbers.clone());
+        let obligations = self.found_partition(seal.records(), count);
+        Taken { builder, obligations, expires_at: None }
     }
 
     /// Records move while no round of the disk buffer takes place.

@@ -682,6 +682,10 @@ impl Held {
         while let Some(taken) = self.setup.routes.take_staged() {
             self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
         }
+        for (seal, builder) in std::mem::take(&mut self.setup.restored.sealed).into_values().flatten() {
+            let taken = self.setup.routes.take_waiting(&seal, builder);
+            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+        }
         for partition in self.setup.routes.partitions() {
             partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), UNKNOWN_TOPIC));
         }
