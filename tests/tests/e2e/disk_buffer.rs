@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use causeway_tests::faults::disk::SmallDisk;
 use causeway_tests::mqtt::wire::{ack, first};
 use causeway_tests::mqtt::{Client, Connect, Publish, Trace, Version};
 use causeway_tests::node::Node;
 use causeway_tests::oracle::{Oracle, Running, load};
-use causeway_tests::{on_every_kafka, say, unique};
+use causeway_tests::{eventually, on_every_kafka, say, unique};
 
 use crate::sections::producer;
 
@@ -187,6 +188,50 @@ on_every_kafka! {
         }
         node.settled("kafka:disk", PATIENCE)?;
         each_once(&oracle, 4)
+    }
+
+    /// The disk fills up while a batch is open. Kafka comes back first: it gets all that was acknowledged; room comes later.
+    fn what_was_acknowledged_before_the_disk_was_full_does_not_wait_for_room(target) {
+        let disk = match SmallDisk::mount(64) {
+            Ok(disk) => disk,
+            Err(error) => {
+                say(&format!("no disk is filled: {error:#}"));
+                return Ok(());
+            }
+        };
+        let mut kafka = target.own()?;
+        let topic = unique("disk");
+        kafka.create_topic(&topic, 3)?;
+        let oracle = Oracle::watch(&kafka.bootstrap(), &topic)?;
+        kafka.stop()?;
+        // One file only, so that a backlog that leaves does not make room.
+        let settings = "buffer { mode = disk, segment_bytes = 60MB }\nreconnect_delay = 200ms";
+        let bridge = producer("disk", &kafka.bootstrap(), "d/#", &topic, settings);
+        let node = Node::start_in(Some(&disk.data()), &bridge)?;
+        Running::start(load(node.mqtt(), "first-", "d/{client}", CLIENTS, EACH)).join()?;
+        disk.fill()?;
+        let late = 50 * u64::from(CLIENTS);
+        let running = Running::start(load(node.mqtt(), "late-", "d/{client}", CLIENTS, 50));
+        eventually(PATIENCE, || {
+            let books = node.ledger("kafka:disk")?;
+            ensure!(books.queuing == TOTAL + late, "{books:?}");
+            Ok(())
+        })?;
+        kafka.start_again()?;
+        eventually(PATIENCE, || {
+            let records = oracle.records()?;
+            let is_first = |key: &Option<Vec<u8>>| key.as_ref().is_some_and(|key| key.starts_with(b"first-"));
+            let first = records.iter().filter(|(_, record)| is_first(&record.record.key)).count();
+            ensure!(first as u64 == TOTAL, "{first} of those acknowledged first");
+            Ok(())
+        })?;
+        node.check_books()?;
+        ensure!(running.acknowledged() < late, "the disk was not full");
+        disk.empty()?;
+        running.join()?;
+        let books = node.settled("kafka:disk", PATIENCE)?;
+        ensure!(books.success == TOTAL + late, "{books:?}");
+        each_once(&oracle, TOTAL + late)
     }
 
     /// W10. An orderly stop leaves in the buffer what Kafka did not take.

@@ -37,37 +37,37 @@ struct State {
 
 /// Shared, so that a test can look while a log has it.
 #[derive(Default, Clone)]
-pub(super) struct Double(Arc<Mutex<State>>);
+pub(in crate::kafka) struct Double(Arc<Mutex<State>>);
 
 impl Double {
     /// The process dies in the operation with this number, counted from now on.
-    pub(super) fn crash_in(&self, operations: u64) {
+    pub(in crate::kafka) fn crash_in(&self, operations: u64) {
         let mut state = self.0.lock();
         state.crash_at = Some(state.operations + operations);
     }
 
     /// Operations so far.
-    pub(super) fn operations(&self) -> u64 {
+    pub(in crate::kafka) fn operations(&self) -> u64 {
         self.0.lock().operations
     }
 
     /// Bytes that may still be added.
-    pub(super) fn set_room(&self, room: Option<usize>) {
+    pub(in crate::kafka) fn set_room(&self, room: Option<usize>) {
         self.0.lock().room = room;
     }
 
     /// The next syncs fail.
-    pub(super) fn fail_syncs(&self) {
+    pub(in crate::kafka) fn fail_syncs(&self) {
         self.0.lock().fail_sync = true;
     }
 
     /// Syncs do nothing from now on: what a log without them would do.
-    pub(super) fn ignore_syncs(&self) {
+    pub(in crate::kafka) fn ignore_syncs(&self) {
         self.0.lock().ignore_syncs = true;
     }
 
     /// The power goes: what was not synced survives as far as chance wants, pages and names each for themselves.
-    pub(super) fn lose_power(&self, rng: &mut SmallRng) {
+    pub(in crate::kafka) fn lose_power(&self, rng: &mut SmallRng) {
         let mut state = self.0.lock();
         let mut names = state.durable_names.clone();
         for (name, file) in std::mem::take(&mut state.changes) {
@@ -103,7 +103,7 @@ impl Double {
     }
 
     /// A bit of a durable byte flips.
-    pub(super) fn damage(&self, name: &str, offset: usize) {
+    pub(in crate::kafka) fn damage(&self, name: &str, offset: usize) {
         let mut state = self.0.lock();
         let file = state.names[name];
         let file = state.files.get_mut(&file).unwrap();
@@ -112,7 +112,7 @@ impl Double {
     }
 
     /// Names of the files.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(in crate::kafka) fn names(&self) -> Vec<String> {
         self.0.lock().names.keys().cloned().collect()
     }
 }

@@ -18,7 +18,7 @@ pub mod v1;
 pub mod writer;
 
 #[cfg(test)]
-mod disk_double;
+pub(super) mod disk_double;
 
 pub use live::Numbers;
 pub use log::Lives;

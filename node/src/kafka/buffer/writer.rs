@@ -50,6 +50,9 @@ pub trait Source: Send + Sync {
 
     /// Records with numbers below this one are durable.
     fn durable(&self, below: u64);
+
+    /// The disk is full ([`Buffer::is_full`]): what is durable is not to wait for what is not.
+    fn held_up(&self) {}
 }
 
 /// Called when something is durable.
@@ -88,6 +91,7 @@ pub struct Buffer {
     round: Mutex<()>,
     sources: Mutex<Vec<Weak<dyn Source>>>,
     state: Mutex<BufferState>,
+    full: AtomicBool,
     /// All marks there are, durable or about to be, less those that are forgotten for good.
     marks: Mutex<HashSet<Mark>>,
     /// Of these, what was found at the start.
@@ -132,6 +136,16 @@ impl Buffer {
         Ok((Self::start(log, &found)?, found))
     }
 
+    /// A buffer on a disk of the tests.
+    #[cfg(test)]
+    pub(in crate::kafka) fn open_on(
+        disk: impl Disk + 'static,
+        segment_bytes: u64,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (log, found) = Log::open(disk, segment_bytes, Lives::default())?;
+        Ok(Self::start(log, &found)?)
+    }
+
     fn start<D: Disk + 'static>(log: Log<D>, found: &Found) -> std::io::Result<Arc<Self>> {
         let damage = found.damage.first().map(|first| {
             let (places, lost) = (found.damage.len(), found.lost);
@@ -146,6 +160,7 @@ impl Buffer {
             round: Mutex::default(),
             sources: Mutex::default(),
             state: Mutex::new(state),
+            full: false.into(),
             marks: Mutex::new(found.marks.iter().copied().collect()),
             recalled: Mutex::new(found.marks.clone()),
             recalls: (!found.marks.is_empty()).into(),
@@ -201,6 +216,11 @@ impl Buffer {
     /// How it is doing.
     pub fn state(&self) -> BufferState {
         self.state.lock().clone()
+    }
+
+    /// True while there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// Resolves when what was put in before is durable, or cannot be for the moment.
@@ -317,6 +337,7 @@ impl Buffer {
                 drop(marks);
                 drop(done);
             }
+            self.full.store(matches!(result, Err(Error::Full(_))), Ordering::Release);
             match &result {
                 Ok(()) => {
                     // What came while the disk was full has been announced before.
@@ -330,7 +351,7 @@ impl Buffer {
                     held.clear();
                     abandon(&mut forgotten);
                 }
-                Err(Error::Full(_)) => {}
+                Err(Error::Full(_)) => sources.iter().for_each(|source| source.held_up()),
             }
             drop(round);
             retry = matches!(result, Err(Error::Full(_)));

@@ -23,6 +23,7 @@
 //! * Batches from before a crash go first, with the stamps they had, also where the broker does not know their
 //!   producer id: a request of before the crash may still lie in its queue. Not known, they are reported as
 //!   [`Output::PossibleDuplicates`]. What is new gets a new producer id ([`PartitionCore::resume`]).
+//! * Batches are taken and sealed ahead of the window, so that several seals, and the ends of those before, share a sync.
 //!
 //! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind it the
 //! error merely follows from what happened before them):
@@ -387,15 +388,12 @@ impl<B: Batch> PartitionCore<B> {
 
     /// How much it wants now.
     pub fn appetite(&self, now: Instant) -> Appetite {
-        if self.is_held()
-            || self.replay != Replay::No
-            || self.entries.iter().any(|entry| entry.batch.is_some() && entry.attempt.is_none())
-        {
+        if self.is_held() || self.replay != Replay::No {
             return Appetite::Nothing;
         }
         match self.entries.len() {
             0 => Appetite::Anything,
-            n if n < self.window(now) => Appetite::Bulk,
+            n if n < self.most_held(now) => Appetite::Bulk,
             _ => Appetite::Nothing,
         }
     }
@@ -545,10 +543,27 @@ impl<B: Batch> PartitionCore<B> {
     }
 
     fn window_without_disk(&self, now: Instant) -> usize {
-        let Some(producer) = &self.producer else { return self.options.max_in_flight.max(1) };
-        let confirmed =
-            producer.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR);
-        if confirmed { self.options.max_in_flight.clamp(1, IDEMPOTENT_WINDOW) } else { 1 }
+        let most = self.options.max_in_flight.max(1);
+        if self.producer.is_none() {
+            return most;
+        }
+        if self.is_confirmed(now) { most.min(IDEMPOTENT_WINDOW) } else { 1 }
+    }
+
+    /// Batches taken, sent or not. With a disk buffer more than may be sent: a batch whose seal and whose predecessors'
+    /// ends are durable by the time that its turn comes need not wait for a sync of its own.
+    fn most_held(&self, now: Instant) -> usize {
+        if self.options.stored && self.is_confirmed(now) {
+            IDEMPOTENT_WINDOW
+        } else {
+            self.window_without_disk(now)
+        }
+    }
+
+    /// Whether the broker knows the producer id and epoch.
+    fn is_confirmed(&self, now: Instant) -> bool {
+        let confirmed_at = self.producer.as_ref().and_then(|producer| producer.confirmed_at);
+        confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED_FOR)
     }
 
     fn settle(&mut self, now: Instant) {

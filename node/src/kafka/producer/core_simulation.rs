@@ -773,6 +773,44 @@ fn a_stored_batch_is_sent_when_its_seal_is_durable_and_not_before() {
 }
 
 #[test]
+fn batches_of_a_backlog_share_a_sync_whatever_may_be_under_way_at_once() {
+    for max_in_flight in [1, 5] {
+        let now = Instant::now();
+        let mut core = PartitionCore::new(Options { stored: true, max_in_flight, ..OPTIONS });
+        core.leader_is(now, Some(1));
+        core.producer_id_is(now, 7, 0);
+        let (mut syncs, mut done, mut next) = (0, 0, 0);
+        // A sync takes longer than all answers together.
+        while done < 101 {
+            let mut wanted = None;
+            loop {
+                while core.appetite(now) != Appetite::Nothing {
+                    offer(&mut core, now, next);
+                    next += 1;
+                }
+                let (sent, sealed) = sent_and_sealed(&mut core);
+                wanted = wanted.max(sealed.last().copied());
+                let unsettled = core.settling.len();
+                assert!(
+                    core.in_flight() <= max_in_flight && core.in_flight() + unsettled <= IDEMPOTENT_WINDOW
+                );
+                if sent.is_empty() {
+                    break;
+                }
+                for attempt in sent {
+                    core.answered(now, attempt, Answer::Code(0));
+                    done += 1;
+                }
+            }
+            syncs += 1;
+            core.seals_durable(now, wanted.expect("something to wait for"));
+        }
+        // The first goes alone, until Kafka has confirmed the producer.
+        assert!(syncs <= 24, "{syncs} syncs for {done} batches, {max_in_flight} under way at once");
+    }
+}
+
+#[test]
 fn ends_that_are_not_durable_keep_their_place_among_the_five() {
     let (mut core, now) = stored();
     let mut under_way = VecDeque::new();

@@ -19,7 +19,8 @@
 //! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The tickets of
 //!   durable records are released then, where the bridge promises no more, and their place is held by a ticket nobody hears of:
 //!   they are never dropped.
-//! * A segment's records are durable, then given to the buffer, then neither, in this order.
+//! * A segment's records are durable, then given to the buffer, then neither, in this order. While the disk is full the durable ones
+//!   go without the others.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
 
 use std::collections::VecDeque;
@@ -33,7 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
 use super::latency::LatencyHistogram;
-use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, tell};
+use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, split_runs, tell};
 use super::share::{self, NodeMemory, Share};
 use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
@@ -321,6 +322,34 @@ impl Segment {
     /// No record has a ticket.
     fn is_plain(&self) -> bool {
         matches!(&self.runs[..], [run] if run.sink.is_none())
+    }
+
+    /// Takes the durable records off, which are some, but not all; none may be marked as dropped.
+    fn split_off_durable(&mut self) -> Self {
+        let count = self.durable;
+        let runs = split_runs(&mut self.runs, count as u64);
+        let old = std::mem::take(&mut self.builder);
+        let mut records = old.records().flatten();
+        let mut first =
+            Self { closed: true, since: self.since, given: count, durable: count, ..Self::default() };
+        for run in &runs {
+            for record in records.by_ref().take(run.count as usize) {
+                let added = first.builder.append_ref(&record);
+                let plain = if run.sink.is_none() { self.plain.pop_front() } else { None };
+                first.bytes += plain.map_or(added, |bytes| bytes as usize);
+                first.plain.extend(plain);
+            }
+        }
+        first.runs = runs;
+        first.numbers = split_numbers(&mut self.numbers, count as u64);
+        first.given_bytes = first.builder.len() - HEADER_LEN;
+        self.bytes = self.bytes.saturating_sub(first.bytes);
+        (self.given, self.durable, self.given_bytes) = (self.given - count, 0, 0);
+        for (index, record) in records.enumerate() {
+            let added = self.builder.append_ref(&record);
+            self.given_bytes += if index < self.given { added } else { 0 };
+        }
+        first
     }
 
     /// Physically removes what is marked as dropped, and gives the numbers it had on the disk.
@@ -622,6 +651,7 @@ impl PartitionInbox {
     /// As [`Self::take`], durable or not: what is not counts as not stored.
     pub fn take_in_any_case(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state.lock();
+        state.part_front();
         let segment = state.pop()?;
         Some(self.taken_from(state, segment))
     }
@@ -835,6 +865,15 @@ impl Source for PartitionInbox {
             self.sleeper.wake();
         }
     }
+
+    fn held_up(&self) {
+        let mut state = self.state.lock();
+        let some = state.segments.front().is_some_and(|front| front.durable > 0);
+        if some && std::mem::take(&mut state.wanted) {
+            drop(state);
+            self.sleeper.wake();
+        }
+    }
 }
 
 impl State {
@@ -846,15 +885,36 @@ impl State {
         }
     }
 
-    /// Whether the front batch may go. One that may not takes no more records, so that it soon may.
+    /// Whether the front batch may go. One that may not takes no more records, so that it soon may; while the disk is full
+    /// its durable records go without the others.
     fn front_is_ready(&mut self) -> bool {
-        if self.limits.store.is_none() {
-            return true;
+        let Some(store) = &self.limits.store else { return true };
+        if store.buffer.is_full() {
+            self.part_front();
         }
         self.discard_empty();
         let Some(front) = self.segments.front_mut() else { return true };
         front.closed |= !front.is_durable();
         front.is_durable()
+    }
+
+    /// Makes a batch of their own of the durable records of the front one, where it holds others too.
+    fn part_front(&mut self) {
+        self.discard_empty();
+        let Some(front) = self.segments.front_mut() else { return };
+        let is_mixed = |front: &Segment| front.durable > 0 && !front.is_durable();
+        if !is_mixed(front) {
+            return;
+        }
+        let gone = front.compact();
+        // What was dropped may have been all that was durable, or all that was not.
+        let first = is_mixed(front).then(|| front.split_off_durable());
+        front.closed = true;
+        if let Some(first) = first {
+            self.segments.push_front(first);
+        }
+        self.drop_from = 0;
+        self.end(&gone);
     }
 
     /// What the node counts for this inbox.

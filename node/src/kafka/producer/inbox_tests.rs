@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::flow::{AckSink, SequenceRange};
 use crate::kafka::buffer::Lives;
+use crate::kafka::buffer::disk_double::Double;
 
 #[derive(Default)]
 struct Sleeper(AtomicUsize);
@@ -527,6 +528,67 @@ fn a_batch_goes_when_it_is_durable_and_its_tickets_are_answered_then_and_once() 
     let ledger = inbox.ledger();
     assert_eq!((ledger.matched, ledger.success, ledger.failed, ledger.imbalance()), (2, 2, 0, 0));
     assert_eq!(publisher.told.lock()[&2], Outcome::Success);
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_durable_part_of_a_batch_goes_without_the_rest() {
+    let disk = Double::default();
+    let buffer = Buffer::open_on(disk.clone(), 1 << 20).unwrap();
+    let place = Place { topic: "t".into(), partition: 0 };
+    let store = Some(Store { buffer: buffer.clone(), place, answers: true });
+    let sleeper = Arc::new(Sleeper::default());
+    let limits = InboxLimits { store, ..InboxLimits::new(100_000, 10_000) };
+    let inbox = PartitionInbox::new(limits, sleeper.clone());
+    let publisher = Arc::new(Publisher::default());
+    let append = |sequence: u64, wakes: &mut WakeList| {
+        let (value, plain) = (sequence.to_string(), sequence.is_multiple_of(3));
+        let record = Record { timestamp: 1_000_000 - sequence as i64, ..record(b"k", value.as_bytes()) };
+        let ticket = ticket(&publisher, sequence);
+        let taken = inbox.append(&record, Some(&ticket).filter(|_| !plain), wakes);
+        assert!(matches!(taken, Accepted::Taken));
+    };
+    let eventually = async |what: &str, holds: &dyn Fn() -> bool| {
+        let until = tokio::time::Instant::now() + Duration::from_mins(1);
+        while !holds() {
+            assert!(tokio::time::Instant::now() < until, "{what} did not happen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut wakes = WakeList::default();
+    (0..6).for_each(|sequence| append(sequence, &mut wakes));
+    drop(wakes);
+    eventually("the first answers", &|| publisher.told.lock().len() == 4).await;
+    let mut wakes = WakeList::default();
+    (6..11).for_each(|sequence| append(sequence, &mut wakes));
+    // The batch is wanted before the buffer hears of its end.
+    assert!(!inbox.sleep_until(Some(1)));
+    disk.set_room(Some(0));
+    drop(wakes);
+    eventually("a wake-up", &|| sleeper.0.load(Ordering::Relaxed) > 0).await;
+    assert!(inbox.sleep_until(Some(1)));
+    let numbers = |taken: &Taken| -> Vec<u64> {
+        let values = taken.builder.records().map(|record| record.unwrap().value.unwrap().to_vec());
+        values.map(|value| String::from_utf8(value).unwrap().parse().unwrap()).collect()
+    };
+    let first = inbox.take().expect("what is durable");
+    assert_eq!(numbers(&first), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(first.obligations.numbers(), [Numbers { first: 0, count: 6 }]);
+    let counted = (first.builder.len() - HEADER_LEN) as u64;
+    assert!(inbox.take().is_none() && !inbox.sleep_until(Some(1)), "the rest is not durable");
+    let ledger = inbox.ledger();
+    assert_eq!((ledger.queuing, ledger.inflight), (5, 6));
+    disk.set_room(None);
+    eventually("room", &|| inbox.sleep_until(Some(1))).await;
+    let rest = inbox.take().expect("the rest");
+    assert_eq!(numbers(&rest), [6, 7, 8, 9, 10]);
+    assert_eq!(rest.obligations.numbers(), [Numbers { first: 6, count: 5 }]);
+    assert_eq!(inbox.state.lock().held as u64, counted + (rest.builder.len() - HEADER_LEN) as u64);
+    first.obligations.end(End::Success);
+    rest.obligations.end(End::Success);
+    let ledger = inbox.ledger();
+    assert_eq!((ledger.success, ledger.queuing_bytes, ledger.imbalance()), (11, 0, 0), "{ledger:?}");
+    assert_eq!((inbox.state.lock().held, publisher.told.lock().len()), (0, 7));
+    buffer.close().await;
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub mod core;
 pub mod dead_letters;
 pub mod dispatcher;
 pub mod dynamic_topics;
+#[cfg(test)]
+mod full_disk_tests;
 pub mod inbox;
 pub mod latency;
 pub mod obligations;

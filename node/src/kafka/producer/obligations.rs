@@ -177,18 +177,7 @@ impl Obligations {
 
     /// Takes the first `records` records off, which are `bytes` of what is left.
     pub fn split_off_first(&mut self, records: u64, bytes: usize) -> Self {
-        let mut left = records;
-        let whole = self.runs.iter().take_while(|run| {
-            let fits = u64::from(run.count) <= left;
-            left -= if fits { u64::from(run.count) } else { 0 };
-            fits
-        });
-        let whole = whole.count();
-        let mut first: Vec<Run> = self.runs.drain(..whole).collect();
-        if let Some(run) = self.runs.first_mut().filter(|_| left > 0) {
-            first.push(run.part(0, left as u32));
-            *run = run.part(left as u32, run.count);
-        }
+        let first = split_runs(&mut self.runs, records);
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         let stored = self.stored.as_mut().map(|stored| {
@@ -256,6 +245,23 @@ pub(super) fn tell(mut runs: Vec<Run>, outcome: Outcome) {
             sink.acknowledge(&ranges, outcome);
         }
     }
+}
+
+/// Takes the first `records` records off.
+pub(super) fn split_runs(runs: &mut Vec<Run>, records: u64) -> Vec<Run> {
+    let mut left = records;
+    let whole = runs.iter().take_while(|run| {
+        let fits = u64::from(run.count) <= left;
+        left -= if fits { u64::from(run.count) } else { 0 };
+        fits
+    });
+    let whole = whole.count();
+    let mut first: Vec<Run> = runs.drain(..whole).collect();
+    if let Some(run) = runs.first_mut().filter(|_| left > 0) {
+        first.push(run.part(0, left as u32));
+        *run = run.part(left as u32, run.count);
+    }
+    first
 }
 
 /// Takes the first `count` numbers off.

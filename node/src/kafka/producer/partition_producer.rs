@@ -44,7 +44,8 @@ use crate::kafka::client::{Client, Purpose};
 pub(super) const TOO_OLD: &str = "older than max_batch_age";
 
 /// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
-/// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records.
+/// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records. Less where
+/// batches are never that large.
 const BULK_BYTES: usize = 64 * 1024;
 
 /// How long, and for how many bytes, an idle line waits for more.
@@ -155,6 +156,8 @@ pub struct PartitionSetup {
     pub compression: Compression,
     /// Of its core.
     pub core: core::Options,
+    /// A batch has at most so many bytes: one that is full is not waited for.
+    pub batch_bytes: usize,
     /// Whether and how it waits for more.
     pub linger: Option<Linger>,
     /// How long a record may wait, as its inbox has it.
@@ -263,7 +266,7 @@ impl Actor for PartitionProducer {
             core,
             sink: Arc::new(AnswerTo(myself)),
             dispatcher: None,
-            bulk: BULK_BYTES,
+            bulk: BULK_BYTES.min(setup.batch_bytes),
             linger_until: None,
             timer: None,
             lost_because: None,
@@ -384,17 +387,14 @@ impl Drop for Held {
 impl Held {
     /// After every event: carries out what the core wants and feeds it as long as it is hungry.
     fn turn(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let mut seals = None;
         loop {
-            let mut seals = None;
             for output in self.core.take_outputs() {
                 match output {
-                    // Behind the ends of batches, which must not be missing in both.
+                    // Once for all, and behind the ends of batches, which must not be missing in both.
                     Output::WriteSeals { generation } => seals = Some(generation),
                     output => self.carry_out(output),
                 }
-            }
-            if let Some(generation) = seals {
-                self.write_seals(generation);
             }
             let now = Instant::now();
             if self.setup.max_age.is_some() {
@@ -418,6 +418,9 @@ impl Held {
             if let Some(batch) = seal(&self.setup, taken, stamp) {
                 self.core.push(now, batch);
             }
+        }
+        if let Some(generation) = seals {
+            self.write_seals(generation);
         }
         self.set_timer(myself);
         self.show_trouble();

@@ -776,6 +776,7 @@ impl Held {
                 stored: idempotent && store.is_some(),
                 seed: rand::random(),
             },
+            batch_bytes: options.max_batch_bytes,
             linger: (options.max_linger_time > Duration::ZERO).then(|| Linger {
                 time: options.max_linger_time,
                 bytes: options.max_linger_bytes.min(options.max_batch_bytes),
