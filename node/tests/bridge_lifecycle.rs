@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bridge_support::*;
-use causeway::bridge::overlay::{FILE, Overlay};
+use causeway::bridge::overlay::{Change, FILE, Overlay};
 use causeway::bridge::service::{Apply, BridgeId, Bridges, Definition, Error, Kind, Status, Surroundings};
 use causeway::config::{BridgesConfig, Secrets, load_text, parse_producer_bridge};
 use causeway::dev_kafka::{ApiKey, DevKafka, TopicSpec};
@@ -236,6 +236,48 @@ async fn a_disk_buffer_is_deleted_with_its_bridge_by_force_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_disk_buffer_does_not_come_back_though_the_node_dies_before_it_is_removed() {
+    let node = Node::start(&nowhere(), &format!("{KEYED}, buffer.mode = disk")).await;
+    for value in 0..10 {
+        assert_eq!(node.publish("t/1", value.to_string().as_bytes()).await, Outcome::Success);
+    }
+    node.bridges.stop_all(Kind::Producer).await.unwrap();
+    let (data, folder) = (node.data_dir.path(), node.data_dir.path().join("buffers").join("out"));
+    let says =
+        r#"bridges.kafka.out { bootstrap_hosts = "127.0.0.1:1", local_topic = "t/#", kafka.topic = in }"#;
+    // Missing in the configuration is not deleted.
+    let (overlay, wanted) = Overlay::open(data, file("")).unwrap();
+    assert!(wanted.is_empty() && folder.exists());
+    drop(overlay);
+    let delete = || {
+        let (mut overlay, _) = Overlay::open(data, file(says)).unwrap();
+        overlay.store(&[(out(), Change::Deleted)]).unwrap();
+        assert!(folder.exists(), "somebody may have it open");
+        // The node dies here.
+        overlay
+    };
+    // As it is, and with a bridge of that name that is new in the file.
+    for then in [says.to_owned(), says.replace("topic = in", "topic = other")] {
+        std::fs::create_dir_all(&folder).unwrap();
+        drop(delete());
+        let (_, wanted) = Overlay::open(data, file(&then)).unwrap();
+        assert_eq!((wanted.len(), folder.exists()), (usize::from(then != says), false), "{then}");
+        // What is there at a later start belongs to another bridge.
+        std::fs::create_dir_all(&folder).unwrap();
+        Overlay::open(data, file(&then)).unwrap();
+        assert!(folder.exists());
+    }
+    // Where it could not be removed it goes before there is another one.
+    let mut overlay = delete();
+    overlay.store(&[(out(), Change::Defined(Box::new(definition("127.0.0.1:1", "", KEYED))))]).unwrap();
+    assert!(!folder.exists());
+    std::fs::create_dir_all(&folder).unwrap();
+    drop(overlay);
+    Overlay::open(data, file(says)).unwrap();
+    assert!(folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_bridge_is_deleted_without_force() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
     let node = Node::start(&kafka.bootstrap(), KEYED).await;
@@ -369,10 +411,10 @@ async fn what_was_changed_at_run_time_outlasts_a_restart_until_the_file_says_som
     let off = file(FILE_SAYS).kafka["off"].clone();
     overlay
         .store(&[
-            (BridgeId { name: "new".into(), ..out() }, causeway::bridge::overlay::Change::Deleted),
+            (BridgeId { name: "new".into(), ..out() }, Change::Deleted),
             (
                 BridgeId { name: "off".into(), ..out() },
-                causeway::bridge::overlay::Change::Defined(Box::new(Definition::Producer(Box::new(off)))),
+                Change::Defined(Box::new(Definition::Producer(Box::new(off)))),
             ),
         ])
         .unwrap();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,15 +97,12 @@ pub(super) fn left(data_dir: &Path, name: &str) -> (u64, u64) {
     (records, if records > 0 { files.iter().map(|file| file.bytes).sum() } else { 0 })
 }
 
-/// Deletes the disk buffer of a bridge that is deleted.
-pub(super) fn delete(data_dir: &Path, name: &str) {
-    let path = directory(data_dir, name);
-    match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::error!(bridge = name, path = %path.display(), %error, "the disk buffer cannot be removed");
-        }
-        _ => {}
-    }
+/// Deletes the disk buffer of a bridge that is deleted; one that is not there is no error. Afterwards it stays away through
+/// a crash.
+pub(super) fn delete(data_dir: &Path, name: &str) -> io::Result<()> {
+    let absent = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    std::fs::remove_dir_all(directory(data_dir, name)).or_else(absent)?;
+    File::open(data_dir.join(FOLDER)).and_then(|folder| folder.sync_all()).or_else(absent)
 }
 
 /// Says so where a bridge without disk buffer has left records in one.

@@ -598,8 +598,15 @@ impl Manager {
         }
         drop(producers);
         let last = self.remove(id, Duration::ZERO).await?;
-        if id.kind == Kind::Producer {
-            disk_buffer::delete(data_dir, &id.name);
+        let removed = match overlay {
+            Some(overlay) => overlay.remove_buffers().map_err(|error| error.to_string()),
+            None if id.kind == Kind::Producer => {
+                disk_buffer::delete(data_dir, &id.name).map_err(|error| error.to_string())
+            }
+            None => Ok(()),
+        };
+        if let Err(error) = removed {
+            tracing::error!(bridge = %id, error, "its disk buffer is removed at the next start");
         }
         let dropped = last.dropped().saturating_sub(held.dropped()).min(records);
         let failed = last.failed.saturating_sub(held.failed).min(records);

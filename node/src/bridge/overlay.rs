@@ -8,10 +8,12 @@
 //! Invariants:
 //! * The file is written beside its old version, synced, renamed over it, and the folder is synced: after a crash it is
 //!   the old one or the new one.
+//! * A deleted bridge's disk buffer goes, whenever the node dies: the file says in the same write that the bridge is deleted and that
+//!   its buffer is to be removed, until it is. A buffer whose bridge is merely missing in the configuration is left alone.
 //! * It holds secrets in the clear, as the configuration file does; only the node's user can read it.
 //! * A file that cannot be read stops the start: bridges that were deleted must not come back by themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::disk_buffer;
 use super::service::{BridgeId, Definition, Kind};
 use crate::config::{BridgesConfig, Secrets, parse_consumer_bridge, parse_producer_bridge};
 
@@ -35,7 +38,7 @@ pub enum Error {
     File {
         /// Which file.
         path: PathBuf,
-        /// Read or written.
+        /// Read, written or removed.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -76,6 +79,9 @@ struct Stored {
 struct Document {
     version: u32,
     bridges: BTreeMap<String, Stored>,
+    /// Names of producer bridges that are deleted and whose disk buffer is still to be removed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    deleted_buffers: BTreeSet<String>,
 }
 
 const VERSION: u32 = 1;
@@ -84,7 +90,10 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Overlay {
     path: PathBuf,
+    data_dir: PathBuf,
     stored: BTreeMap<BridgeId, Stored>,
+    /// See [`Document::deleted_buffers`].
+    deleted_buffers: BTreeSet<String>,
     /// What the configuration file says.
     file: BTreeMap<BridgeId, Definition>,
 }
@@ -95,7 +104,8 @@ fn digest(definition: &Definition) -> String {
 }
 
 impl Overlay {
-    /// Reads the file in `data_dir`, over what the configuration file says; answers the bridges that there are to be.
+    /// Reads the file in `data_dir`, over what the configuration file says; answers the bridges that there are to be. Removes
+    /// the disk buffers of deleted bridges that are still there.
     ///
     /// # Errors
     /// [`Error`].
@@ -113,7 +123,8 @@ impl Overlay {
         let path = data_dir.join(FILE);
         let mut effective = file.clone();
         let mut stored = BTreeMap::new();
-        for (id, entry) in read(&path)? {
+        let (entries, deleted_buffers) = read(&path)?;
+        for (id, entry) in entries {
             if entry.file_said != file.get(&id).map(digest) {
                 tracing::warn!(
                     bridge = %id,
@@ -137,7 +148,9 @@ impl Overlay {
         if !stored.is_empty() {
             tracing::info!(bridges = stored.len(), file = %path.display(), "bridges changed at run time");
         }
-        Ok((Self { path, stored, file }, effective))
+        let mut overlay = Self { path, data_dir: data_dir.to_owned(), stored, deleted_buffers, file };
+        overlay.remove_buffers()?;
+        Ok((overlay, effective))
     }
 
     /// Remembers changes, all or none. Where a bridge is again what the configuration file says nothing is kept.
@@ -146,7 +159,22 @@ impl Overlay {
     /// [`Error::File`]; then nothing is remembered.
     pub fn store(&mut self, changes: &[(BridgeId, Change)]) -> Result<(), Error> {
         let mut stored = self.stored.clone();
+        let mut deleted_buffers = self.deleted_buffers.clone();
         for (id, change) in changes {
+            match change {
+                _ if id.kind != Kind::Producer => {}
+                Change::Defined(_) => {
+                    // One of that name begins with nothing.
+                    if deleted_buffers.remove(&id.name) {
+                        self.remove_buffer(&id.name)?;
+                    }
+                }
+                Change::Deleted => {
+                    if disk_buffer::directory(&self.data_dir, &id.name).exists() {
+                        deleted_buffers.insert(id.name.clone());
+                    }
+                }
+            }
             let said = self.file.get(id);
             let as_in_file = match change {
                 Change::Defined(definition) => said == Some(definition),
@@ -162,20 +190,52 @@ impl Overlay {
             };
             stored.insert(id.clone(), Stored { config, file_said: said.map(digest) });
         }
-        if stored != self.stored {
-            self.write(&stored).map_err(|source| Error::File {
+        self.replace(stored, deleted_buffers)
+    }
+
+    /// Removes the disk buffers of deleted bridges, which nobody has open any more.
+    ///
+    /// # Errors
+    /// [`Error::File`]; then it is tried again at the next start, or before a bridge of that name is created.
+    pub fn remove_buffers(&mut self) -> Result<(), Error> {
+        for name in &self.deleted_buffers {
+            self.remove_buffer(name)?;
+        }
+        self.replace(self.stored.clone(), BTreeSet::new())
+    }
+
+    fn remove_buffer(&self, name: &str) -> Result<(), Error> {
+        disk_buffer::delete(&self.data_dir, name).map_err(|source| Error::File {
+            path: disk_buffer::directory(&self.data_dir, name),
+            what: "removed",
+            source,
+        })
+    }
+
+    fn replace(
+        &mut self,
+        stored: BTreeMap<BridgeId, Stored>,
+        deleted_buffers: BTreeSet<String>,
+    ) -> Result<(), Error> {
+        if stored != self.stored || deleted_buffers != self.deleted_buffers {
+            self.write(&stored, &deleted_buffers).map_err(|source| Error::File {
                 path: self.path.clone(),
                 what: "written",
                 source,
             })?;
-            self.stored = stored;
+            (self.stored, self.deleted_buffers) = (stored, deleted_buffers);
         }
         Ok(())
     }
 
-    fn write(&self, stored: &BTreeMap<BridgeId, Stored>) -> io::Result<()> {
+    fn write(
+        &self,
+        stored: &BTreeMap<BridgeId, Stored>,
+        deleted_buffers: &BTreeSet<String>,
+    ) -> io::Result<()> {
         let bridges = stored.iter().map(|(id, entry)| (id.to_string(), entry.clone())).collect();
-        let text = serde_json::to_string_pretty(&Document { version: VERSION, bridges })?;
+        let deleted_buffers = deleted_buffers.clone();
+        let text = serde_json::to_string_pretty(&Document { version: VERSION, bridges, deleted_buffers })?;
         let part = self.path.with_extension("json.new");
         let mut file =
             std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
@@ -189,10 +249,11 @@ impl Overlay {
     }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<BridgeId, Stored>, Error> {
+/// The changes, and whose buffers are to be removed.
+fn read(path: &Path) -> Result<(BTreeMap<BridgeId, Stored>, BTreeSet<String>), Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(source) => return Err(Error::File { path: path.to_owned(), what: "read", source }),
     };
     let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
@@ -204,7 +265,9 @@ fn read(path: &Path) -> Result<BTreeMap<BridgeId, Stored>, Error> {
         return Err(damaged(format!("version {} is not known, {VERSION} is", document.version)));
     }
     let id = |text: String| text.parse::<BridgeId>().map_err(|error| damaged(error.to_string()));
-    document.bridges.into_iter().map(|(name, stored)| Ok((id(name)?, stored))).collect()
+    let stored: Result<_, Error> =
+        document.bridges.into_iter().map(|(name, stored)| Ok((id(name)?, stored))).collect();
+    Ok((stored?, document.deleted_buffers))
 }
 
 fn parse(id: &BridgeId, text: &str) -> Result<Definition, String> {
