@@ -225,8 +225,15 @@ async fn a_disk_buffer_is_deleted_with_its_bridge_by_force_only() {
     }
     let refused = node.bridges.delete(Node::id(), false).await;
     assert!(matches!(refused, Err(Error::NotEmpty { records: 10, .. })), "{refused:?}");
+    let on_disk = || -> u64 {
+        let files = std::fs::read_dir(&folder).unwrap().map(Result::unwrap);
+        let segments = files.filter(|file| file.file_name().to_string_lossy().ends_with(".buffer"));
+        segments.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    until("the size of the files", || node.row().disk_bytes == on_disk()).await;
     // Nor when it does not run.
     node.bridges.enable(Node::id(), false).await.unwrap();
+    assert!(on_disk() > 100 && node.row().disk_bytes == on_disk());
     let refused = node.bridges.delete(Node::id(), false).await;
     assert!(matches!(refused, Err(Error::NotEmpty { records: 10, .. })), "{refused:?}");
     assert!(folder.exists());

@@ -53,7 +53,7 @@ async fn lost_requests_and_lost_answers_are_resent_once_and_in_order() {
     judge(&kafka, 3, 10, 1000);
     assert_books(&producer, 10_000, 10_000);
     assert!(producer.ledger().retried > 0);
-    assert!(producer.partitions().iter().all(|row| row.possible_duplicates == 0));
+    assert!(producer.partitions().iter().all(|row| row.ledger.possible_duplicates == 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -221,6 +221,23 @@ async fn a_forgotten_producer_id_is_no_obstacle() {
     judge(&kafka, 1, 1, 50);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn records_that_may_be_there_twice_are_counted() {
+    let kafka = kafka(1, 1).await;
+    let producer = start(&kafka, options());
+    let publisher = Arc::new(Publisher::default());
+    publisher.publish(&producer, "k", "0").await;
+    publisher.all_succeed().await;
+    assert_eq!(producer.ledger().possible_duplicates, 0);
+    // The first answer is lost, so that nobody knows; then the broker says that it expected us elsewhere.
+    kafka.faults().drop_after(Match::api(ApiKey::Produce), 1);
+    kafka.faults().error(Match::api(ApiKey::Produce), 45, 2);
+    publisher.publish(&producer, "k", "1").await;
+    publisher.all_succeed().await;
+    assert_eq!(producer.ledger().possible_duplicates, 1);
+    assert_eq!(producer.partitions()[0].ledger.possible_duplicates, 1);
+}
+
 /// The whole storm, by seed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_storm_of_faults_leaves_every_record_once_and_in_order() {
@@ -249,5 +266,5 @@ async fn a_storm_of_faults_leaves_every_record_once_and_in_order() {
     publisher.all_succeed().await;
     judge(&kafka, 4, 12, 1500);
     assert_books(&producer, 18_000, 18_000);
-    assert!(producer.partitions().iter().all(|row| row.possible_duplicates == 0));
+    assert!(producer.partitions().iter().all(|row| row.ledger.possible_duplicates == 0));
 }

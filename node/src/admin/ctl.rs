@@ -323,6 +323,7 @@ pub(super) fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
         let mut value = json!(stats.bridge);
         if let Some(fields) = value.as_object_mut() {
             fields.insert("counters".into(), ledger(&stats.ledger));
+            fields.insert("disk_bytes".into(), json!(stats.disk_bytes));
             fields.insert("partitions".into(), partitions.collect());
         }
         value

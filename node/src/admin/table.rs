@@ -118,7 +118,7 @@ pub(super) fn stats(all: &[BridgeStats]) -> String {
         [name, status].into_iter().chain(counters.iter().map(|(_, show)| show(ledger))).collect()
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for BridgeStats { bridge, ledger, partitions } in all {
+    for BridgeStats { bridge, ledger, partitions, .. } in all {
         rows.push(row(plain(&bridge.id), bridge.status.to_string(), ledger));
         for partition in partitions {
             let name = format!("  {}/{}", plain(&partition.topic), partition.partition);
@@ -148,7 +148,7 @@ pub(super) fn cut(bridges: &[String]) -> String {
 
 /// The numbers that are rarely not zero, and the reasons.
 fn details(out: &mut String, all: &[BridgeStats]) {
-    for BridgeStats { bridge, ledger, .. } in all {
+    for BridgeStats { bridge, ledger, disk_bytes, .. } in all {
         let id = plain(&bridge.id);
         let dropped = [
             ("queue full", ledger.dropped_queue_full),
@@ -172,6 +172,16 @@ fn details(out: &mut String, all: &[BridgeStats]) {
             let _ = writeln!(
                 out,
                 "{id}: {written} given up are in the dead-letter topic, {lost} could not be written there"
+            );
+        }
+        if *disk_bytes > 0 {
+            let _ = writeln!(out, "{id}: {disk_bytes} bytes of files in its disk buffer");
+        }
+        if ledger.possible_duplicates > 0 {
+            let twice = ledger.possible_duplicates;
+            let _ = writeln!(
+                out,
+                "{id}: {twice} records may be in Kafka twice: it no longer knew who had sent them"
             );
         }
         if let Some(reason) = &bridge.reason {
@@ -291,7 +301,7 @@ mod tests {
             status: BridgeStatus::Connected,
             reason: None,
         };
-        BridgeStats { bridge, ledger, partitions: vec![] }
+        BridgeStats { bridge, ledger, disk_bytes: 0, partitions: vec![] }
     }
 
     fn balanced() -> Ledger {
@@ -326,6 +336,20 @@ kafka:main: dropped 2 expired
 kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
 ";
         assert_eq!(stats(&[main, back]), expected);
+    }
+
+    #[test]
+    fn the_size_of_a_disk_buffer_and_possible_duplicates_are_told() {
+        let ledger = Ledger { possible_duplicates: 3, ..balanced() };
+        let stored = BridgeStats { disk_bytes: 4096, ..sample("kafka:out", ledger) };
+        let told = stats(std::slice::from_ref(&stored));
+        assert!(told.contains("kafka:out: 4096 bytes of files in its disk buffer\n"), "{told}");
+        assert!(told.contains("kafka:out: 3 records may be in Kafka twice"), "{told}");
+        let json = &super::super::ctl::stats_json(&[stored])[0];
+        assert_eq!(
+            (&json["disk_bytes"], &json["counters"]["possible_duplicates"]),
+            (&4096.into(), &3.into())
+        );
     }
 
     #[test]

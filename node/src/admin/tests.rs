@@ -69,7 +69,7 @@ impl AdminService for Fake {
             ids.into_iter()
                 .map(|id| {
                     let partitions = if partitions { (0..rows).map(row).collect() } else { vec![] };
-                    Ok(BridgeStats { bridge: self.info(id)?, ledger, partitions })
+                    Ok(BridgeStats { bridge: self.info(id)?, ledger, disk_bytes: 0, partitions })
                 })
                 .collect()
         })

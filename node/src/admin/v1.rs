@@ -253,6 +253,8 @@ pub struct BridgeStats {
     pub bridge: BridgeInfo,
     /// All its books in one.
     pub ledger: Ledger,
+    /// Bytes of the files of its disk buffer (now), whose partitions share them; 0 without.
+    pub disk_bytes: u64,
     /// The books of its partitions; they do not hold what never reached a partition. Empty unless asked
     /// for.
     pub partitions: Vec<PartitionStats>,
@@ -448,6 +450,7 @@ mod tests {
             received: 13,
             dead_lettered: 14,
             dead_letters_lost: 15,
+            possible_duplicates: 16,
         };
         let node = NodeInfo {
             name: "n".into(),
@@ -471,7 +474,7 @@ mod tests {
         let answers = [
             Answer::Node(node),
             Answer::Bridges(vec![bridge.clone()]),
-            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, partitions }]),
+            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, disk_bytes: 17, partitions }]),
             Answer::Bridge(bridge),
             Answer::Clients(ClientsPage {
                 clients: vec![ClientInfo {
@@ -523,7 +526,7 @@ mod tests {
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607080901
 0101076b61666b613a610161010102010172
-0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f010174020102030405060708090a0b0c0d0e0f
+0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f1011010174020102030405060708090a0b0c0d0e0f10
 03076b61666b613a610161010102010172
 04010163010102030400
 0501016e01

@@ -249,6 +249,7 @@ fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
         enabled: false,
         status: Status::Stopped,
         ledger,
+        disk_bytes: 0,
         places: Vec::new(),
         rates: super::rates::Rates::default(),
         latency: None,
@@ -256,7 +257,7 @@ fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
     };
     let reason = "what bridges had counted when they were disabled or deleted, since the node started";
     let bridge = BridgeInfo { reason: Some(reason.to_owned()), ..info(&row) };
-    BridgeStats { bridge, ledger, partitions: Vec::new() }
+    BridgeStats { bridge, ledger, disk_bytes: 0, partitions: Vec::new() }
 }
 
 pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
@@ -267,5 +268,6 @@ pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
         partition: place.partition,
         ledger: place.ledger,
     };
-    BridgeStats { bridge, ledger: row.ledger, partitions: places.into_iter().map(partition).collect() }
+    let partitions = places.into_iter().map(partition).collect();
+    BridgeStats { bridge, ledger: row.ledger, disk_bytes: row.disk_bytes, partitions }
 }

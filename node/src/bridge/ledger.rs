@@ -43,6 +43,8 @@ pub struct Ledger {
     pub dead_lettered: u64,
     /// Of those given up, how many could not be written to the dead-letter topic.
     pub dead_letters_lost: u64,
+    /// Records sent again although Kafka may have them and could no longer tell.
+    pub possible_duplicates: u64,
 }
 
 impl Ledger {
@@ -88,6 +90,7 @@ impl AddAssign for Ledger {
         self.received += other.received;
         self.dead_lettered += other.dead_lettered;
         self.dead_letters_lost += other.dead_letters_lost;
+        self.possible_duplicates += other.possible_duplicates;
     }
 }
 

@@ -166,7 +166,11 @@ impl Entry {
         };
         let (enabled, rates) = (self.definition.enabled(), self.rate.rates());
         let oldest = places.iter().filter_map(|place| place.oldest).max();
-        Row { id: id.clone(), enabled, status, ledger, places, rates, latency, oldest }
+        let disk_bytes = match &self.running {
+            Some(Running::Producer(producer)) => producer.disk_bytes(),
+            _ => self.stored.queuing_bytes,
+        };
+        Row { id: id.clone(), enabled, status, ledger, disk_bytes, places, rates, latency, oldest }
     }
 }
 

@@ -314,6 +314,11 @@ impl RunningProducer {
         self.buffer.as_ref().and_then(|buffer| buffer.state().trouble)
     }
 
+    /// Bytes of the files of its disk buffer.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.state().bytes)
+    }
+
     /// Whether this is its topic, as it is configured.
     pub(super) fn is_for(&self, topic: &str) -> bool {
         self.topic_name == topic

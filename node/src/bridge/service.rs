@@ -200,6 +200,8 @@ pub struct Row {
     pub status: Status,
     /// Its books.
     pub ledger: Ledger,
+    /// Bytes of the files of its disk buffer; 0 without.
+    pub disk_bytes: u64,
     /// The books by partition; they do not hold what waits for the partitions to be known.
     pub places: Vec<Place>,
     /// Messages matched a second.

@@ -750,6 +750,11 @@ impl PartitionInbox {
         self.state.lock().ledger.retried += records;
     }
 
+    /// Records that may be in the log twice because the broker forgot our producer id.
+    pub fn note_possible_duplicates(&self, records: u64) {
+        self.state.lock().ledger.possible_duplicates += records;
+    }
+
     /// True once [`Self::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed.is_some()

@@ -16,7 +16,7 @@
 //! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -103,8 +103,6 @@ pub struct Partition {
     pub up: AtomicBool,
     /// Broker id of the leader, -1 without.
     pub leader: AtomicI32,
-    /// Records that may be in the log twice because the broker forgot our producer id.
-    pub possible_duplicates: AtomicU64,
     /// Why it is not moving.
     pub trouble: Mutex<Option<Arc<str>>>,
     /// Whether that is an outage, and nobody said no.
@@ -508,7 +506,7 @@ impl Held {
                     records,
                     "kafka no longer knows our producer id: records may be there twice"
                 );
-                partition.possible_duplicates.fetch_add(u64::from(records), Ordering::Relaxed);
+                partition.inbox.note_possible_duplicates(u64::from(records));
             }
         }
     }

@@ -59,7 +59,6 @@ impl TopicProducerHandle {
             inbox: gathered.clone(),
             up: false.into(),
             leader: (-1).into(),
-            possible_duplicates: 0.into(),
             trouble: parking_lot::Mutex::default(),
             trouble_passes: false.into(),
             actor: Arc::default(),

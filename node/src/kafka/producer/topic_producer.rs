@@ -222,8 +222,6 @@ pub struct PartitionRow {
     pub oldest: Option<Duration>,
     /// Why it is not moving.
     pub trouble: Option<Arc<str>>,
-    /// Records that may be in the log twice because the broker forgot our producer id.
-    pub possible_duplicates: u64,
 }
 
 /// What a stop left behind.
@@ -369,7 +367,6 @@ impl TopicProducerHandle {
                 ledger: partition.inbox.ledger(),
                 oldest: partition.inbox.oldest(),
                 trouble: partition.trouble.lock().clone(),
-                possible_duplicates: partition.possible_duplicates.load(Ordering::Relaxed),
             })
             .collect()
     }
@@ -718,7 +715,6 @@ impl Held {
                 inbox: routes.new_inbox(i32::try_from(index)?, actor.clone()),
                 up: false.into(),
                 leader: (-1).into(),
-                possible_duplicates: 0.into(),
                 trouble: parking_lot::Mutex::default(),
                 trouble_passes: false.into(),
                 actor,
