@@ -183,6 +183,38 @@ async fn the_memory_of_the_node_bounds_what_bridges_hold() {
     kafka.stop().await;
 }
 
+/// Kafka works on one request of a connection at a time, so a partition that is slow holds up those behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_spread_over_the_connections_of_the_pool() {
+    for (connections, is_held_up) in [(1, true), (2, false)] {
+        let kafka = kafka(&[TopicSpec::new("in", 2)]).await;
+        let settings = r#"topic = in, message.key = "${topic}", message.value = "${payload}""#;
+        let pool = format!("pool_size = {connections}");
+        let node = Node::start_with(&kafka.bootstrap(), &pool, settings).await;
+        node.connected().await;
+        for number in 0..16 {
+            assert_eq!(node.publish(&format!("t/{number}"), b"first").await, Outcome::Success);
+        }
+        let written = read(&kafka, "in", 2);
+        let [slow, other] =
+            [0, 1].map(|partition| written.iter().find(|read| read.partition == partition).unwrap());
+        kafka.faults().delay(Match::api(ApiKey::Produce).partition(0), Duration::from_secs(6), 1);
+        let slow = node.begin(slow.key.as_ref().unwrap(), b"second").await;
+        until("its request is there", || kafka.faults().pending() == 0).await;
+        assert_eq!(node.publish(other.key.as_ref().unwrap(), b"third").await, Outcome::Success);
+        if is_held_up {
+            assert_eq!(node.outcome(slow).await, Outcome::Success);
+        } else {
+            assert_eq!(node.told(slow), None, "they are on one connection");
+        }
+        let third = node.ledger().success;
+        assert_eq!(third, if is_held_up { 18 } else { 17 });
+        assert_eq!(node.outcome(slow).await, Outcome::Success);
+        node.stop().await;
+        kafka.stop().await;
+    }
+}
+
 /// W2, W3
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_limit_below_every_record_sends_each_of_them_alone() {

@@ -455,6 +455,7 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         max_batch_age: kafka.max_batch_age,
         late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
         overload_protection: kafka.buffer.memory_overload_protection,
+        connections: config.pool_size.into(),
         partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
     }

@@ -30,6 +30,9 @@ section! {
         local_topic: Option<String> => topic_filter().also(&["mqtt_topic", "producer.mqtt.topic"]).optional();
         /// Whether the acknowledgement of a publication waits for this bridge.
         ack_wait: bool => boolean().or(true);
+        /// Connections to each broker for what is written. Bridges with the same hosts, login and TLS share them; a partition always
+        /// uses the same one, so that its order holds. More than one helps over a long or slow network, not with a broker nearby.
+        pool_size: u16 => integer(1..=64).or(1);
         /// What is written to Kafka, and how.
         kafka: ProducerKafkaConfig => nested();
     }

@@ -139,7 +139,7 @@ impl Kafka {
         for _ in 0..200 {
             let view = client.cached(topic).expect("the topic was created");
             let leader = view.partitions[partition as usize].leader;
-            if let Ok(connection) = client.broker(leader, Purpose::Produce).await
+            if let Ok(connection) = client.broker(leader, Purpose::Produce(0)).await
                 && let Ok(answer) = connection.call(&request).await
             {
                 let code = answer.responses[0].partition_responses[0].error_code;

@@ -18,8 +18,8 @@ use super::{Address, BrokerConnection, ClientOptions, Error};
 pub enum Purpose {
     /// Metadata and other short questions.
     Metadata,
-    /// Produce requests of all partitions.
-    Produce,
+    /// Produce requests: one connection for all partitions, or a few, by number.
+    Produce(u32),
     /// Fetches of one consumer.
     Fetch(u32),
     /// Group requests of one group member.

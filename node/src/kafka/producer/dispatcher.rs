@@ -1,7 +1,7 @@
 //! What goes to one broker: gathers the ready batches of all partitions it leads into produce requests.
 //!
-//! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and the broker's one
-//! produce connection. It has no task of its own: whoever brings a parcel or an answer fills the line.
+//! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and one produce connection of
+//! the broker. It has no task of its own: whoever brings a parcel or an answer fills the line.
 //!
 //! How many requests are under way: Kafka works on one request of a connection at a time (it does not even read the next one
 //! before the answer has left), so a second request on the wire is all it takes to keep the broker busy without a pause; further ones
@@ -86,6 +86,8 @@ pub struct RequestOptions {
     pub ack_timeout: Duration,
     /// How long an answer may take before the connection counts as dead.
     pub request_timeout: Duration,
+    /// By which of the connections to the broker they go.
+    pub lane: u32,
 }
 
 #[derive(Default)]
@@ -278,7 +280,7 @@ impl Dispatcher {
     }
 
     async fn connect(self: Arc<Self>) {
-        let connected = match self.client.broker(self.broker, Purpose::Produce).await {
+        let connected = match self.client.broker(self.broker, Purpose::Produce(self.options.lane)).await {
             Ok(connection) => connection.version_of(API_KEY, VERSIONS).map(|version| (connection, version)),
             Err(error) => Err(error),
         };

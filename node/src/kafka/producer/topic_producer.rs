@@ -126,6 +126,8 @@ pub struct TopicProducerOptions {
     pub partitions_limit: Option<usize>,
     /// What is given up goes here.
     pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Connections to each broker among which partitions are spread, at least 1.
+    pub connections: u32,
     /// Bytes shared with other topics.
     pub budget: Option<Arc<Budget>>,
     /// Memory shared with everything on the node.
@@ -165,6 +167,7 @@ impl TopicProducerOptions {
             late_after: None,
             partitions_limit: None,
             dead_letters: None,
+            connections: 1,
             budget: None,
             memory: None,
             overload_protection: false,
@@ -424,6 +427,13 @@ pub struct Setup {
     status: watch::Sender<Status>,
     unknown: Arc<OnceLock<Instant>>,
     restored: Restored,
+}
+
+/// By which of so many connections a partition goes: always the same one, so that its batches stay in order.
+fn lane(topic: &str, partition: i32, connections: u32) -> u32 {
+    // Topics with one partition each must not all meet in the first.
+    let topic = topic.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    topic.wrapping_add(partition.unsigned_abs()) % connections.max(1)
 }
 
 /// Aborts a task with its owner.
@@ -749,6 +759,7 @@ impl Held {
     ) -> Result<(), ActorProcessingErr> {
         let replay = self.replay_of(&partition);
         let options = &self.setup.options;
+        let lane = lane(&options.topic, partition.index, options.connections);
         let idempotent = options.required_acks == RequiredAcks::AllIsr;
         let store = options.store.as_ref().map(|store| {
             let place = Place { topic: options.topic.clone(), partition: partition.index };
@@ -763,6 +774,7 @@ impl Held {
                 acks: options.required_acks.on_the_wire(),
                 ack_timeout: options.ack_timeout,
                 request_timeout: options.request_timeout,
+                lane,
             },
             compression: options.compression,
             core: core::Options {
@@ -926,7 +938,7 @@ impl Held {
             if self.checking.insert(broker) {
                 let (client, myself) = (self.setup.dispatchers.client().clone(), myself.clone());
                 tokio::spawn(async move {
-                    let link = client.broker(broker, Purpose::Produce).await;
+                    let link = client.broker(broker, Purpose::Produce(0)).await;
                     let trouble = link.err().map(|error| Obstacle::failure(&error));
                     let _ = myself.send_message(TopicMessage::Link(broker, trouble));
                 });
