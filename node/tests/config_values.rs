@@ -33,7 +33,7 @@ health_check_topic = probe
 allow_auto_topic_creation = true
 resource_opts { health_check_interval = 1m, health_check_timeout = infinity, start_after_created = false, start_timeout = 1s }
 local_topic = "t/#"
-ack_wait = false
+ack_wait = false, pool_size = 4
 kafka {
   topic = "t-${topic}"
   message { key = "${username}", value = "${payload}", timestamp = "${publish_received_at}", empty_key_is_null = true, empty_value_is_null = true }
