@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use bridge_support::*;
 use causeway::dev_kafka::{ApiKey, Match, TopicSpec};
 use causeway::flow::Outcome;
+use causeway::kafka::buffer::disk::Directory;
+use causeway::kafka::buffer::log::survey;
 use causeway_protocol::mqtt::{PublishProperties, ReasonCode, UserPropertiesBuf};
 
 fn pairs(read: &Read) -> Vec<(&str, &str)> {
@@ -273,6 +275,40 @@ async fn asynchronous_publications_are_done_when_queued_and_synchronous_ones_are
         assert!(at_once || started.elapsed() >= away, "{mode}");
         until("kafka has it", || node.ledger().success == 1).await;
         assert_eq!(node.ledger().late_reply, late, "{mode}");
+        node.stop().await;
+    }
+    kafka.stop().await;
+}
+
+/// W14
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synchronous_publication_waits_for_kafka_although_it_is_on_the_disk() {
+    let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
+    let modes = ["query_mode = sync, sync_query_timeout = 100ms", "query_mode = sync", ""];
+    for (count, mode) in (1..).zip(modes) {
+        let settings = format!("topic = in, reconnect_delay = 50ms, buffer.mode = disk\n{mode}");
+        let node = Node::start(&kafka.bootstrap(), &settings).await;
+        node.connected().await;
+        kafka.faults().pause_broker(1).await.unwrap();
+        let publication = node.begin("t/1", b"v").await;
+        let folder = node.data_dir.path().join("buffers").join("out");
+        until("the record on the disk", || {
+            let mut directory = Directory::look(&folder).unwrap();
+            survey(&mut directory).unwrap().1.records() == 1
+        })
+        .await;
+        if mode.is_empty() {
+            assert_eq!(node.outcome(publication).await, Outcome::Success);
+        }
+        // Longer than the timeout, so that the answer is late.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(node.told(publication).is_some(), mode.is_empty(), "{mode:?}");
+        assert_eq!(node.ledger().success, 0);
+        kafka.faults().resume_broker(1).await.unwrap();
+        assert_eq!(node.outcome(publication).await, Outcome::Success);
+        until("kafka has it", || node.ledger().success == 1).await;
+        assert_eq!(node.ledger().late_reply, u64::from(mode.contains("timeout")), "{mode:?}");
+        assert_eq!(read(&kafka, "in", 1).len(), count);
         node.stop().await;
     }
     kafka.stop().await;
