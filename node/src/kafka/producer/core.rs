@@ -321,6 +321,19 @@ impl<B: Batch> PartitionCore<B> {
         core
     }
 
+    /// As [`Self::resume`], where it is not known whether the batches' seals became durable: none is sent before they are.
+    pub fn resume_unsealed(
+        options: Options,
+        first: ProducerIdentity,
+        batches: impl IntoIterator<Item = B>,
+    ) -> Self {
+        let mut core = Self::resume(options, first, batches);
+        for entry in &mut core.entries {
+            entry.sealed_in = UNSEALED;
+        }
+        core
+    }
+
     /// The answer to [`Output::AskForProducer`]; `None`: it cannot be known now, ask again.
     pub fn producer_is_known(&mut self, now: Instant, known: Option<bool>) {
         if self.replay != Replay::Asked {

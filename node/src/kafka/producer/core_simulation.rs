@@ -869,6 +869,19 @@ fn batches_from_before_a_crash_go_first_with_the_stamps_they_had() {
 }
 
 #[test]
+fn batches_whose_seals_may_be_missing_go_when_they_are_durable() {
+    let now = Instant::now();
+    let stamp = ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence: 40 };
+    let batches = [Sheaf { ids: vec![1], stamp, expires_at: None }];
+    let mut core = PartitionCore::resume_unsealed(Options { stored: true, ..OPTIONS }, stamp, batches);
+    core.leader_is(now, Some(1));
+    core.producer_is_known(now, Some(true));
+    assert_eq!(sent_and_sealed(&mut core), (vec![], vec![1]));
+    core.seals_durable(now, 1);
+    assert_eq!(sent_and_sealed(&mut core).0.len(), 1);
+}
+
+#[test]
 fn batches_of_a_producer_that_kafka_has_forgotten_are_possible_duplicates() {
     let (mut core, now) = resumed();
     core.producer_is_known(now, Some(false));

@@ -23,8 +23,6 @@ pub mod core;
 pub mod dead_letters;
 pub mod dispatcher;
 pub mod dynamic_topics;
-#[cfg(test)]
-mod full_disk_tests;
 pub mod inbox;
 pub mod latency;
 pub mod obligations;
@@ -34,6 +32,8 @@ pub mod produce_request;
 pub mod route;
 pub mod share;
 mod standstill;
+#[cfg(test)]
+mod stored_tests;
 pub mod succession;
 pub mod topic_producer;
 pub mod verdict;

@@ -13,7 +13,8 @@
 //! up what is too old. What is given up goes to the bridge's dead-letter topic, where there is one.
 //!
 //! Invariant: what it holds is ended when it goes: by [`Actor::post_stop`] as stopped, or, where it panicked, by the drop of
-//! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor.
+//! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor. With a disk buffer so do the
+//! batches under way, with the stamps they have: their publishers were answered, and Kafka may have them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -90,6 +91,9 @@ pub enum PartitionMessage {
     GiveUp(End, &'static str),
     /// The partition is gone, and its records may go to another one.
     MoveTo(Arc<Routes>, Arc<Partition>),
+    /// A panic, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What others see of a partition.
@@ -107,6 +111,10 @@ pub struct Partition {
     pub trouble: Mutex<Option<Arc<str>>>,
     /// Whether that is an outage, and nobody said no.
     pub trouble_passes: AtomicBool,
+    /// An actor holds batches of it.
+    pub served: AtomicBool,
+    /// Batches that were under way when its actor panicked, in order; complete once nobody serves it.
+    pub left_behind: Mutex<Vec<(ProducerIdentity, Taken)>>,
     /// Its actor; another one after a panic.
     pub actor: Arc<Doorbell>,
 }
@@ -168,8 +176,10 @@ pub struct PartitionSetup {
     pub leader: Option<i32>,
     /// The disk buffer and what records here belong to.
     pub store: Option<(Arc<Buffer>, Place)>,
-    /// Batches from before a restart.
+    /// Batches from before a restart or a panic.
     pub replay: Vec<(ProducerIdentity, Taken)>,
+    /// Their seals are durable.
+    pub replay_is_sealed: bool,
 }
 
 /// See the top of the file.
@@ -260,6 +270,7 @@ impl Actor for PartitionProducer {
     ) -> Result<Held, ActorProcessingErr> {
         let core = resume(&mut setup);
         setup.partition.actor.belongs_to(myself.clone());
+        setup.partition.served.store(true, Ordering::Release);
         Ok(Held {
             core,
             sink: Arc::new(AnswerTo(myself)),
@@ -308,6 +319,8 @@ impl Actor for PartitionProducer {
             }
             PartitionMessage::GiveUp(end, why) => held.give_up(end, why),
             PartitionMessage::MoveTo(routes, to) => held.move_to(&routes, &to),
+            #[cfg(test)]
+            PartitionMessage::Panic => std::panic::resume_unwind(Box::new("on purpose")),
         }
         held.turn(&myself);
         Ok(())
@@ -334,9 +347,13 @@ fn resume(setup: &mut PartitionSetup) -> PartitionCore<Outgoing> {
         topic = %setup.topic,
         partition = setup.partition.index,
         batches = batches.len(),
-        "batches from before the restart are sent again"
+        "batches from before a restart are sent again"
     );
-    PartitionCore::resume(setup.core.clone(), first, batches)
+    if setup.replay_is_sealed {
+        PartitionCore::resume(setup.core.clone(), first, batches)
+    } else {
+        PartitionCore::resume_unsealed(setup.core.clone(), first, batches)
+    }
 }
 
 fn seal(setup: &PartitionSetup, taken: Taken, stamp: ProducerIdentity) -> Option<Outgoing> {
@@ -379,6 +396,9 @@ impl Drop for Held {
         if let Some((_, timer)) = &self.timer {
             timer.abort();
         }
+        // Nothing is left after a stop.
+        self.leave_behind();
+        self.setup.partition.served.store(false, Ordering::Release);
     }
 }
 
@@ -435,6 +455,22 @@ impl Held {
         match self.linger_until {
             Some(until) if until > now => linger.bytes.max(1) as u64,
             _ => 1,
+        }
+    }
+
+    /// Leaves to a successor what it held when it panicked.
+    fn leave_behind(&mut self) {
+        if !self.setup.core.stored {
+            return;
+        }
+        let mut left = self.setup.partition.left_behind.lock();
+        for (batch, _) in self.core.abandon() {
+            let stamp = batch.sealed.identity();
+            let builder = batch.sealed.split(usize::MAX, batch.weight).ok().and_then(|mut all| all.pop());
+            if let Some(builder) = builder {
+                let Outgoing { obligations, expires_at, .. } = batch;
+                left.push((stamp, Taken { builder, obligations, expires_at }));
+            }
         }
     }
 

@@ -55,6 +55,8 @@ impl TopicProducerHandle {
         let gathered =
             PartitionInbox::new(InboxLimits::new(usize::MAX, usize::MAX), Arc::<Doorbell>::default());
         let gathering = Arc::new(Partition {
+            served: false.into(),
+            left_behind: parking_lot::Mutex::default(),
             index: 0,
             inbox: gathered.clone(),
             up: false.into(),

@@ -563,7 +563,12 @@ impl Actor for TopicProducer {
             TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
             TopicMessage::Respawn(index) => {
                 if let Some(partition) = held.partition(index) {
-                    held.spawn_partition(&myself, partition).await?;
+                    if partition.served.load(Ordering::Acquire) {
+                        // The one that panicked has not let go yet.
+                        myself.send_after(RESPAWN_AFTER, move || TopicMessage::Respawn(index));
+                    } else {
+                        held.spawn_partition(&myself, partition).await?;
+                    }
                 }
             }
             TopicMessage::CheckAge => {
@@ -601,6 +606,9 @@ impl Actor for TopicProducer {
         }
         // Where an actor was not there to do it.
         for partition in held.setup.routes.partitions() {
+            for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()) {
+                taken.obligations.end(end);
+            }
             while let Some(taken) = partition.inbox.take_in_any_case() {
                 taken.obligations.end(end);
             }
@@ -721,6 +729,8 @@ impl Held {
         for index in known..self.leaders.len() {
             let actor = Arc::new(Doorbell::default());
             let partition = Arc::new(Partition {
+                served: false.into(),
+                left_behind: parking_lot::Mutex::default(),
                 index: i32::try_from(index)?,
                 inbox: routes.new_inbox(i32::try_from(index)?, actor.clone()),
                 up: false.into(),
@@ -757,7 +767,10 @@ impl Held {
         myself: &ActorRef<TopicMessage>,
         partition: Arc<Partition>,
     ) -> Result<(), ActorProcessingErr> {
-        let replay = self.replay_of(&partition);
+        let mut replay = self.replay_of(&partition);
+        let left_behind = std::mem::take(&mut *partition.left_behind.lock());
+        let replay_is_sealed = left_behind.is_empty();
+        replay.extend(left_behind);
         let options = &self.setup.options;
         let lane = lane(&options.topic, partition.index, options.connections);
         let idempotent = options.required_acks == RequiredAcks::AllIsr;
@@ -794,6 +807,7 @@ impl Held {
             parent: myself.clone(),
             store,
             replay,
+            replay_is_sealed,
         };
         Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await?;
         Ok(())
@@ -922,7 +936,7 @@ impl Held {
             topic = %self.setup.options.topic,
             partition = partition.index,
             %error,
-            "a partition producer failed; what it was sending counts as failed"
+            "a partition producer failed; what it was sending counts as failed, or is sent again from a disk buffer"
         );
         // The sequences of the id are not known any more.
         self.producer_id = None;

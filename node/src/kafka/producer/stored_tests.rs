@@ -1,4 +1,4 @@
-//! A disk without room: what was answered before goes to Kafka, what was not waits.
+//! What was answered from the disk comes to Kafka, once: with a disk without room, and after a panic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use causeway_protocol::kafka::batch::{Record, batches};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::partition_producer::PartitionMessage;
 use super::{DiskStore, TopicProducer, TopicProducerHandle, TopicProducerOptions};
-use crate::dev_kafka::{DevKafka, Options, TopicSpec};
+use crate::dev_kafka::{ApiKey, DevKafka, Match, Options, TopicSpec};
 use crate::flow::{Accepted, AckSink, Outcome, SequenceRange, Ticket, WakeList};
 use crate::kafka::buffer::Buffer;
 use crate::kafka::buffer::disk_double::Double;
@@ -134,6 +135,55 @@ async fn a_stop_on_a_full_disk_fails_only_what_was_not_answered() {
     let ledger = producer.ledger();
     assert_eq!((ledger.matched, ledger.failed, ledger.imbalance()), (5, 5, 0), "{ledger:?}");
     buffer.close().await;
+}
+
+#[tokio::test]
+async fn a_partition_producer_that_panics_loses_and_doubles_nothing_that_was_answered() {
+    for appended in [false, true] {
+        let options = Options { auto_create: false, ..Options::brokers(1) };
+        let kafka = DevKafka::start(options.topic(TopicSpec::new("t", 1))).await.unwrap();
+        let bootstrap = kafka.bootstrap();
+        let (host, port) = bootstrap.rsplit_once(':').unwrap();
+        let address = Address::new(host, port.parse().unwrap());
+        let disk = Double::default();
+        let buffer = Buffer::open_on(disk.clone(), 1 << 20).unwrap();
+        let options = TopicProducerOptions {
+            store: Some(DiskStore { buffer: buffer.clone(), answers: true }),
+            ..TopicProducerOptions::new("t")
+        };
+        let producer = TopicProducer::start(Client::new(ClientOptions::new(vec![address])), options);
+        let publisher = Arc::new(Publisher::default());
+        publish(&producer, &publisher, 0..5);
+        eventually("the first in Kafka", || producer.ledger().success == 5).await;
+        // On its way, and perhaps there, when the panic comes; others wait behind it.
+        let faults = kafka.faults();
+        if appended {
+            faults.delay(Match::api(ApiKey::Produce), Duration::from_secs(2), 1);
+        } else {
+            faults.pause_broker(1).await.unwrap();
+        }
+        publish(&producer, &publisher, 5..10);
+        eventually("their answers", || publisher.0.lock().len() == 10).await;
+        let sent = |ledger: crate::bridge::ledger::Ledger| ledger.inflight + ledger.success >= 10;
+        eventually("a batch under way", || sent(producer.ledger())).await;
+        if appended {
+            eventually("it is in Kafka", || written(&kafka).len() == 10).await;
+        }
+        publish(&producer, &publisher, 10..15);
+        eventually("all answers", || publisher.0.lock().len() == 15).await;
+        producer.routes.partitions()[0].actor.tell(PartitionMessage::Panic);
+        if !appended {
+            faults.resume_broker(1).await.unwrap();
+        }
+        eventually("all records in Kafka", || producer.ledger().success == 15).await;
+        let all: Vec<u64> = (0..15).collect();
+        assert_eq!(written(&kafka), all);
+        let ledger = producer.ledger();
+        assert_eq!((ledger.matched, ledger.failed, ledger.imbalance()), (15, 0, 0), "{ledger:?}");
+        producer.stop(LONG).await;
+        buffer.close().await;
+        assert_eq!(buffer.state().records, 0, "nothing is left on the disk");
+    }
 }
 
 #[derive(Default)]
