@@ -272,7 +272,12 @@ on_every_kafka! {
             [(&here, lz4.as_str()), (&elsewhere, &linger), (&here, "compression = zstd"), (&here, DISK)]
         {
             more(&load)?;
-            node.change_bridges(&bridge(bootstrap, settings))?;
+            // What the disk holds goes before what is in memory: until it has, the next change is refused, and nothing has changed.
+            let changed = eventually(PATIENCE, || match node.change_bridges(&bridge(bootstrap, settings)) {
+                Err(error) if format!("{error:#}").contains("is not sent yet; change it again") => Err(error),
+                changed => Ok(changed),
+            });
+            changed??;
             node.check_books()?;
             node.ctl(&["bridges", "restart", "stored"], "")?.successful()?;
         }
