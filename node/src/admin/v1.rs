@@ -451,6 +451,7 @@ mod tests {
             dead_lettered: 14,
             dead_letters_lost: 15,
             possible_duplicates: 16,
+            queuing_in_files: 17,
         };
         let node = NodeInfo {
             name: "n".into(),
@@ -474,7 +475,7 @@ mod tests {
         let answers = [
             Answer::Node(node),
             Answer::Bridges(vec![bridge.clone()]),
-            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, disk_bytes: 17, partitions }]),
+            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, disk_bytes: 18, partitions }]),
             Answer::Bridge(bridge),
             Answer::Clients(ClientsPage {
                 clients: vec![ClientInfo {
@@ -526,7 +527,7 @@ mod tests {
     const LAYOUT_OF_ANSWERS: &str = "\
 00016e01760101016c0162020304050607080901
 0101076b61666b613a610161010102010172
-0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f1011010174020102030405060708090a0b0c0d0e0f10
+0201076b61666b613a6101610101020101720102030405060708090a0b0c0d0e0f101112010174020102030405060708090a0b0c0d0e0f1011
 03076b61666b613a610161010102010172
 04010163010102030400
 0501016e01

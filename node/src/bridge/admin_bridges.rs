@@ -8,7 +8,7 @@ use crate::admin::v1_bridges::{
     BridgeAnswer, BridgeDetail, BridgeRequest, DeletedInfo, PARTITIONS_PAGE, PartitionsPage, Put,
 };
 use crate::admin::{AdminError, Counter, PartitionStats};
-use crate::config::{self, Problem, Secrets};
+use crate::config::{self, Secrets};
 
 impl NodeAdmin {
     /// Carries out a request about single bridges.
@@ -53,11 +53,7 @@ impl NodeAdmin {
 
     async fn put(&self, how: Put, source: &str, text: &str) -> Result<BridgeAnswer, AdminError> {
         let loaded = config::parse_bridges(source, text).map_err(AdminError::failed)?;
-        let note = |kind: &str, problem: &Problem| format!("{kind}: {problem}");
-        let warnings = loaded.warnings.iter().map(|problem| note("warning", problem));
-        let unused = loaded.not_in_effect.iter();
-        let unused = unused.map(|problem| note("accepted, not in effect yet", problem));
-        let warnings = warnings.chain(unused).collect();
+        let warnings = loaded.warnings.iter().map(|problem| format!("warning: {problem}")).collect();
         let producers = loaded.value.kafka.into_iter();
         let producers = producers.map(|(name, config)| (name, Definition::Producer(Box::new(config))));
         let consumers = loaded.value.kafka_consumer.into_iter();

@@ -45,6 +45,8 @@ pub struct Ledger {
     pub dead_letters_lost: u64,
     /// Records sent again although Kafka may have them and could no longer tell.
     pub possible_duplicates: u64,
+    /// Of `queuing_bytes`, how many are in files of a hybrid buffer (now).
+    pub queuing_in_files: u64,
 }
 
 impl Ledger {
@@ -69,7 +71,14 @@ impl Ledger {
     /// in the books of whoever has it then (a buffer on disk, Kafka).
     pub fn closed(self) -> Self {
         let open = self.queuing + self.inflight;
-        Self { matched: self.matched.saturating_sub(open), queuing: 0, queuing_bytes: 0, inflight: 0, ..self }
+        Self {
+            matched: self.matched.saturating_sub(open),
+            queuing: 0,
+            queuing_bytes: 0,
+            queuing_in_files: 0,
+            inflight: 0,
+            ..self
+        }
     }
 }
 
@@ -84,6 +93,7 @@ impl AddAssign for Ledger {
         self.dropped_other += other.dropped_other;
         self.queuing += other.queuing;
         self.queuing_bytes += other.queuing_bytes;
+        self.queuing_in_files += other.queuing_in_files;
         self.inflight += other.inflight;
         self.retried += other.retried;
         self.late_reply += other.late_reply;

@@ -196,6 +196,8 @@ pub(super) async fn start(
     retired: Retired,
     overlay: Option<Overlay>,
 ) -> Result<ActorRef<Order>, ractor::SpawnErr> {
+    // Before there are bridges with files of their own.
+    super::hybrid_buffer::remove_leftovers(&surroundings.data_dir);
     let manager = Manager { surroundings, entries, retired, ending: false.into() };
     Ok(Actor::spawn(None, manager, overlay).await?.0)
 }

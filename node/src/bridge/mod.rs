@@ -6,6 +6,7 @@ mod consumer;
 pub mod disk_buffer;
 mod gate;
 mod headers;
+pub mod hybrid_buffer;
 pub mod json;
 pub mod ledger;
 mod manager;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::disk_buffer;
+use super::hybrid_buffer;
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
@@ -27,6 +28,7 @@ use crate::kafka::producer::{
     LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle,
     TopicProducerOptions,
 };
+use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
 
 /// The sink of one producer bridge.
@@ -171,6 +173,7 @@ pub(super) struct RunningProducer {
     dead_letters: Option<Arc<DeadLetters>>,
     refused: Arc<Refused>,
     buffer: Option<Arc<Buffer>>,
+    spill: Option<Arc<Spill>>,
     router: Arc<Router>,
 }
 
@@ -226,6 +229,10 @@ impl RunningProducer {
         });
         let (buffer, found) = stored.unzip();
         options.store = store;
+        if config.kafka.buffer.mode == BufferMode::Hybrid {
+            options.spill = Some(hybrid_buffer::open(&surroundings.data_dir, name, config));
+        }
+        let spill = options.spill.as_ref().map(|way| way.spill.clone());
         let target = if has_placeholder(&config.kafka.topic) {
             let limits = &config.kafka.dynamic_topics;
             let options = DynamicOptions {
@@ -273,6 +280,7 @@ impl RunningProducer {
             dead_letters,
             refused,
             buffer,
+            spill,
             router: surroundings.router.clone(),
         })
     }
@@ -349,6 +357,14 @@ impl RunningProducer {
             Target::Fixed(topic) => topic.status().borrow().clone(),
             Target::Named(topics) => topics.status(),
         };
+        if let Some(trouble) = self.spill.as_ref().and_then(|spill| spill.trouble()) {
+            return Status::Disconnected(match status {
+                producer::Status::Connected => trouble.to_string(),
+                producer::Status::Connecting { reason } | producer::Status::Disconnected { reason } => {
+                    format!("{trouble}; {reason}")
+                }
+            });
+        }
         match status {
             producer::Status::Connected => Status::Connected,
             producer::Status::Connecting { reason } => Status::Connecting(reason),

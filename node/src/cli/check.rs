@@ -64,14 +64,11 @@ pub(super) fn failure(errors: &Errors) -> String {
     format!("{errors}\n{count} error{plural}: the configuration is not valid\n")
 }
 
-/// Warnings and what has no effect, one a line.
+/// Warnings, one a line.
 pub(super) fn remarks(loaded: &Loaded<Config>) -> String {
     let mut text = String::new();
     for warning in &loaded.warnings {
         let _ = writeln!(text, "warning: {warning}");
-    }
-    for problem in &loaded.not_in_effect {
-        let _ = writeln!(text, "accepted, not in effect yet: {problem}");
     }
     text
 }

@@ -296,7 +296,6 @@ impl Kind for BackendKind {
             default: DefaultDoc::Required,
             allowed: TYPES.into(),
             meaning: "What kind of backend it is; the keys below are for the type they name.".into(),
-            not_in_effect: None,
         };
         let fields = all.into_iter().flat_map(|(name, docs)| {
             docs.into_iter().map(move |doc| FieldDoc {

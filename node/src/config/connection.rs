@@ -262,7 +262,6 @@ impl Kind for AuthenticationKind {
             default: self.default_doc(),
             allowed: String::new(),
             meaning: meaning.to_owned(),
-            not_in_effect: None,
         }];
         let nested = PasswordAuthentication::docs()
             .into_iter()

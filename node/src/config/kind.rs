@@ -29,8 +29,6 @@ pub struct FieldDoc {
     pub allowed: String,
     /// Meaning.
     pub meaning: String,
-    /// A sentence about what of it changes nothing in this version.
-    pub not_in_effect: Option<String>,
 }
 
 /// What holds where a key is not given.
@@ -125,7 +123,6 @@ pub(super) trait Kind: Sized {
             default: self.default_doc(),
             allowed: self.allowed(),
             meaning: meaning.to_owned(),
-            not_in_effect: None,
         }]
     }
 
@@ -173,16 +170,6 @@ pub(super) trait Kind: Sized {
     /// Marks a field that is accepted because others have it, and never has an effect.
     fn without_effect(self, why: &'static str) -> WithoutEffect<Self> {
         WithoutEffect { kind: self, why }
-    }
-
-    /// Marks values of a field that are accepted and have no effect in this version; `values` names them.
-    fn later_when(
-        self,
-        values: &'static str,
-        when: fn(&Self::Out) -> bool,
-        why: &'static str,
-    ) -> Later<Self> {
-        Later { kind: self, values, when, why }
     }
 }
 
@@ -428,36 +415,6 @@ impl<K: Kind> Kind for WithoutEffect<K> {
         let mut docs = self.kind.docs(key, meaning);
         for doc in &mut docs {
             doc.meaning = format!("{} Has no effect: {}.", doc.meaning, self.why);
-        }
-        docs
-    }
-}
-
-/// See [`Kind::later_when`].
-pub(super) struct Later<K: Kind> {
-    kind: K,
-    values: &'static str,
-    when: fn(&K::Out) -> bool,
-    why: &'static str,
-}
-
-impl<K: Kind> Kind for Later<K> {
-    type Out = K::Out;
-    forward!(missing keys json name allowed default_doc);
-
-    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<K::Out> {
-        let value = self.kind.read(node, walk)?;
-        if (self.when)(&value) {
-            walk.note_not_in_effect(node, self.why);
-        }
-        Some(value)
-    }
-
-    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
-        let mut docs = self.kind.docs(key, meaning);
-        let values = self.values;
-        for doc in &mut docs {
-            doc.not_in_effect = Some(format!("In this version {values} has no effect: {}.", self.why));
         }
         docs
     }

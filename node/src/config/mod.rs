@@ -4,8 +4,7 @@
 //!   canonical JSON and the reference page come from that declaration.
 //! * Reading collects every problem before it gives up; each names file, line, key path, value and what
 //!   would be right. Secrets are in none of them.
-//! * Unknown keys are errors. What is understood but changes nothing is said once
-//!   ([`Loaded::not_in_effect`]).
+//! * Unknown keys are errors. What is understood but never changes anything is a warning.
 //! * Bridges are data: [`parse_producer_bridge`] and [`parse_consumer_bridge`] read them from text (HOCON or
 //!   JSON), their `Serialize` writes canonical JSON that reads back as the same value.
 
@@ -156,8 +155,6 @@ pub struct Loaded<T> {
     pub value: T,
     /// What works, but hardly as meant.
     pub warnings: Vec<Problem>,
-    /// What was written, is understood, and changes nothing in this version.
-    pub not_in_effect: Vec<Problem>,
 }
 
 /// Reads a configuration file; its includes count from its folder.
@@ -203,14 +200,13 @@ pub fn parse_consumer_bridge(name: &str, text: &str) -> Result<Loaded<ConsumerBr
 /// Reads bridges as they stand in a configuration file, `bridges { .. }`, from text that messages call `name`; see
 /// [`parse_producer_bridge`].
 pub fn parse_bridges(name: &str, text: &str) -> Result<Loaded<BridgesConfig>, Errors> {
-    let Loaded { value, warnings, not_in_effect } =
-        read(name, text, Source::Text, &nested::<GivenBridges>())?;
+    let Loaded { value, warnings } = read(name, text, Source::Text, &nested::<GivenBridges>())?;
     let value = value.bridges;
     if value.kafka.is_empty() && value.kafka_consumer.is_empty() {
         let message = "no bridge is described; as in a configuration file, write bridges.kafka.NAME { .. } or bridges.kafka_consumer.NAME { .. }";
         return Err(Errors(vec![Problem::whole(name, message.to_owned())]));
     }
-    Ok(Loaded { value, warnings, not_in_effect })
+    Ok(Loaded { value, warnings })
 }
 
 fn parse_bridge<K: Kind>(name: &str, text: &str, kind: &K) -> Result<Loaded<K::Out>, Errors> {
@@ -295,9 +291,7 @@ fn read<K: Kind>(name: &str, text: &str, source: Source<'_>, kind: &K) -> Result
     let node = Node { value: &root, path: String::new(), place: Place::default() };
     let value = kind.read(&node, &mut walk);
     match value {
-        Some(value) if walk.errors.is_empty() => {
-            Ok(Loaded { value, warnings: walk.warnings, not_in_effect: walk.not_in_effect })
-        }
+        Some(value) if walk.errors.is_empty() => Ok(Loaded { value, warnings: walk.warnings }),
         _ => {
             walk.errors.sort_by_key(|problem| problem.line);
             Err(Errors(walk.errors))

@@ -214,12 +214,12 @@ section! {
     /// Where records wait for Kafka, one queue a partition.
     pub struct BufferConfig {
         /// Where records wait for Kafka.
-        mode: BufferMode => choice().or(BufferMode::Memory)
-            .later_when("`hybrid`", |mode| *mode == BufferMode::Hybrid, "records wait in memory");
-        /// Bytes that may wait for one partition. Beyond it the oldest QoS 0 messages are dropped, and
+        mode: BufferMode => choice().or(BufferMode::Memory);
+        /// Bytes that may wait for one partition, in memory and in files together. Beyond it the oldest QoS 0 messages are dropped, and
         /// publishers of QoS 1 and 2 have to wait.
         per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
-        /// A file of the mode `disk` that has reached this size is followed by the next.
+        /// A file that has reached this size is followed by the next. In the mode `hybrid` also the bytes that wait in memory, for
+        /// each partition, before any wait in files.
         segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10));
         /// While memory is short (`sysmon.os.sysmem_high_watermark`), drop the oldest QoS 0 messages for new ones, and let publishers of
         /// QoS 1 and 2 wait, in partitions that hold more than `max_inflight` batches of `max_batch_bytes`. Linux, mode `memory`.

@@ -72,8 +72,7 @@ pub fn reference() -> String {
          - `include \"other.conf\"` and environment variables (`${HOME}`, outside quotes) work as HOCON has them.\n\
          - Names of bridges and listeners start with a letter or digit and go on with letters, digits, `-`, `_` or `.`, at most 254\n  \
            of them; one with a dot stands in quotes.\n\
-         - An unknown key is an error. A key marked with † is understood and has no effect in this version; the node says so at\n  \
-           start.\n",
+         - An unknown key is an error.\n",
     );
     let docs = Config::docs();
     for (prefix, heading, introduction) in PARTS {
@@ -89,18 +88,8 @@ pub fn reference() -> String {
                 DefaultDoc::Value(_) => format!("`{}`", doc.default),
                 other => other.to_string(),
             };
-            let (mark, note) = match &doc.not_in_effect {
-                Some(why) => (" †", format!(" † {why}")),
-                None => ("", String::new()),
-            };
-            let row = [
-                &format!("`{key}`{mark}"),
-                &doc.kind,
-                &default,
-                &doc.allowed,
-                &format!("{}{note}", doc.meaning),
-            ]
-            .map(|cell| cell.replace('|', "\\|").replace('\n', " "));
+            let row = [&format!("`{key}`"), &doc.kind, &default, &doc.allowed, &doc.meaning]
+                .map(|cell| cell.replace('|', "\\|").replace('\n', " "));
             let _ = writeln!(page, "| {} |", row.join(" | "));
         }
     }
@@ -212,9 +201,6 @@ fn describe(doc: &FieldDoc) -> String {
     }
     if let DefaultDoc::Described(default) = &doc.default {
         let _ = write!(text, " Default: {default}.");
-    }
-    if let Some(why) = &doc.not_in_effect {
-        let _ = write!(text, " {why}");
     }
     text
 }

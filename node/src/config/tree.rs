@@ -71,14 +71,12 @@ pub(super) struct Walk {
     pub errors: Vec<Problem>,
     /// What it can do without.
     pub warnings: Vec<Problem>,
-    /// What was written, is understood, and changes nothing in this version.
-    pub not_in_effect: Vec<Problem>,
 }
 
 impl Walk {
     /// A walk over text whose keys stand where `lines` says.
     pub(super) fn new(lines: LineIndex) -> Self {
-        Self { lines, errors: Vec::new(), warnings: Vec::new(), not_in_effect: Vec::new() }
+        Self { lines, errors: Vec::new(), warnings: Vec::new() }
     }
 
     /// Reports a wrong value; always `None`, for `return walk.wrong(..)`.
@@ -122,12 +120,6 @@ impl Walk {
         let path = join(&object.path, key);
         let place = self.lines.get(&path).unwrap_or(object.place);
         self.warn_at(&path, place, message);
-    }
-
-    /// Notes a value that this version understands and does not act on.
-    pub(super) fn note_not_in_effect(&mut self, node: &Node<'_>, why: &str) {
-        let problem = self.problem(&node.path, node.place, None, why);
-        self.not_in_effect.push(problem);
     }
 
     /// The node of a key under an object.

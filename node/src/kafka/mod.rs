@@ -4,3 +4,4 @@ pub mod buffer;
 pub mod client;
 pub mod consumer;
 pub mod producer;
+pub mod spill;

@@ -12,6 +12,7 @@ mod durable;
 mod floods;
 mod ground;
 mod guide;
+mod hybrid_buffer;
 mod login;
 mod million;
 mod mqtt_clients;

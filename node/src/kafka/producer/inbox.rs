@@ -19,19 +19,22 @@
 //! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The tickets of
 //!   durable records are released then, where the bridge promises no more, and their place is held by a ticket nobody hears of:
 //!   they are never dropped.
+//! * With files for room ([`InboxLimits::spill`]) segments may be in a file (see `inbox_spilling.rs`): whom to tell of their records stays here, what
+//!   they hold counts against the limit and not as memory, and they are taken when they have been read back.
 //! * A segment's records are durable, then given to the buffer, then neither, in this order. While the disk is full the durable ones
 //!   go without the others.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use causeway_protocol::kafka::batch::{BatchBuilder, HEADER_LEN, Record, RecordRef};
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, MutexGuard};
 
+use self::spilling::{Filed, Spilling};
 use super::budget::Budget;
 use super::latency::LatencyHistogram;
 use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, split_runs, tell};
@@ -40,6 +43,7 @@ use super::verdict::TOO_LARGE;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, AckSink, Mark, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
 use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
+use crate::kafka::spill::Spill;
 
 /// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
 const LARGEST_RECORD: usize = 1 << 30;
@@ -68,6 +72,17 @@ pub struct InboxLimits {
     pub latency: Option<Arc<LatencyHistogram>>,
     /// Records go to the disk first.
     pub store: Option<Store>,
+    /// What does not fit into the memory goes to files.
+    pub spill: Option<Spillway>,
+}
+
+/// Files for what does not fit into the memory.
+#[derive(Debug, Clone)]
+pub struct Spillway {
+    /// Shared by all inboxes of a bridge.
+    pub spill: Arc<Spill>,
+    /// Bytes that wait in memory; what is beyond goes to files.
+    pub memory: usize,
 }
 
 /// The disk buffer of an inbox.
@@ -135,9 +150,11 @@ pub struct Taken {
 /// Where there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Full {
-    /// In the inbox, or among those it shares a budget with.
+    /// In the inbox.
     Own,
-    /// In the node.
+    /// In its memory, or that of those it shares a budget with. What is in files does not count there.
+    Memory,
+    /// In the memory of the node; nor does it there.
     Node,
 }
 
@@ -215,11 +232,19 @@ struct Segment {
     given_bytes: usize,
     /// So many of the first are durable.
     durable: usize,
+    /// Where its records are, if not in `builder`.
+    filed: Option<Box<Filed>>,
+    /// What is being done to it: see `inbox_spilling.rs`.
+    job: u64,
 }
 
 impl Segment {
+    fn count(&self) -> usize {
+        self.filed.as_ref().map_or(self.builder.count(), |filed| filed.records())
+    }
+
     fn live_records(&self) -> usize {
-        self.builder.count() - self.dropped
+        self.count() - self.dropped
     }
 
     /// Adds the ticket (or its absence) of the record just appended.
@@ -354,11 +379,13 @@ impl Segment {
 
     /// Physically removes what is marked as dropped, and gives the numbers it had on the disk.
     fn compact(&mut self) -> Vec<Numbers> {
-        let mut left = std::mem::take(&mut self.dropped);
         let mut gone_numbers = Vec::new();
-        if left == 0 {
+        if self.dropped == 0 || self.filed.is_some() {
             return gone_numbers;
         }
+        let mut left = std::mem::take(&mut self.dropped);
+        // What has been copied of it is not it any more.
+        self.job = 0;
         self.dropped_bytes = 0;
         // A new builder, not `retain`: this is about giving memory back.
         let mut kept = BatchBuilder::new();
@@ -422,8 +449,10 @@ struct State {
     dirty: bool,
     /// Something was given to the buffer and is not known to be durable.
     given: bool,
-    /// The sleeper wants the front batch as soon as it is durable.
+    /// The sleeper wants the front batch as soon as it is durable, or in memory.
     wanted: bool,
+    /// What concerns files; with [`InboxLimits::spill`], or once a segment came that is in one.
+    spilling: Option<Box<Spilling>>,
 }
 
 /// See the top of the file.
@@ -432,6 +461,7 @@ pub struct PartitionInbox {
     room: Room,
     sleeper: Arc<dyn Wake>,
     taken: AtomicU64,
+    me: Weak<Self>,
 }
 
 impl std::fmt::Debug for PartitionInbox {
@@ -445,7 +475,8 @@ impl PartitionInbox {
     pub fn new(limits: InboxLimits, sleeper: Arc<dyn Wake>) -> Arc<Self> {
         let room = limits.budget.as_ref().map_or_else(Room::default, |budget| budget.room().clone());
         let buffer = limits.store.as_ref().map(|store| store.buffer.clone());
-        let inbox = Arc::new(Self {
+        let spilling = limits.spill.as_ref().map(|way| Box::new(Spilling::new(way, limits.batch_bytes)));
+        let inbox = Arc::new_cyclic(|me| Self {
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 slice: limits.slice(),
@@ -462,10 +493,12 @@ impl PartitionInbox {
                 dirty: false,
                 given: false,
                 wanted: false,
+                spilling,
             }),
             room,
             sleeper,
             taken: AtomicU64::new(0),
+            me: me.clone(),
         });
         if let Some(buffer) = buffer {
             let weak: std::sync::Weak<Self> = Arc::downgrade(&inbox);
@@ -528,10 +561,13 @@ impl PartitionInbox {
         }
         let refused_by = if state.is_short() { Err(Full::Node) } else { state.reserve(most) };
         if let Err(full) = refused_by {
+            if full != Full::Own {
+                state.write_what_is_over(&self.me);
+            }
             if ticket.is_some() {
                 return Accepted::Full(match full {
                     Full::Node => state.share.as_mut().map_or_else(|| self.room.clone(), Share::refuse),
-                    Full::Own => {
+                    Full::Own | Full::Memory => {
                         state.refuse();
                         self.room.clone()
                     }
@@ -544,6 +580,7 @@ impl PartitionInbox {
                 return Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded));
             }
         }
+        let segments = state.segments.len();
         let segment = state.open_segment(most);
         let added = segment.builder.append(record);
         segment.note(ticket, added);
@@ -551,6 +588,10 @@ impl PartitionInbox {
             budget.release(most - added);
         }
         state.count_in(1, added);
+        if state.spilling.is_some() && state.segments.len() > segments {
+            // The one before is whole: it may go to a file.
+            state.write_what_is_over(&self.me);
+        }
         state.tell_buffer(|buffer| wakes.push(buffer));
         if state.ledger.queuing_bytes >= state.wake_at {
             state.wake_at = u64::MAX;
@@ -578,43 +619,58 @@ impl PartitionInbox {
         }
         state.add_to_budget(added);
         state.count_in(1, added);
+        if state.spilling.is_some() {
+            state.write_what_is_over(&self.me);
+        }
         state.force_share();
     }
 
     /// As [`Self::adopt`], for a whole batch, without looking into it.
-    pub fn adopt_batch(&self, batch: Surrendered) {
+    pub fn adopt_batch(&self, mut batch: Surrendered) {
+        if self.reads_at_once() && !batch.read_back() {
+            return self.adopt_lost(batch);
+        }
         let mut state = self.state.lock();
         if let Some(open) = state.segments.back_mut() {
             open.closed = true;
         }
         let mut segment = batch.0;
         segment.closed = true;
-        let (records, bytes) = (segment.live_records() as u64, segment.bytes);
         state.given |= segment.durable < segment.given;
-        let new = segment.given < segment.builder.count();
+        let new = segment.given < segment.count();
+        state.count_in_whole(&segment, &self.me);
         state.segments.push_back(segment);
         if new {
             state.tell_buffer(|buffer| buffer.wake());
         }
-        state.add_to_budget(bytes);
-        state.count_in(records, bytes);
         state.force_share();
     }
 
     /// As [`Self::adopt_batch`], for older batches in order: they go in front of all that waits here.
-    pub(super) fn prepend(&self, batches: Vec<Surrendered>) {
+    pub(super) fn prepend(&self, mut batches: Vec<Surrendered>) {
+        if self.reads_at_once() {
+            let read = |mut batch: Surrendered| {
+                let read = batch.read_back();
+                if read {
+                    Some(batch)
+                } else {
+                    self.adopt_lost(batch);
+                    None
+                }
+            };
+            batches = batches.into_iter().filter_map(read).collect();
+        }
         let mut state = self.state.lock();
         state.drop_from = 0;
+        state.begin_drops_at(0);
         for Surrendered(mut segment) in batches.into_iter().rev() {
             segment.closed = true;
-            let (records, bytes) = (segment.live_records() as u64, segment.bytes);
             state.given |= segment.durable < segment.given;
-            if segment.given < segment.builder.count() {
+            if segment.given < segment.count() {
                 state.tell_buffer(|buffer| buffer.wake());
             }
+            state.count_in_whole(&segment, &self.me);
             state.segments.push_front(segment);
-            state.add_to_budget(bytes);
-            state.count_in(records, bytes);
         }
         state.force_share();
     }
@@ -628,8 +684,8 @@ impl PartitionInbox {
             return false;
         };
         let enough = state.ledger.queuing > 0 && state.ledger.queuing_bytes >= bytes;
-        if enough && !state.front_is_ready() {
-            // Told when it is durable.
+        if enough && !state.front_is_ready(&self.me) {
+            // Told when it is durable, or in memory.
             state.wanted = true;
             state.wake_at = u64::MAX;
             return false;
@@ -641,19 +697,30 @@ impl PartitionInbox {
     /// Takes the oldest batch: its records are in flight from here on.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state.lock();
-        if !state.front_is_ready() {
+        if !state.front_is_ready(&self.me) {
             return None;
         }
         let segment = state.pop()?;
-        Some(self.taken_from(state, segment))
+        let records = segment.live_records();
+        Some(self.taken_from(state, segment, records))
     }
 
-    /// As [`Self::take`], durable or not: what is not counts as not stored.
-    pub fn take_in_any_case(self: &Arc<Self>) -> Option<Taken> {
+    /// As [`Self::take`], durable or not: what is not counts as not stored. One that is in a file is read, which blocks the thread, if its
+    /// `records` are wanted; where they are not, or cannot be read, [`Taken::builder`] is empty.
+    pub fn take_in_any_case(self: &Arc<Self>, records: bool) -> Option<Taken> {
         let mut state = self.state.lock();
         state.part_front();
-        let segment = state.pop()?;
-        Some(self.taken_from(state, segment))
+        let mut segment = state.pop()?;
+        let count = segment.live_records();
+        if let Some(filed) = segment.filed.take() {
+            state.count_as_memory(segment.bytes);
+            if records {
+                segment.put_back(&filed);
+            } else {
+                segment.forget_dropped();
+            }
+        }
+        Some(self.taken_from(state, segment, count))
     }
 
     /// Counts records that were under way before a restart.
@@ -672,10 +739,16 @@ impl PartitionInbox {
         Obligations::new(self.clone(), runs, bytes, None, stored)
     }
 
-    fn taken_from(self: &Arc<Self>, mut state: MutexGuard<'_, State>, segment: Segment) -> Taken {
-        state.ledger.inflight += segment.live_records() as u64;
+    fn taken_from(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        segment: Segment,
+        records: usize,
+    ) -> Taken {
+        state.ledger.inflight += records as u64;
         let expires_at = state.expiry(&segment);
         self.taken.fetch_add(1, Ordering::Release);
+        state.look_ahead(&self.me);
         let durable = segment.is_durable();
         let store = state.limits.store.as_ref().filter(|_| durable);
         let stored = store.map(|store| OnDisk { buffer: store.buffer.clone(), numbers: segment.numbers });
@@ -692,18 +765,20 @@ impl PartitionInbox {
         let mut state = self.state.lock();
         state.discard_empty();
         let front = state.segments.front()?;
-        if state.expiry(front).is_none_or(|at| at > now) || !state.front_is_ready() {
+        if state.expiry(front).is_none_or(|at| at > now) || !state.front_is_ready(&self.me) {
             return None;
         }
         let segment = state.pop()?;
-        Some(self.taken_from(state, segment))
+        let records = segment.live_records();
+        Some(self.taken_from(state, segment, records))
     }
 
     /// When [`Self::take_expired`] has something to give.
     pub fn next_expiry(&self) -> Option<Instant> {
         let mut state = self.state.lock();
         state.discard_empty();
-        state.segments.front().and_then(|front| state.expiry(front))
+        // The sleeper will be told when one in a file can be taken.
+        state.segments.front().filter(|front| front.filed.is_none()).and_then(|front| state.expiry(front))
     }
 
     /// Takes the oldest batch for another inbox: here it was never matched.
@@ -711,7 +786,11 @@ impl PartitionInbox {
         let mut state = self.state.lock();
         let segment = state.pop()?;
         state.ledger.matched -= segment.live_records() as u64;
-        state.release(segment.bytes);
+        if segment.filed.is_some() {
+            state.release_filed(segment.bytes);
+        } else {
+            state.release(segment.bytes);
+        }
         self.announce_room(&mut state);
         Some(Surrendered(segment))
     }
@@ -892,7 +971,10 @@ impl State {
 
     /// Whether the front batch may go. One that may not takes no more records, so that it soon may; while the disk is full
     /// its durable records go without the others.
-    fn front_is_ready(&mut self) -> bool {
+    fn front_is_ready(&mut self, me: &Weak<PartitionInbox>) -> bool {
+        if self.ledger.queuing_in_files > 0 && !self.front_is_in_memory(me) {
+            return false;
+        }
         let Some(store) = &self.limits.store else { return true };
         if store.buffer.is_full() {
             self.part_front();
@@ -924,7 +1006,8 @@ impl State {
 
     /// What the node counts for this inbox.
     fn cost(&self) -> usize {
-        self.held + share::RECORD * (self.ledger.queuing + self.ledger.inflight) as usize
+        let in_files = self.ledger.queuing_in_files as usize;
+        self.held - in_files + share::RECORD * (self.ledger.queuing + self.ledger.inflight) as usize
     }
 
     fn force_share(&mut self) {
@@ -945,8 +1028,13 @@ impl State {
         if self.held + most > self.limits.bytes {
             return Err(Full::Own);
         }
+        if let Some(spilling) = &self.spilling
+            && !spilling.admits(&self.ledger, most)
+        {
+            return Err(Full::Memory);
+        }
         if self.limits.budget.as_ref().is_some_and(|budget| !budget.try_reserve(most)) {
-            return Err(Full::Own);
+            return Err(Full::Memory);
         }
         let cost = self.cost();
         if let Some(share) = &mut self.share
@@ -1009,7 +1097,8 @@ impl State {
         }
         if self.segments.back().is_none_or(|open| open.closed) {
             // Behind a full one there will be another: all of its room at once, and none to grow into.
-            let behind_full = self.segments.back().is_some_and(|full| full.builder.len() + most > limit);
+            let is_full = |full: &Segment| full.filed.is_some() || full.builder.len() + most > limit;
+            let behind_full = self.segments.back().is_some_and(is_full);
             let capacity = if behind_full { limit } else { self.likely_size.min(limit) };
             self.segments
                 .push_back(Segment { builder: BatchBuilder::with_capacity(capacity), ..Segment::default() });
@@ -1022,56 +1111,80 @@ impl State {
         segment
     }
 
-    /// Drops the oldest records without ticket until `most` bytes fit (while the machine is short of memory, at least that many
-    /// bytes); false where they do not fit even then.
+    /// Drops the oldest records without ticket until `most` bytes fit (where memory is what lacks, the oldest in memory; while the
+    /// machine is short of it, at least that many bytes); false where they do not fit even then.
     fn drop_oldest(&mut self, most: usize) -> bool {
         let until = if self.is_short() {
             self.held.saturating_sub(most.saturating_sub(ESTIMATE))
         } else {
             usize::MAX
         };
-        while self.held > until || self.reserve(most).is_err() {
-            let last = self.segments.len().saturating_sub(1);
-            let Some(segment) = self.segments.get_mut(self.drop_from) else { return false };
-            let Some(bytes) = segment.plain.pop_front() else {
-                if self.drop_from >= last {
-                    return false;
+        loop {
+            let full = if self.held > until { Err(Full::Own) } else { self.reserve(most) };
+            let index = match full {
+                Ok(()) => return true,
+                Err(Full::Memory | Full::Node) if self.ledger.queuing_in_files > 0 => {
+                    self.first_in_memory_to_drop_from()
                 }
-                self.drop_from += 1;
-                continue;
+                Err(_) => self.first_to_drop_from(),
             };
+            let Some(index) = index else { return false };
+            let last = self.segments.len().saturating_sub(1);
+            let Some(segment) = self.segments.get_mut(index) else { return false };
+            let Some(bytes) = segment.plain.pop_front() else { return false };
             let bytes = bytes as usize;
             segment.dropped += 1;
             segment.dropped_bytes += bytes;
             segment.bytes -= bytes;
-            self.held -= bytes;
-            if let Some(budget) = &self.limits.budget {
-                budget.release(bytes);
-            }
             self.ledger.queuing -= 1;
             self.ledger.queuing_bytes -= bytes as u64;
             self.ledger.dropped_queue_full += 1;
+            if segment.filed.is_some() {
+                let gone = segment.bytes == 0;
+                self.release_filed(bytes);
+                self.dropped_from_file(index, gone);
+                continue;
+            }
             // A closed one goes as a whole where all of it may go: that is at most a batch too much, and no copy.
-            let at_once = self.drop_from < last && self.limits.store.is_none() && segment.is_plain();
+            let at_once = index < last && self.limits.store.is_none() && segment.is_plain();
             if segment.bytes == 0 || (segment.dropped_bytes > segment.bytes && !at_once) {
                 let gone = segment.compact();
                 if let Some(store) = self.limits.store.as_ref().filter(|_| !gone.is_empty()) {
                     store.buffer.done(&gone);
                 }
-                if segment.builder.is_empty() && self.drop_from < last {
-                    self.segments.remove(self.drop_from);
+                if segment.builder.is_empty() && index < last {
+                    self.remove(index);
                 }
             }
+            self.release(bytes);
         }
-        true
+    }
+
+    /// The first segment that has a record without ticket.
+    fn first_to_drop_from(&mut self) -> Option<usize> {
+        let last = self.segments.len().saturating_sub(1);
+        while self.segments.get(self.drop_from)?.plain.is_empty() {
+            if self.drop_from >= last {
+                return None;
+            }
+            self.drop_from += 1;
+        }
+        Some(self.drop_from)
+    }
+
+    /// Takes a segment without records away.
+    fn remove(&mut self, index: usize) -> Option<Segment> {
+        let segment = self.segments.remove(index)?;
+        self.drop_from -= usize::from(index < self.drop_from);
+        self.removed(index);
+        Some(segment)
     }
 
     /// The oldest segment with records, no longer waiting.
     fn pop(&mut self) -> Option<Segment> {
         self.discard_empty();
-        let mut segment = self.segments.pop_front()?;
-        self.drop_from = self.drop_from.saturating_sub(1);
-        self.likely_size = segment.builder.len();
+        let mut segment = self.remove(0)?;
+        self.likely_size = if segment.filed.is_some() { self.likely_size } else { segment.builder.len() };
         let gone = segment.compact();
         self.end(&gone);
         self.ledger.queuing -= segment.live_records() as u64;
@@ -1089,13 +1202,15 @@ impl State {
     /// Takes segments away from the front that have no records left.
     fn discard_empty(&mut self) {
         while self.segments.front().is_some_and(|segment| segment.live_records() == 0) {
-            if let Some(segment) = self.segments.pop_front() {
+            if let Some(segment) = self.remove(0) {
                 self.end(&segment.numbers);
             }
-            self.drop_from = self.drop_from.saturating_sub(1);
         }
     }
 }
+
+#[path = "inbox_spilling.rs"]
+mod spilling;
 
 #[cfg(test)]
 #[path = "inbox_tests.rs"]

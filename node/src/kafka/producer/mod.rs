@@ -42,6 +42,7 @@ pub use budget::Budget;
 pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
 pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
+pub use inbox::Spillway;
 pub use latency::{Latency, LatencyHistogram};
 pub use route::{Partitioner, Routes};
 pub use share::NodeMemory;

@@ -575,7 +575,8 @@ impl Held {
     fn bury(&self, records: &BatchBuilder, obligations: Obligations, end: End, why: &str, code: Option<i16>) {
         let setup = &self.setup;
         match &setup.dead_letters {
-            Some(letters) if !matches!(end, End::Stopped(_)) => {
+            // Without records, they could not be read.
+            Some(letters) if !matches!(end, End::Stopped(_)) && !records.is_empty() => {
                 let partition = Some(setup.partition.index);
                 let cause = Cause { topic: &setup.topic, partition, reason: why, code };
                 letters.bury(cause, records, obligations, end);
@@ -588,7 +589,8 @@ impl Held {
         for (batch, _) in self.core.abandon() {
             self.bury_batch(batch, end, why, None);
         }
-        while let Some(taken) = self.setup.partition.inbox.take_in_any_case() {
+        let buried = self.setup.dead_letters.is_some() && !matches!(end, End::Stopped(_));
+        while let Some(taken) = self.setup.partition.inbox.take_in_any_case(buried) {
             self.bury(&taken.builder, taken.obligations, end, why, None);
         }
     }

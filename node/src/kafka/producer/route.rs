@@ -293,13 +293,37 @@ impl Routes {
         }
     }
 
-    fn place(&self, partitions: &[Arc<Partition>], batch: Surrendered, step: usize) {
+    /// As the first part of [`Self::lead_to`], for what of staging is in files: that takes its time, and blocks nobody. False where it
+    /// cannot be read and nobody waits for it any more.
+    pub async fn bring_in(&self, partitions: &[Arc<Partition>]) -> bool {
+        // Publishers may add to the files meanwhile; what is left after so many steps is read with them waiting.
+        let most = usize::try_from(self.staging.in_files()).unwrap_or(usize::MAX).saturating_add(STEPS);
+        for step in 0..most {
+            if self.staging.in_files() == 0 || partitions.is_empty() {
+                break;
+            }
+            if !self.staging.front_in_memory().await {
+                return false;
+            }
+            let _exclusive = self.moving.write();
+            let _pause = self.pause();
+            let Some(batch) = self.staging.surrender() else { break };
+            self.place(partitions, batch, step);
+        }
+        true
+    }
+
+    fn place(&self, partitions: &[Arc<Partition>], mut batch: Surrendered, step: usize) {
         let count = partitions.len();
         let Some(anywhere) = partitions.get(step % count.max(1)) else { return };
         let Some(hash) = self.partitioner.hash() else {
             anywhere.inbox.adopt_batch(batch);
             return;
         };
+        if !batch.read_back() {
+            anywhere.inbox.adopt_lost(batch);
+            return;
+        }
         batch.for_each(|record, ticket, stored| {
             let index = record.key.and_then(|key| hash.partition(key, count as u32));
             let partition = index.and_then(|index| partitions.get(index as usize)).unwrap_or(anywhere);
@@ -419,10 +443,10 @@ impl Routes {
         }
     }
 
-    /// Takes the oldest batch out of staging, to end it.
-    pub fn take_staged(&self) -> Option<Taken> {
+    /// Takes the oldest batch out of staging, to end it: see [`PartitionInbox::take_in_any_case`].
+    pub fn take_staged(&self, records: bool) -> Option<Taken> {
         let _no_move = self.moving.read();
-        self.staging.take_in_any_case()
+        self.staging.take_in_any_case(records)
     }
 
     /// As [`Self::take_staged`], if all of its records are too old.

@@ -27,7 +27,7 @@ use super::budget::Budget;
 use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
-use super::inbox::{InboxLimits, Store, Taken};
+use super::inbox::{InboxLimits, Spillway, Store, Taken};
 use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
@@ -137,6 +137,8 @@ pub struct TopicProducerOptions {
     /// Records go to this disk buffer first; with it publishers are answered when their record is durable there, unless
     /// they want to wait for Kafka.
     pub store: Option<DiskStore>,
+    /// What does not fit into the memory goes to files.
+    pub spill: Option<Spillway>,
     /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
     /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
     pub unknown_is_final: bool,
@@ -172,6 +174,7 @@ impl TopicProducerOptions {
             memory: None,
             overload_protection: false,
             store: None,
+            spill: None,
             unknown_is_final: false,
             begin: None,
             latency: None,
@@ -309,7 +312,7 @@ impl TopicProducer {
             late_after: options.late_after,
             budget: options.budget.clone(),
             node: options.memory.clone(),
-            when_short: (options.overload_protection && options.store.is_none())
+            when_short: (options.overload_protection && options.store.is_none() && options.spill.is_none())
                 .then(|| options.max_inflight.saturating_mul(options.max_batch_bytes)),
             latency: options.latency.clone(),
             store: options.store.as_ref().map(|store| Store {
@@ -317,6 +320,7 @@ impl TopicProducer {
                 place: Place { topic: options.topic.clone(), partition: -1 },
                 answers: store.answers,
             }),
+            spill: options.spill.clone(),
         };
         let routes = Arc::new(Routes::new(options.partitioner, limits));
         let restored = restore(&routes);
@@ -601,7 +605,7 @@ impl Actor for TopicProducer {
     ) -> Result<(), ActorProcessingErr> {
         let end = End::Stopped(ReasonCode::UnspecifiedError);
         myself.get_cell().stop_children_and_wait(None, Some(Duration::from_secs(5))).await;
-        while let Some(taken) = held.setup.routes.take_staged() {
+        while let Some(taken) = held.setup.routes.take_staged(false) {
             taken.obligations.end(end);
         }
         // Where an actor was not there to do it.
@@ -609,7 +613,7 @@ impl Actor for TopicProducer {
             for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()) {
                 taken.obligations.end(end);
             }
-            while let Some(taken) = partition.inbox.take_in_any_case() {
+            while let Some(taken) = partition.inbox.take_in_any_case(false) {
                 taken.obligations.end(end);
             }
         }
@@ -694,7 +698,8 @@ impl Held {
         self.growth = None;
         let reason = ReasonCode::TopicNameInvalid;
         self.setup.routes.close(reason);
-        while let Some(taken) = self.setup.routes.take_staged() {
+        let buried = self.setup.options.dead_letters.is_some();
+        while let Some(taken) = self.setup.routes.take_staged(buried) {
             self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
         }
         for (seal, builder) in std::mem::take(&mut self.setup.restored.sealed).into_values().flatten() {
@@ -709,11 +714,12 @@ impl Held {
     /// Ends what waited for no partition yet, after it has gone to the dead-letter topic where there is one.
     fn bury(&self, taken: Taken, end: End, reason: &str) {
         match &self.setup.options.dead_letters {
-            Some(letters) => {
+            // Without records, they could not be read.
+            Some(letters) if !taken.builder.is_empty() => {
                 let cause = Cause { topic: &self.setup.options.topic, partition: None, reason, code: None };
                 letters.bury(cause, &taken.builder, taken.obligations, end);
             }
-            None => taken.obligations.end(end),
+            _ => taken.obligations.end(end),
         }
     }
 
@@ -744,7 +750,9 @@ impl Held {
         }
         let partitions = routes.partitions();
         tracing::info!(topic = %self.setup.options.topic, from = known, to = partitions.len(), "partitions");
-        routes.lead_to(&partitions);
+        if routes.bring_in(&partitions).await {
+            routes.lead_to(&partitions);
+        }
         Ok(())
     }
 
@@ -842,7 +850,11 @@ impl Held {
             topic = %self.setup.options.topic,
             "new partitions are not used yet: what is held for the old ones cannot be sent"
         );
-        self.setup.routes.lead_to(&self.setup.routes.partitions());
+        let routes = self.setup.routes.clone();
+        let partitions = routes.partitions();
+        if routes.bring_in(&partitions).await {
+            routes.lead_to(&partitions);
+        }
         Ok(())
     }
 
