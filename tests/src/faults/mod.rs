@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub use episode::{Buffer, Episode, buffers};
+pub use episode::{Buffer, Episode};
 use kafka_hand::Kafka;
 use verdict::Verdict;
 
