@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `causeway` | the node, with a producer bridge |
 //! | `causeway-disk` | the same with `buffer.mode = disk` |
+//! | `causeway-hybrid` | the same with `buffer.mode = hybrid` |
 //! | `mosquitto` | mosquitto and [`forward`]: one subscriber that hands to librdkafka and acknowledges after the delivery report |
 //! | `rmqttd` | RMQTT with its plugin `rmqtt-bridge-egress-kafka` |
 //! | `librdkafka` | [`produce`]: librdkafka's producer alone, without MQTT: the reference |

@@ -23,7 +23,10 @@ use crate::report::{Report, Watch};
 /// Clients whose keys are used.
 const CLIENTS: u32 = 50;
 
-/// How long one who is ahead of the rate sleeps; `poll` with a timeout would keep a core busy.
+/// Records that librdkafka's queue holds, `queue.buffering.max.messages`.
+const QUEUE: i32 = 100_000;
+
+/// How long one who is ahead of the rate, or of the queue, sleeps; `poll` with a timeout would keep a core busy.
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// How long librdkafka may take to deliver what it holds.
@@ -109,7 +112,11 @@ pub(crate) async fn produce(scenario: &Produce) -> Result<Report> {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(error.into());
             }
-            producer.poll(Duration::from_millis(1));
+            // Room for one record comes at once, and asking again for each would spin.
+            while producer.in_flight_count() > QUEUE / 2 {
+                producer.poll(Duration::ZERO);
+                std::thread::sleep(PAUSE);
+            }
             record = again;
         }
         Ok(())

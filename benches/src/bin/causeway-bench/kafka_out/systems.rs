@@ -24,6 +24,8 @@ pub(crate) enum System {
     Causeway,
     /// This project, its buffer on disk: acknowledged when it is synced.
     CausewayDisk,
+    /// This project, its buffer in memory, and in files what does not fit there.
+    CausewayHybrid,
     /// librdkafka's producer alone: the reference.
     Librdkafka,
     /// mosquitto and a forwarder on librdkafka.
@@ -46,6 +48,7 @@ impl System {
         match self {
             Self::Causeway => "causeway",
             Self::CausewayDisk => "causeway, disk",
+            Self::CausewayHybrid => "causeway, hybrid",
             Self::Librdkafka => "librdkafka",
             Self::Mosquitto => "mosquitto",
             Self::Rmqttd => "rmqttd",
@@ -54,7 +57,7 @@ impl System {
 
     fn kind(self) -> Option<Kind> {
         match self {
-            Self::Causeway | Self::CausewayDisk => Some(Kind::Causeway),
+            Self::Causeway | Self::CausewayDisk | Self::CausewayHybrid => Some(Kind::Causeway),
             Self::Librdkafka => None,
             Self::Mosquitto => Some(Kind::Mosquitto),
             Self::Rmqttd => Some(Kind::Rmqttd),
@@ -81,8 +84,12 @@ impl System {
         let program = kind.find(directories).with_context(|| format!("{} is gone", kind.name()))?;
         Ok(match self {
             Self::Librdkafka => Running::Nothing,
-            Self::Causeway | Self::CausewayDisk => {
-                let buffer = if self == Self::CausewayDisk { "disk" } else { "memory" };
+            Self::Causeway | Self::CausewayDisk | Self::CausewayHybrid => {
+                let buffer = match self {
+                    Self::CausewayDisk => "disk",
+                    Self::CausewayHybrid => "hybrid",
+                    _ => "memory",
+                };
                 Running::Node(Broker::start(kind, &program, &bridge(kafka, topic, case, buffer)).await?)
             }
             Self::Mosquitto => {
