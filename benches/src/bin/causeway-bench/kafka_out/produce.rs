@@ -91,6 +91,15 @@ impl ProducerContext for Reports {
     }
 }
 
+/// Takes all delivery reports that there are: one call of `poll` takes those of one batch.
+fn take_reports(producer: &BaseProducer<Reports>) {
+    let mut before = i32::MAX;
+    while before > producer.in_flight_count() {
+        before = producer.in_flight_count();
+        producer.poll(Duration::ZERO);
+    }
+}
+
 pub(crate) async fn produce(scenario: &Produce) -> Result<Report> {
     let topic = Topic::open(&scenario.kafka, &scenario.topic).await?;
     let delivered = Arc::new(Meter::default());
@@ -114,7 +123,7 @@ pub(crate) async fn produce(scenario: &Produce) -> Result<Report> {
             }
             // Room for one record comes at once, and asking again for each would spin.
             while producer.in_flight_count() > QUEUE / 2 {
-                producer.poll(Duration::ZERO);
+                take_reports(&producer);
                 std::thread::sleep(PAUSE);
             }
             record = again;
@@ -137,7 +146,7 @@ pub(crate) async fn produce(scenario: &Produce) -> Result<Report> {
             send(warm_up + sent)?;
             sent += 1;
         }
-        producer.poll(Duration::ZERO);
+        take_reports(&producer);
         if sent >= due {
             std::thread::sleep(PAUSE);
         }
