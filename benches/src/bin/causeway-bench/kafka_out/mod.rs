@@ -60,12 +60,16 @@ pub(crate) enum Row {
     SmallOnePartition,
     /// 100 bytes, QoS 1, 12 partitions.
     Small,
+    /// 100 bytes, QoS 0, 1 partition.
+    SmallQos0OnePartition,
     /// 100 bytes, QoS 0, 12 partitions.
     SmallQos0,
     /// 1 KiB, QoS 1, 1 partition.
     LargeOnePartition,
     /// 1 KiB, QoS 1, 12 partitions.
     Large,
+    /// 1 KiB, QoS 0, 1 partition.
+    LargeQos0OnePartition,
     /// 1 KiB, QoS 0, 12 partitions.
     LargeQos0,
     /// 100 bytes, QoS 1, 12 partitions, two headers.
@@ -95,11 +99,17 @@ impl Row {
         match self {
             Self::SmallOnePartition => Case { title: "100 B, QoS 1, 1 partition", partitions: 1, ..case },
             Self::Small => Case { title: "100 B, QoS 1, 12 partitions", ..case },
+            Self::SmallQos0OnePartition => {
+                Case { title: "100 B, QoS 0, 1 partition", qos: 0, partitions: 1, ..case }
+            }
             Self::SmallQos0 => Case { title: "100 B, QoS 0, 12 partitions", qos: 0, ..case },
             Self::LargeOnePartition => {
                 Case { title: "1 KiB, QoS 1, 1 partition", payload: 1024, partitions: 1, ..case }
             }
             Self::Large => Case { title: "1 KiB, QoS 1, 12 partitions", payload: 1024, ..case },
+            Self::LargeQos0OnePartition => {
+                Case { title: "1 KiB, QoS 0, 1 partition", payload: 1024, qos: 0, partitions: 1, ..case }
+            }
             Self::LargeQos0 => Case { title: "1 KiB, QoS 0, 12 partitions", payload: 1024, qos: 0, ..case },
             Self::Headers => Case { title: "100 B, QoS 1, 12 partitions, 2 headers", headers: true, ..case },
             Self::Lz4 => Case { title: "100 B, QoS 1, 12 partitions, lz4", lz4: true, ..case },
