@@ -33,6 +33,7 @@ struct State {
     room: Option<usize>,
     fail_sync: bool,
     ignore_syncs: bool,
+    longest_write: usize,
 }
 
 /// Shared, so that a test can look while a log has it.
@@ -49,6 +50,11 @@ impl Double {
     /// Operations so far.
     pub(in crate::kafka) fn operations(&self) -> u64 {
         self.0.lock().operations
+    }
+
+    /// Most bytes that were written at once.
+    pub(in crate::kafka) fn longest_write(&self) -> usize {
+        self.0.lock().longest_write
     }
 
     /// Bytes that may still be added.
@@ -167,6 +173,7 @@ impl Disk for Double {
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock();
         let dying = state.operate()?;
+        state.longest_write = state.longest_write.max(bytes.len());
         let fits = state.room.map_or(bytes.len(), |room| room.min(bytes.len()));
         let written = if dying { fits / 2 } else { fits };
         state.file(name)?.now.extend_from_slice(&bytes[..written]);

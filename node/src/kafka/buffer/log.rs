@@ -36,6 +36,9 @@ pub const RESERVE_NAME: &str = "reserve";
 /// Size of that: some ten thousand seals.
 const RESERVE_BYTES: usize = 1 << 20;
 
+/// Room for records that is kept from commit to commit.
+const KEPT_BYTES: usize = 16 << 20;
+
 /// Files may take so many times what is needed before the oldest is written again.
 const WASTE: u64 = 2;
 
@@ -446,6 +449,11 @@ impl<D: Disk> Log<D> {
         !self.data.is_empty()
     }
 
+    /// Bytes of records that were put in and are not durable.
+    pub fn record_bytes(&self) -> usize {
+        self.data.len()
+    }
+
     /// Makes durable what was put in.
     ///
     /// # Errors
@@ -523,6 +531,8 @@ impl<D: Disk> Log<D> {
         self.control.clear();
         if with_records {
             self.data.clear();
+            // A file that was written again is no reason to keep so much.
+            self.data.shrink_to(KEPT_BYTES);
             for numbers in self.put.drain(..) {
                 file.records += u64::from(numbers.count);
                 self.live.insert(numbers, number);

@@ -39,14 +39,19 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Longest wait for a flush.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// Bytes of records in a round, and one run more: what comes beyond waits for the next one, so that neither a backlog nor its copy here
+/// grows with what publishers wrote during a slow sync, and acknowledgements come in between.
+const ROUND_BYTES: usize = 8 << 20;
+
 /// Takes a run of encoded records (how many, the base of their timestamps, the bytes, marks of some of them) and gives
-/// their numbers.
-pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8], &[Mark]) -> Numbers + 'a;
+/// their numbers; `None` where the round is full.
+pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8], &[Mark]) -> Option<Numbers> + 'a;
 
 /// Where records gather.
 pub trait Source: Send + Sync {
-    /// Gives what was never given.
-    fn collect(&self, put: &mut Put<'_>);
+    /// Gives what was never given, in order, until there is nothing or the round is full. True where something is left: it will be asked
+    /// again without having called [`Wake::wake`].
+    fn collect(&self, put: &mut Put<'_>) -> bool;
 
     /// Records with numbers below this one are durable.
     fn durable(&self, below: u64);
@@ -293,6 +298,7 @@ impl Buffer {
         let mut held: Vec<Then> = Vec::new();
         let mut forgotten: Vec<(Mark, Option<Arc<HandOver>>)> = Vec::new();
         let mut retry = false;
+        let mut turn = 0_usize;
         loop {
             let work = self.next_work(last, retry);
             let round = self.round.lock();
@@ -311,18 +317,25 @@ impl Buffer {
             if work.forget_all {
                 log.forget_all();
             }
-            let sources: Vec<Arc<dyn Source>> =
+            let mut sources: Vec<Arc<dyn Source>> =
                 self.sources.lock().iter().filter_map(Weak::upgrade).collect();
-            let skipped = log.has_records();
-            if !skipped {
+            // Another one is the first each time, so that all have their turn while rounds are full.
+            turn = turn.wrapping_add(1);
+            let first = turn % sources.len().max(1);
+            sources.rotate_left(first);
+            let mut left = log.has_records();
+            if !left {
                 for source in &sources {
-                    source.collect(&mut |place, count, base, bytes, marks| {
+                    left |= source.collect(&mut |place, count, base, bytes, marks| {
+                        if log.record_bytes() >= ROUND_BYTES {
+                            return None;
+                        }
                         let numbers = log.put_records(place, count, base, bytes);
                         if !marks.is_empty() {
                             self.marks.lock().extend(marks);
                             log.put_marks(marks);
                         }
-                        numbers
+                        Some(numbers)
                     });
                 }
             }
@@ -340,8 +353,8 @@ impl Buffer {
             self.full.store(matches!(result, Err(Error::Full(_))), Ordering::Release);
             match &result {
                 Ok(()) => {
-                    // What came while the disk was full has been announced before.
-                    self.queue.lock().dirty |= skipped;
+                    // What came while the disk was full, or the round, has been announced before.
+                    self.queue.lock().dirty |= left;
                     let below = log.next_number();
                     for source in &sources {
                         source.durable(below);
@@ -357,6 +370,10 @@ impl Buffer {
             retry = matches!(result, Err(Error::Full(_)));
             self.show(&log, result.as_ref().err());
             let failed = matches!(result, Err(Error::Failed(_)));
+            if left && result.is_ok() {
+                self.queue.lock().flushes.extend(work.flushes);
+                continue;
+            }
             work.flushes.into_iter().for_each(|told| {
                 let _ = told.send(());
             });

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use causeway_protocol::kafka::batch::{BatchBuilder, Record};
 
@@ -16,19 +16,27 @@ struct Records {
     given: Mutex<Vec<Numbers>>,
     marks: Mutex<Vec<Mark>>,
     durable: AtomicU64,
+    value_len: AtomicUsize,
 }
 
 impl Source for Records {
-    fn collect(&self, put: &mut Put<'_>) {
-        let count = std::mem::take(&mut *self.waiting.lock());
-        if count > 0 {
+    fn collect(&self, put: &mut Put<'_>) -> bool {
+        let mut waiting = self.waiting.lock();
+        let value = vec![b'v'; self.value_len.load(Ordering::Relaxed).max(1)];
+        while *waiting > 0 {
+            // A run of so many at most, as the batches of an inbox are.
+            let count = (*waiting).min(100);
             let mut builder = BatchBuilder::new();
             for _ in 0..count {
-                builder.append(&Record { timestamp: 1, key: None, value: Some(b"v"), headers: &[] });
+                builder.append(&Record { timestamp: 1, key: None, value: Some(&value), headers: &[] });
             }
             let place = Place { topic: "t".into(), partition: 0 };
-            self.given.lock().push(put(&place, count, 1, builder.encoded_from(0), &self.marks.lock()));
+            let numbers = put(&place, count, 1, builder.encoded_from(0), &self.marks.lock());
+            let Some(numbers) = numbers else { return true };
+            self.given.lock().push(numbers);
+            *waiting -= count;
         }
+        false
     }
 
     fn durable(&self, below: u64) {
@@ -67,6 +75,33 @@ async fn what_a_source_has_is_durable_after_one_round_and_there_after_the_next_s
     buffer.close().await;
     let (_, found) = Log::open(disk, 1 << 20, LIVES).unwrap();
     assert_eq!(found.records(), 100);
+}
+
+#[tokio::test]
+async fn a_backlog_becomes_durable_in_rounds_and_nobody_waits_for_all_of_anothers() {
+    let disk = Double::default();
+    let (buffer, large) = start(&disk);
+    let small = Arc::new(Records::default());
+    buffer.add_source(Arc::downgrade(&(small.clone() as Arc<dyn Source>)));
+    large.value_len.store(100_000, Ordering::Relaxed);
+    let pause = buffer.pause();
+    *large.waiting.lock() = 1000;
+    *small.waiting.lock() = 5;
+    buffer.wake();
+    drop(pause);
+    buffer.flush().await;
+    assert_eq!(large.durable.load(Ordering::Acquire), 1000, "a flush is for all of it");
+    assert_eq!(small.durable.load(Ordering::Acquire), 5);
+    // Each run is of 10 MB, so each fills a round by itself, and the other source had its turn early.
+    assert!(small.given.lock().first().unwrap().first <= 200);
+    assert!(disk.longest_write() < 2 * ROUND_BYTES);
+    // The last round of a buffer that is closed is as many as it takes.
+    *large.waiting.lock() = 1000;
+    buffer.wake();
+    buffer.close().await;
+    assert_eq!(large.durable.load(Ordering::Acquire), 2000);
+    let (_, found) = Log::open(disk, 1 << 20, LIVES).unwrap();
+    assert_eq!(found.records(), 2005);
 }
 
 struct Told(AtomicBool);

@@ -284,15 +284,17 @@ impl Segment {
         }
     }
 
-    /// Gives the buffer what it does not have.
-    fn collect(&mut self, place: &Place, put: &mut Put<'_>) {
+    /// Gives the buffer what it does not have; false where it does not take it now.
+    fn collect(&mut self, place: &Place, put: &mut Put<'_>) -> bool {
         let count = self.builder.count() - self.given;
-        let Some(base_timestamp) = self.builder.base_timestamp().filter(|_| count > 0) else { return };
+        let Some(base_timestamp) = self.builder.base_timestamp().filter(|_| count > 0) else { return true };
         let bytes = self.builder.encoded_from(self.given_bytes);
         let marks = self.marks_of_last(count);
-        self.numbers.push(put(place, count as u32, base_timestamp, bytes, &marks));
+        let Some(numbers) = put(place, count as u32, base_timestamp, bytes, &marks) else { return false };
+        self.numbers.push(numbers);
         self.given_bytes += bytes.len();
         self.given = self.builder.count();
+        true
     }
 
     /// The marks of the last `count` records.
@@ -918,17 +920,17 @@ impl PartitionInbox {
 }
 
 impl Source for PartitionInbox {
-    fn collect(&self, put: &mut Put<'_>) {
+    fn collect(&self, put: &mut Put<'_>) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if !std::mem::take(&mut state.dirty) {
-            return;
+        if !state.dirty {
+            return false;
         }
-        let Some(store) = &state.limits.store else { return };
-        for segment in &mut state.segments {
-            segment.collect(&store.place, put);
-        }
+        let Some(store) = &state.limits.store else { return false };
+        // One that is not taken is followed by none: what was written first has the lower number.
+        state.dirty = !state.segments.iter_mut().all(|segment| segment.collect(&store.place, put));
         state.given = true;
+        state.dirty
     }
 
     fn durable(&self, below: u64) {

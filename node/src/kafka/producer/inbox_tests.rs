@@ -489,9 +489,42 @@ fn collect(inbox: &PartitionInbox, next: &mut u64) -> Vec<Numbers> {
         let numbers = Numbers { first: *next, count };
         *next += u64::from(count);
         runs.push(numbers);
-        numbers
+        Some(numbers)
     });
     runs
+}
+
+#[test]
+fn a_round_that_is_full_takes_the_rest_in_the_next_one_in_order() {
+    let (inbox, _sleeper, _directory) = stored_inbox(100_000);
+    let mut wakes = WakeList::default();
+    // Two of them are a batch.
+    let value = vec![b'v'; 4_000];
+    for key in [b"1", b"2", b"3", b"4", b"5", b"6"] {
+        inbox.append(&record(key, &value), None, &mut wakes);
+    }
+    let collect_up_to = |most: usize, mut next: u64| {
+        let mut runs = Vec::new();
+        let left = Source::collect(&*inbox, &mut |_, count, _, _, _| {
+            let first = next;
+            (runs.len() < most).then(|| {
+                runs.push(count);
+                next += u64::from(count);
+                Numbers { first, count }
+            })
+        });
+        (left, runs)
+    };
+    assert_eq!(collect_up_to(0, 0), (true, vec![]));
+    assert_eq!(collect_up_to(2, 0), (true, vec![2, 2]));
+    // Nobody says so once more, and what comes now is behind what was left.
+    inbox.append(&record(b"7", b"v"), None, &mut wakes);
+    inbox.durable(4);
+    assert_eq!(collect_up_to(9, 4), (false, vec![3]));
+    assert_eq!(collect_up_to(9, 7), (false, vec![]));
+    inbox.durable(7);
+    let sizes: Vec<usize> = std::iter::from_fn(|| inbox.take()).map(|taken| taken.builder.count()).collect();
+    assert_eq!(sizes, [2, 2, 3]);
 }
 
 #[test]
