@@ -162,6 +162,11 @@ enum Full {
 pub struct Surrendered(Segment);
 
 impl Surrendered {
+    /// When its first record came.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.0.since
+    }
+
     /// Takes back what is in flight: in its inbox it was never matched.
     pub(super) fn of_flight(builder: BatchBuilder, obligations: Obligations) -> Option<Self> {
         let Dissolved { inbox, runs, bytes: counted, since, numbers } = obligations.dissolve()?;
@@ -583,7 +588,7 @@ impl PartitionInbox {
             }
         }
         let segments = state.segments.len();
-        let segment = state.open_segment(most);
+        let segment = state.open_segment(most, None);
         let added = segment.builder.append(record);
         segment.note(ticket, added);
         if let Some(budget) = &state.limits.budget {
@@ -603,14 +608,20 @@ impl PartitionInbox {
     }
 
     /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted before.
-    pub(super) fn adopt(&self, record: &RecordRef<'_>, ticket: Option<&Ticket>, stored: Stored) {
+    pub(super) fn adopt(
+        &self,
+        record: &RecordRef<'_>,
+        ticket: Option<&Ticket>,
+        stored: Stored,
+        since: Option<Instant>,
+    ) {
         let mut state = self.state.lock();
         if let Some(open) = state.segments.back_mut()
             && !open.fits(stored)
         {
             open.closed = true;
         }
-        let segment = state.open_segment(record.encoded_len() + 16);
+        let segment = state.open_segment(record.encoded_len() + 16, since);
         let before = segment.builder.len();
         let added = segment.builder.append_ref(record);
         segment.note(ticket, added);
@@ -1083,12 +1094,16 @@ impl State {
         self.ledger.queuing_bytes += bytes as u64;
     }
 
-    /// The segment for a record of up to `most` bytes.
-    fn open_segment(&mut self, most: usize) -> &mut Segment {
+    /// The segment for a record of up to `most` bytes that came at this time, or just now.
+    fn open_segment(&mut self, most: usize, since: Option<Instant>) -> &mut Segment {
         let limit = self.limits.batch_bytes;
-        let now = self.slice.map(|slice| (Instant::now(), slice));
+        let slice = self.slice;
+        let came = since.or_else(|| slice.map(|_| Instant::now()));
+        // Of a batch that comes from elsewhere the last record may have come an eighth after the first.
+        let slice = if since.is_some() { slice.map(|_| Duration::ZERO) } else { slice };
         let is_old = |open: &Segment| {
-            now.zip(open.since).is_some_and(|((now, slice), since)| now.duration_since(since) > slice)
+            let age = came.zip(open.since).map(|(came, since)| came.saturating_duration_since(since));
+            age.zip(slice).is_some_and(|(age, slice)| age > slice)
         };
         if let Some(open) = self.segments.back_mut()
             && !open.closed
@@ -1108,7 +1123,7 @@ impl State {
         let last = self.segments.len() - 1;
         let segment = &mut self.segments[last];
         if segment.builder.is_empty() {
-            segment.since = Some(now.map_or_else(Instant::now, |(now, _)| now));
+            segment.since = came.or_else(|| Some(Instant::now()));
         }
         segment
     }

@@ -312,7 +312,7 @@ fn a_batch_moves_to_another_inbox_with_its_tickets_and_books() {
     }
     let batch = from.surrender().expect("a batch");
     assert_eq!(from.ledger(), Ledger::default());
-    batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored));
+    batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored, batch.since()));
     assert_eq!(to.ledger().queuing, 10);
     to.adopt_batch(to.surrender().expect("a batch"));
     let taken = to.take().expect("a batch");
@@ -343,6 +343,31 @@ fn a_batch_expires_when_all_of_its_records_are_too_old_and_the_books_say_so() {
     let ledger = inbox.ledger();
     assert_eq!((ledger.dropped_expired, ledger.failed, ledger.imbalance()), (2, 0, 0));
     assert_eq!(publisher.told.lock()[&7], Outcome::Failed(ReasonCode::UnspecifiedError));
+}
+
+#[test]
+fn what_comes_from_another_inbox_is_as_old_as_it_was_there() {
+    let max_age = Duration::from_mins(8);
+    let limits = InboxLimits { max_age: Some(max_age), ..InboxLimits::new(10_000, 5_000) };
+    let from = PartitionInbox::new(limits.clone(), Arc::new(Sleeper::default()));
+    let to = PartitionInbox::new(limits, Arc::new(Sleeper::default()));
+    let mut wakes = WakeList::default();
+    from.append(&record(b"k", b"v"), None, &mut wakes);
+    let batch = from.surrender().expect("a batch");
+    let first = batch.since().expect("a time");
+    let second = first + Duration::from_secs(1);
+    for since in [first, first, second] {
+        batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored, Some(since)));
+    }
+    // Whatever comes now is younger, and does not make them so.
+    let expiry = |since: Instant| since + max_age + max_age / 8;
+    for (since, records) in [(first, 2), (second, 1)] {
+        assert_eq!(to.next_expiry(), Some(expiry(since)));
+        assert!(to.take_expired(expiry(since) - Duration::from_millis(1)).is_none());
+        let taken = to.take_expired(expiry(since)).expect("a batch");
+        assert_eq!(taken.obligations.records(), records);
+        taken.obligations.end(End::Expired(ReasonCode::UnspecifiedError));
+    }
 }
 
 #[test]

@@ -204,7 +204,7 @@ impl Routes {
 
     /// A record of before a restart, which is durable under this number: it goes wherever records go now.
     pub fn restore(&self, record: &RecordRef<'_>, number: u64) {
-        self.staging.adopt(record, Some(&answered_ticket(0)), Stored::Durable(number));
+        self.staging.adopt(record, Some(&answered_ticket(0)), Stored::Durable(number), None);
     }
 
     /// So many records were under way before a restart, and wait for their partition.
@@ -324,10 +324,12 @@ impl Routes {
             anywhere.inbox.adopt_lost(batch);
             return;
         }
+        // They have been waiting since then, wherever they go.
+        let since = batch.since();
         batch.for_each(|record, ticket, stored| {
             let index = record.key.and_then(|key| hash.partition(key, count as u32));
             let partition = index.and_then(|index| partitions.get(index as usize)).unwrap_or(anywhere);
-            partition.inbox.adopt(record, ticket, stored);
+            partition.inbox.adopt(record, ticket, stored, since);
         });
     }
 
