@@ -13,6 +13,7 @@
 //! * Marks ([`Mark`]) become durable with the records they were put in with, and stay until they are forgotten: each file
 //!   begins with all that there are, so that none depends on an older file. They count for one life of the node and
 //!   the next one ([`Lives`]).
+//! * On a full disk the newest file goes as well, when nothing in it is needed: what waits for room gets it.
 //! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost: what was put in stays, and
 //!   seals and ends go first, into room that is kept for them, so that the backlog can leave.
 
@@ -267,7 +268,10 @@ pub struct Log<D> {
     put: Vec<Numbers>,
     done: Vec<Numbers>,
     new_seals: BTreeMap<Place, Vec<Seal>>,
+    /// Durable, or about to be with `control`.
     marks: BTreeSet<Mark>,
+    /// Those in `data`.
+    new_marks: BTreeSet<Mark>,
     life: u64,
     has_reserve: bool,
     failed: bool,
@@ -279,6 +283,12 @@ impl<D: Disk> Log<D> {
     pub fn open(mut disk: D, segment_bytes: u64, lives: Lives) -> Result<(Self, Found), OpenError> {
         let mut found = Found::default();
         let mut numbers = numbered_files(&mut disk)?;
+        let begun = begun_files(&mut disk, &numbers)?;
+        for unborn in numbers.split_off(begun).into_iter().rev() {
+            found.torn += disk.read(&file_name(unborn))?.len() as u64;
+            disk.remove(&file_name(unborn))?;
+            disk.sync_dir()?;
+        }
         let mut files = VecDeque::new();
         let mut highest = None;
         let mut usable_end = false;
@@ -288,13 +298,6 @@ impl<D: Disk> Log<D> {
             match v1::read_file_header(&bytes) {
                 Ok(_) => {}
                 Err(BadHeader::Version(version)) => return Err(OpenError::Version { name, version }),
-                Err(_) if is_last && is_begun(&v1::scan(&bytes)) => {
-                    // Its creation was under way: nobody was told of anything in it.
-                    disk.remove(&name)?;
-                    disk.sync_dir()?;
-                    found.torn += bytes.len() as u64;
-                    continue;
-                }
                 Err(_) => {
                     let gap = Gap { offset: 0, len: v1::FILE_HEADER_LEN as u64 };
                     found.damage.push(Damage { name: name.clone(), gap });
@@ -347,6 +350,7 @@ impl<D: Disk> Log<D> {
             done: Vec::new(),
             new_seals: BTreeMap::new(),
             marks: found.marks.clone(),
+            new_marks: BTreeSet::new(),
             life: lives.now,
             has_reserve: false,
             failed: false,
@@ -405,12 +409,13 @@ impl<D: Disk> Log<D> {
         }
         let synced = self.synced();
         Writer::new(&mut self.data, synced).marks(marks);
-        self.marks.extend(marks);
+        self.new_marks.extend(marks);
     }
 
     /// These are not needed any more.
     pub fn forget(&mut self, marks: &[Mark]) {
-        let known: Vec<Mark> = marks.iter().filter(|mark| self.marks.remove(mark)).copied().collect();
+        let mut remove = |mark: &&Mark| self.marks.remove(mark) | self.new_marks.remove(mark);
+        let known: Vec<Mark> = marks.iter().filter(|mark| remove(mark)).copied().collect();
         if !known.is_empty() {
             let synced = self.synced();
             Writer::new(&mut self.control, synced).forgotten(&known);
@@ -420,13 +425,15 @@ impl<D: Disk> Log<D> {
     /// None of them is needed any more.
     pub fn forget_all(&mut self) {
         self.marks.clear();
+        self.new_marks.clear();
         self.put_all_marks();
     }
 
     /// The marks of a session.
     pub fn marks_of(&self, session: u64) -> Vec<Mark> {
         let (first, last) = (Mark { session, identifier: 0 }, Mark { session, identifier: u16::MAX });
-        self.marks.range(first..=last).copied().collect()
+        let of = |marks: &BTreeSet<Mark>| marks.range(first..=last).copied().collect::<Vec<_>>();
+        [of(&self.marks), of(&self.new_marks)].concat()
     }
 
     fn put_all_marks(&mut self) {
@@ -491,6 +498,7 @@ impl<D: Disk> Log<D> {
                     self.disk.remove(RESERVE_NAME).map_err(Error::Failed)?;
                 }
                 self.append(false)?;
+                self.give_up_newest().map_err(Error::Failed)?;
             }
             Err(failed) => return Err(failed),
         }
@@ -531,6 +539,7 @@ impl<D: Disk> Log<D> {
         self.control.clear();
         if with_records {
             self.data.clear();
+            self.marks.append(&mut self.new_marks);
             // A file that was written again is no reason to keep so much.
             self.data.shrink_to(KEPT_BYTES);
             for numbers in self.put.drain(..) {
@@ -567,6 +576,22 @@ impl<D: Disk> Log<D> {
             return Err(error);
         }
         self.files.push_back(FileInfo { number, len: head.len() as u64, records: 0 });
+        Ok(())
+    }
+
+    /// Begins a file where the newest one holds nothing needed, so that it can go; for a disk that is full.
+    fn give_up_newest(&mut self) -> io::Result<()> {
+        let is_waste = |file: &FileInfo| file.records > 0 && self.live.is_unused(file.number);
+        if !self.files.back().is_some_and(is_waste) {
+            return Ok(());
+        }
+        match self.begin_file() {
+            Err(error) if is_full(&error) => return Ok(()),
+            begun => begun?,
+        }
+        // What waits was to follow on the end of the other file.
+        let synced = self.synced();
+        v1::set_synced(&mut self.data, synced);
         Ok(())
     }
 
@@ -658,9 +683,22 @@ fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Whether a file holds nothing but what it begins with.
-fn is_begun(scanned: &v1::Scanned<'_>) -> bool {
-    scanned.entries.iter().all(|(_, entry)| matches!(entry, Entry::AllMarks { .. }))
+/// How many of the files are more than the attempt to begin one. Where that fails for want of room the file before goes on growing, and a
+/// crash may bring back what was removed: nobody was told of anything in it.
+fn begun_files(disk: &mut impl Disk, numbers: &[u64]) -> io::Result<usize> {
+    for (index, number) in numbers.iter().enumerate().rev() {
+        let bytes = disk.read(&file_name(*number))?;
+        let scanned = v1::scan(&bytes);
+        let unborn = match v1::read_file_header(&bytes) {
+            Ok(_) => scanned.entries.is_empty(),
+            Err(BadHeader::Version(_)) => false,
+            Err(_) => scanned.entries.iter().all(|(_, entry)| matches!(entry, Entry::AllMarks { .. })),
+        };
+        if !unborn {
+            return Ok(index + 1);
+        }
+    }
+    Ok(0)
 }
 
 /// Keeps a copy of a damaged file, which the log itself will remove when it no longer needs the rest of it.
@@ -717,9 +755,10 @@ pub struct FileReport {
 /// Reads a log without changing anything.
 pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
     let numbers = numbered_files(disk)?;
+    let begun = begun_files(disk, &numbers)?;
     let (mut reports, mut found) = (Vec::new(), Found::default());
     for (index, number) in numbers.iter().enumerate() {
-        let (name, is_last) = (file_name(*number), index + 1 == numbers.len());
+        let (name, is_last) = (file_name(*number), index + 1 >= begun);
         let bytes = disk.read(&name)?;
         let scanned = v1::scan(&bytes);
         let header = v1::read_file_header(&bytes).err();
@@ -733,7 +772,7 @@ pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
             entries: 0,
             records: 0,
             // A file whose creation was interrupted holds nothing.
-            header: header.filter(|_| !is_last || !is_begun(&scanned)),
+            header: header.filter(|_| index < begun),
             damage,
             torn: bytes.len() as u64 - torn_from,
         };

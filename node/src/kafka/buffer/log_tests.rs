@@ -186,10 +186,16 @@ impl Run {
                 log.put_seals(&place(partition), seals.clone());
                 model.new_seals.push((partition, seals));
             }
-            _ => {
-                log.commit()?;
-                self.model.committed();
+            7 if self.rng.random_bool(0.3) => {
+                let room = self.rng.random_range(0..300);
+                self.disk.set_room(self.rng.random_bool(0.6).then_some(room));
             }
+            _ => match log.commit() {
+                Ok(()) => self.model.committed(),
+                Err(Error::Full(_)) if log.has_control() => {}
+                Err(Error::Full(_)) => self.model.ended(),
+                Err(failed) => return Err(failed),
+            },
         }
         Ok(())
     }
@@ -212,6 +218,7 @@ impl Run {
             }
             // It may also die while it is opened.
             self.disk.lose_power(&mut self.rng);
+            self.disk.set_room(None);
             self.disk.crash_in(self.rng.random_range(1..12));
             if let Ok((_, found)) = Log::open(self.disk.clone(), 400, LIVES) {
                 self.model.check(&found, seed);
@@ -317,6 +324,37 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     log.commit().unwrap();
     let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
     assert_eq!(records(&found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn a_disk_that_the_log_has_filled_has_room_again_when_all_of_it_is_done() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 10_000_000, LIVES).unwrap();
+    // More than what is kept for seals and ends.
+    let first = put(&mut log, 0, &(0..100_000).collect::<Vec<_>>());
+    log.commit().unwrap();
+    disk.set_room(Some(0));
+    put(&mut log, 0, &(100..200).collect::<Vec<_>>());
+    let mark = Mark { session: 1, identifier: 1 };
+    log.put_marks(&[mark]);
+    assert!(matches!(log.commit(), Err(Error::Full(_))));
+    // Nobody else takes anything away from the disk.
+    disk.set_room(Some(500));
+    log.put_done(&[first]);
+    assert!(matches!(log.commit(), Err(Error::Full(_))));
+    let (_, found) = survey(&mut disk.clone()).unwrap();
+    assert_eq!((found.records(), found.marks.len()), (0, 0), "what is not durable is not announced");
+    log.commit().unwrap();
+    let newest = disk.names().into_iter().find(|name| name.ends_with(SUFFIX)).unwrap();
+    assert_eq!(newest, file_name(2));
+    let (_, found) = survey(&mut disk.clone()).unwrap();
+    assert_eq!((found.records(), found.marks.contains(&mark)), (100, true));
+    // What is not whole in the new file is a torn end there, and no damage.
+    let end = log.bytes() as usize;
+    drop(log);
+    disk.damage(&newest, end - 10);
+    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
+    assert!(found.damage.is_empty() && found.torn > 0, "{found:?}");
 }
 
 #[test]

@@ -253,6 +253,23 @@ fn put_numbers(out: &mut Vec<u8>, numbers: Numbers) {
 }
 
 /// Over everything but magic and checksum.
+/// Makes whole entries ones for a file that is durable up to `synced`.
+pub fn set_synced(mut entries: &mut [u8], synced: u64) {
+    while let Some(len) = entries.get(4..8).and_then(|len| len.try_into().ok()).map(u32::from_be_bytes) {
+        let Some((entry, rest)) = entries.split_at_mut_checked(ENTRY_HEADER_LEN + len as usize) else {
+            return;
+        };
+        if let Some(field) = entry.get_mut(8..16) {
+            field.copy_from_slice(&synced.to_be_bytes());
+        }
+        let crc = entry_crc(entry);
+        if let Some(field) = entry.get_mut(16..20) {
+            field.copy_from_slice(&crc.to_be_bytes());
+        }
+        entries = rest;
+    }
+}
+
 fn entry_crc(entry: &[u8]) -> u32 {
     let head = crc32c::crc32c(entry.get(4..16).unwrap_or(&[]));
     crc32c::crc32c_append(head, entry.get(ENTRY_HEADER_LEN..).unwrap_or(&[]))
