@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,14 +45,13 @@ pub(super) fn open(
     let segment_bytes = config.kafka.buffer.segment_bytes.bytes();
     let (buffer, found) = Buffer::open(&path, segment_bytes, surroundings.lives)
         .map_err(|error| format!("its disk buffer {} cannot be used: {error}", path.display()))?;
-    let mut others: BTreeMap<String, u64> = BTreeMap::new();
     // Where messages name their topic, those on the disk have done so.
+    let mut others: BTreeMap<Arc<str>, u64> = BTreeMap::new();
     if !has_placeholder(&config.kafka.topic) {
-        found.for_each(|_, place, _| {
-            if *place.topic != *config.kafka.topic {
-                *others.entry(place.topic.to_string()).or_default() += 1;
-            }
-        });
+        let places = found.places();
+        for (place, records) in places.iter().filter(|(place, _)| *place.topic != *config.kafka.topic) {
+            *others.entry(place.topic.clone()).or_default() += records;
+        }
     }
     if let Some((topic, records)) = others.first_key_value() {
         buffer.close_unused();
@@ -118,8 +118,11 @@ pub(super) fn warn_of_leftovers(data_dir: &Path, name: &str) {
     }
 }
 
-/// Gives records that were never in a batch to the routes, and the batches back.
-pub(super) fn restore(found: &Found, routes: &Routes) -> Restored {
+/// Gives records that were never in a batch to the routes, and the batches back. The files must stay as they are meanwhile ([`Buffer::pause`]).
+///
+/// # Errors
+/// What was found cannot be read now: nothing of it is to be sent.
+pub(super) fn restore(found: &Found, path: &Path, routes: &Routes) -> io::Result<Restored> {
     // First number of a range to (end, batch).
     let mut sealed: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
     let mut batches: Vec<(i32, Seal, BatchBuilder)> = Vec::new();
@@ -131,7 +134,7 @@ pub(super) fn restore(found: &Found, routes: &Routes) -> Restored {
             batches.push((place.partition, seal.clone(), BatchBuilder::new()));
         }
     }
-    found.for_each(|number, _, record| {
+    found.for_each(&mut Directory::look(path)?, |number, _, record| {
         let batch = sealed.range(..=number).next_back();
         let batch = batch.filter(|(_, (end, _))| number < *end).map(|(_, (_, batch))| *batch);
         match batch.and_then(|batch| batches.get_mut(batch)) {
@@ -140,12 +143,13 @@ pub(super) fn restore(found: &Found, routes: &Routes) -> Restored {
             }
             None => routes.restore(record, number),
         }
-    });
+        ControlFlow::Continue(())
+    })?;
     let mut restored = Restored::default();
     for (partition, seal, builder) in batches {
         restored.sealed.entry(partition).or_default().push((seal, builder));
     }
-    restored
+    Ok(restored)
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
-    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, TopicProducer, TopicProducerHandle,
-    TopicProducerOptions,
+    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TopicProducer,
+    TopicProducerHandle, TopicProducerOptions,
 };
 use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
@@ -233,6 +233,10 @@ impl RunningProducer {
             options.spill = Some(hybrid_buffer::open(&surroundings.data_dir, name, config));
         }
         let spill = options.spill.as_ref().map(|way| way.spill.clone());
+        let path = disk_buffer::directory(&surroundings.data_dir, name);
+        let restore = |found: &Found, routes: &Routes| disk_buffer::restore(found, &path, routes);
+        // What was found stays where it was found until it has been read.
+        let pause = buffer.as_ref().map(|buffer| buffer.pause());
         let target = if has_placeholder(&config.kafka.topic) {
             let limits = &config.kafka.dynamic_topics;
             let options = DynamicOptions {
@@ -242,15 +246,23 @@ impl RunningProducer {
                 memory_limit: size(limits.memory_limit),
             };
             let topics = DynamicTopics::start(dispatchers, options);
-            for (topic, found) in found.map(Found::by_topic).unwrap_or_default() {
-                topics.restore(&topic, |routes| disk_buffer::restore(&found, routes));
-            }
-            Target::Named(topics)
+            let mut parts = found.map(Found::by_topic).unwrap_or_default().into_iter();
+            parts
+                .try_for_each(|(topic, found)| topics.restore(&topic, |routes| restore(&found, routes)))
+                .map(|()| Target::Named(topics))
         } else {
-            Target::Fixed(Arc::new(TopicProducer::start_restored(dispatchers, options, |routes| {
-                found.map(|found| disk_buffer::restore(&found, routes)).unwrap_or_default()
-            })))
+            TopicProducer::start_restored(dispatchers, options, |routes| {
+                found.map_or_else(|| Ok(Restored::default()), |found| restore(&found, routes))
+            })
+            .map(|producer| Target::Fixed(Arc::new(producer)))
         };
+        drop(pause);
+        let target = target.map_err(|error| {
+            if let Some(buffer) = &buffer {
+                buffer.close_unused();
+            }
+            format!("its disk buffer {} cannot be read: {error}; nothing of it has been sent", path.display())
+        })?;
         let refused = Arc::<Refused>::default();
         let sink = Arc::new(ProducerBridge {
             name: name.into(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::bridge::disk_buffer::FOLDER;
+use crate::kafka::buffer::Place;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{FileReport, Found, survey};
 
@@ -82,12 +84,13 @@ fn look(path: PathBuf) -> anyhow::Result<Survey> {
 }
 
 /// Records and sealed batches by topic and partition.
-fn places(found: &Found) -> BTreeMap<(String, i32), (u64, usize)> {
-    let mut places: BTreeMap<(String, i32), (u64, usize)> = BTreeMap::new();
-    found
-        .for_each(|_, place, _| places.entry((place.topic.to_string(), place.partition)).or_default().0 += 1);
+fn places(found: &Found) -> BTreeMap<Place, (u64, usize)> {
+    let mut places: BTreeMap<Place, (u64, usize)> = BTreeMap::new();
+    for (place, records) in found.places() {
+        places.entry(place).or_default().0 = records;
+    }
     for (place, seals) in &found.seals {
-        places.entry((place.topic.to_string(), place.partition)).or_default().1 = seals.len();
+        places.entry(place.clone()).or_default().1 = seals.len();
     }
     places
 }
@@ -100,10 +103,10 @@ fn ls(target: &Target) -> anyhow::Result<ExitCode> {
         let (records, files) = (survey.found.records(), survey.files.len());
         writeln!(text, "{}: {records} records wait, {files} files, {bytes} bytes", survey.path.display())?;
         let mut rows = Vec::new();
-        for ((topic, partition), (records, batches)) in places(&survey.found) {
+        for (Place { topic, partition }, (records, batches)) in places(&survey.found) {
             let at = if partition < 0 { "not known yet".to_owned() } else { partition.to_string() };
             writeln!(text, "  topic {topic}, partition {at}: {records} records, {batches} batches sealed")?;
-            rows.push(json!({ "topic": topic, "partition": partition, "records": records, "sealed_batches": batches }));
+            rows.push(json!({ "topic": &*topic, "partition": partition, "records": records, "sealed_batches": batches }));
         }
         list.push(json!({ "path": survey.path, "records": records, "files": files, "bytes": bytes, "places": rows }));
     }
@@ -117,31 +120,53 @@ fn ls(target: &Target) -> anyhow::Result<ExitCode> {
 fn show(target: &Target, limit: usize) -> anyhow::Result<ExitCode> {
     let (mut text, mut list) = (String::new(), Vec::new());
     for survey in surveys(&target.dir)? {
-        survey.found.for_each(|number, place, record| {
-            if list.len() >= limit {
-                return;
-            }
-            let shown = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-            let (key, value) = (shown(record.key), shown(record.value));
-            let words =
-                |text: &Option<String>| text.as_ref().map_or("null".to_owned(), |text| format!("{text:?}"));
-            let _ = writeln!(
-                text,
-                "{number} {}/{} {} key {} value {}",
-                place.topic,
-                place.partition,
-                record.timestamp,
-                words(&key),
-                words(&value)
-            );
-            list.push(json!({
-                "number": number, "topic": &*place.topic, "partition": place.partition,
-                "timestamp": record.timestamp, "key": key, "value": value,
-            }));
-        });
+        let (lines, rows) = read(survey, limit.saturating_sub(list.len()))?;
+        text.push_str(&lines);
+        list.extend(rows);
     }
     print(target, &text, &list)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first records of a buffer, as lines and as JSON.
+fn read(mut survey: Survey, limit: usize) -> anyhow::Result<(String, Vec<Value>)> {
+    let context = survey.path.display().to_string();
+    // A node that runs may send what was found, and remove its file.
+    for _ in 0..5 {
+        match shown(&survey, limit) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => survey = look(survey.path)?,
+            shown => return shown.context(context),
+        }
+    }
+    shown(&survey, limit).context(context)
+}
+
+fn shown(survey: &Survey, limit: usize) -> std::io::Result<(String, Vec<Value>)> {
+    let (mut text, mut list) = (String::new(), Vec::new());
+    survey.found.for_each(&mut Directory::look(&survey.path)?, |number, place, record| {
+        if list.len() >= limit {
+            return ControlFlow::Break(());
+        }
+        let shown = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let (key, value) = (shown(record.key), shown(record.value));
+        let words =
+            |text: &Option<String>| text.as_ref().map_or("null".to_owned(), |text| format!("{text:?}"));
+        let _ = writeln!(
+            text,
+            "{number} {}/{} {} key {} value {}",
+            place.topic,
+            place.partition,
+            record.timestamp,
+            words(&key),
+            words(&value)
+        );
+        list.push(json!({
+            "number": number, "topic": &*place.topic, "partition": place.partition,
+            "timestamp": record.timestamp, "key": key, "value": value,
+        }));
+        ControlFlow::Continue(())
+    })?;
+    Ok((text, list))
 }
 
 fn verify(target: &Target) -> anyhow::Result<ExitCode> {

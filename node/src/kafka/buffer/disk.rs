@@ -4,7 +4,7 @@
 //! A file's bytes are durable after [`Disk::sync`] of it, a file's existence (or absence) after [`Disk::sync_dir`].
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the file that keeps a second process out.
@@ -17,6 +17,9 @@ pub trait Disk: Send {
 
     /// All bytes of a file.
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
+
+    /// Up to so many bytes of a file from this offset on; fewer where it ends before.
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
 
     /// A new, empty file; one of that name is an error.
     fn create(&mut self, name: &str) -> io::Result<()>;
@@ -100,6 +103,14 @@ impl Disk for Directory {
 
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
         fs::read(self.path.join(name))
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.path.join(name))?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::with_capacity(len);
+        file.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {

@@ -156,6 +156,12 @@ impl Disk for Double {
         Ok(self.0.lock().file(name)?.now.clone())
     }
 
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.read(name)?;
+        let rest = bytes.get(offset as usize..).unwrap_or(&[]);
+        Ok(rest[..len.min(rest.len())].to_vec())
+    }
+
     fn create(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.0.lock();
         let dying = state.operate()?;

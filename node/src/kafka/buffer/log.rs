@@ -19,13 +19,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
 
 use super::disk::Disk;
 use super::live::{Live, Numbers};
-use super::v1::{self, BadHeader, Entry, Gap, Place, Seal, Writer};
+use super::v1::{self, BadHeader, Entry, FoundEntry, Gap, Place, Seal, Writer};
 use crate::flow::Mark;
 
 /// Files end so.
@@ -81,22 +82,44 @@ pub struct Damage {
     pub gap: Gap,
 }
 
-/// A run of records as it stands in a file.
+/// Bytes of a file that are read at once, where entries are smaller.
+const WINDOW: usize = 1 << 20;
+
+/// Records that follow one another, and where in the files they stand.
 #[derive(Debug, Clone)]
 pub struct StoredRun {
     /// Where they go.
     pub place: Place,
-    /// Their numbers.
+    /// Their numbers: some of the entry's.
     pub numbers: Numbers,
-    base_timestamp: i64,
+    file: u64,
+    offset: u64,
+    /// Of the whole entry.
+    len: usize,
+}
+
+/// Reads entries that mostly follow one another.
+#[derive(Default)]
+struct Reader {
+    file: u64,
+    offset: u64,
     bytes: Vec<u8>,
 }
 
-impl StoredRun {
-    /// The records with their numbers.
-    pub fn records(&self) -> impl Iterator<Item = (u64, RecordRef<'_>)> + '_ {
-        let records = RecordIter::over(&self.bytes, self.numbers.count as usize, self.base_timestamp);
-        (self.numbers.first..).zip(records.flatten())
+impl Reader {
+    /// The entry of a run, which is checked once more.
+    fn entry(&mut self, disk: &mut impl Disk, run: &StoredRun) -> io::Result<Entry<'_>> {
+        let from = run.offset.checked_sub(self.offset).map(|from| from as usize);
+        let mut from = from.filter(|from| self.file == run.file && from + run.len <= self.bytes.len());
+        if from.is_none() {
+            self.bytes = disk.read_at(&file_name(run.file), run.offset, run.len.max(WINDOW))?;
+            (self.file, self.offset, from) = (run.file, run.offset, Some(0));
+        }
+        let rest = from.and_then(|from| self.bytes.get(from..from + run.len));
+        rest.and_then(v1::entry).ok_or_else(|| {
+            let (name, offset) = (file_name(run.file), run.offset);
+            io::Error::new(io::ErrorKind::InvalidData, format!("{name} has changed at offset {offset}"))
+        })
     }
 }
 
@@ -112,7 +135,7 @@ pub struct Lives {
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Runs with at least one record that is needed, by number.
+    /// What is needed, by number.
     pub runs: Vec<StoredRun>,
     /// Batches that may have been sent, by place, in order.
     pub seals: BTreeMap<Place, Vec<Seal>>,
@@ -129,19 +152,42 @@ pub struct Found {
     /// In which life of the node.
     pub life: Option<u64>,
     live: Live,
+    known: BTreeSet<Place>,
 }
 
 impl Found {
-    /// Visits the records that are needed, in order, each once.
-    pub fn for_each(&self, mut visit: impl FnMut(u64, &Place, &RecordRef<'_>)) {
-        let mut left = self.live.clone();
+    /// Reads the records that are needed from the disk on which they were found, and visits them in order, each once, until it is enough.
+    ///
+    /// # Errors
+    /// A file cannot be read, or has changed meanwhile.
+    pub fn for_each(
+        &self,
+        disk: &mut impl Disk,
+        mut visit: impl FnMut(u64, &Place, &RecordRef<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let mut reader = Reader::default();
         for run in &self.runs {
-            for (number, record) in run.records() {
-                if left.remove(Numbers { first: number, count: 1 }) > 0 {
-                    visit(number, &run.place, &record);
+            let Entry::Records { numbers, base_timestamp, bytes, .. } = reader.entry(disk, run)? else {
+                continue;
+            };
+            let records = RecordIter::over(bytes, numbers.count as usize, base_timestamp).flatten();
+            let before = run.numbers.first.saturating_sub(numbers.first) as usize;
+            for (number, record) in (run.numbers.first..run.numbers.end()).zip(records.skip(before)) {
+                if visit(number, &run.place, &record).is_break() {
+                    return Ok(());
                 }
             }
         }
+        Ok(())
+    }
+
+    /// How many records are needed, by place.
+    pub fn places(&self) -> BTreeMap<Place, u64> {
+        let mut places = BTreeMap::new();
+        for run in &self.runs {
+            *places.entry(run.place.clone()).or_default() += u64::from(run.numbers.count);
+        }
+        places
     }
 
     /// What is needed of it, topic by topic: a part each, of records and seals alone.
@@ -149,9 +195,7 @@ impl Found {
         let mut parts = BTreeMap::<Arc<str>, Self>::new();
         for run in self.runs {
             let part = parts.entry(run.place.topic.clone()).or_default();
-            for (numbers, file) in self.live.among(run.numbers) {
-                part.live.insert(numbers, file);
-            }
+            part.live.insert(run.numbers, run.file);
             part.runs.push(run);
         }
         for (place, seals) in self.seals {
@@ -166,11 +210,12 @@ impl Found {
     }
 
     /// Takes an entry into account and gives the highest number it names.
-    fn apply(&mut self, entry: Entry<'_>, file: u64) -> Option<u64> {
-        match entry {
-            Entry::Records { place, numbers, base_timestamp, bytes } => {
+    fn apply(&mut self, found: FoundEntry<'_>, file: u64) -> Option<u64> {
+        match found.entry {
+            Entry::Records { place, numbers, .. } => {
                 self.live.insert(numbers, file);
-                self.runs.push(StoredRun { place, numbers, base_timestamp, bytes: bytes.to_vec() });
+                let place = self.known(place);
+                self.runs.push(StoredRun { place, numbers, file, offset: found.offset, len: found.len });
                 Some(numbers.end() - 1)
             }
             Entry::Seals { place, seals } => {
@@ -203,13 +248,27 @@ impl Found {
         }
     }
 
+    /// This place, sharing its name with those that were found before.
+    fn known(&mut self, place: Place) -> Place {
+        if let Some(known) = self.known.get(&place) {
+            return known.clone();
+        }
+        self.known.insert(place.clone());
+        place
+    }
+
     /// What all entries together mean.
     fn finish(&mut self) {
         if !self.damage.is_empty() {
             self.lost = self.missing();
         }
         let live = &self.live;
-        self.runs.retain(|run| live.covers_any(run.numbers));
+        // A run may be in two files, after a crash while it was written again: what counts is the younger one.
+        let needed = |run: StoredRun| {
+            let parts = live.within(run.numbers, run.file).into_iter();
+            parts.map(move |numbers| StoredRun { numbers, ..run.clone() })
+        };
+        self.runs = std::mem::take(&mut self.runs).into_iter().flat_map(needed).collect();
         self.runs.sort_by_key(|run| run.numbers.first);
         let mut unsealed = 0;
         self.seals.retain(|_, seals| {
@@ -307,7 +366,7 @@ impl<D: Disk> Log<D> {
             let mut len = bytes.len() as u64;
             let first_torn = scanned.gaps.iter().find(|gap| is_last && gap.offset >= scanned.synced).copied();
             if let Some(torn) = first_torn {
-                scanned.entries.retain(|(offset, _)| *offset < torn.offset);
+                scanned.entries.retain(|found| found.offset < torn.offset);
                 scanned.gaps.retain(|gap| gap.offset < torn.offset);
                 disk.truncate(&name, torn.offset)?;
                 found.torn += len - torn.offset;
@@ -325,8 +384,8 @@ impl<D: Disk> Log<D> {
                 set_aside(&mut disk, &name, &bytes)?;
             }
             let mut records = 0;
-            for (_, entry) in scanned.entries {
-                if let Entry::Records { numbers, .. } = &entry {
+            for entry in scanned.entries {
+                if let Entry::Records { numbers, .. } = &entry.entry {
                     records += u64::from(numbers.count);
                 }
                 highest = highest.max(found.apply(entry, number));
@@ -367,7 +426,8 @@ impl<D: Disk> Log<D> {
         }
         log.remove_unneeded()?;
         log.put_all_marks();
-        match log.commit() {
+        // What was found is to be read where it was found.
+        match log.write_out() {
             // Until it is written the marks are of no life that counts.
             Ok(()) | Err(Error::Full(_)) => {}
             Err(Error::Failed(error)) => return Err(error.into()),
@@ -482,6 +542,12 @@ impl<D: Disk> Log<D> {
         if !self.has_work() {
             return Ok(());
         }
+        self.write_out()?;
+        self.rewrite_waste()
+    }
+
+    /// As [`Self::commit`], and leaves files where they are that are needed.
+    fn write_out(&mut self) -> Result<(), Error> {
         let mut full = None;
         // The room that is kept for seals and ends comes first: records must not take it.
         let reserved = if self.data.is_empty() { Ok(()) } else { self.keep_reserve() };
@@ -513,7 +579,7 @@ impl<D: Disk> Log<D> {
                 begun => begun.map_err(Error::Failed)?,
             }
         }
-        self.rewrite_waste()
+        Ok(())
     }
 
     /// Appends and syncs: seals and ends, and records `with` them. Nothing has happened where it returns `Full`.
@@ -620,8 +686,8 @@ impl<D: Disk> Log<D> {
             return Ok(());
         };
         let bytes = self.disk.read(&name).map_err(Error::Failed)?;
-        for (_, entry) in v1::scan(&bytes).entries {
-            if let Entry::Records { place, numbers, base_timestamp, bytes } = entry {
+        for found in v1::scan(&bytes).entries {
+            if let Entry::Records { place, numbers, base_timestamp, bytes } = found.entry {
                 for kept in self.live.within(numbers, number) {
                     let part = records_part(bytes, numbers, kept);
                     let synced = self.synced();
@@ -692,7 +758,7 @@ fn begun_files(disk: &mut impl Disk, numbers: &[u64]) -> io::Result<usize> {
         let unborn = match v1::read_file_header(&bytes) {
             Ok(_) => scanned.entries.is_empty(),
             Err(BadHeader::Version(_)) => false,
-            Err(_) => scanned.entries.iter().all(|(_, entry)| matches!(entry, Entry::AllMarks { .. })),
+            Err(_) => scanned.entries.iter().all(|found| matches!(found.entry, Entry::AllMarks { .. })),
         };
         if !unborn {
             return Ok(index + 1);
@@ -776,9 +842,9 @@ pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
             damage,
             torn: bytes.len() as u64 - torn_from,
         };
-        for (_, entry) in scanned.entries.into_iter().filter(|(offset, _)| *offset < torn_from) {
+        for entry in scanned.entries.into_iter().filter(|found| found.offset < torn_from) {
             report.entries += 1;
-            if let Entry::Records { numbers, .. } = &entry {
+            if let Entry::Records { numbers, .. } = &entry.entry {
                 report.records += u64::from(numbers.count);
             }
             found.apply(entry, *number);

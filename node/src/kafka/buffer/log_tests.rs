@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use causeway_protocol::kafka::batch::{BatchBuilder, ProducerIdentity, Record};
 use rand::rngs::SmallRng;
@@ -34,12 +35,19 @@ fn seal(first_sequence: i32, numbers: &[Numbers]) -> Seal {
 }
 
 /// Number, partition and value of each record found.
-fn records(found: &Found) -> Vec<(u64, i32, u64)> {
+fn records(disk: &Double, found: &Found) -> Vec<(u64, i32, u64)> {
     let mut records = Vec::new();
-    found.for_each(|number, place, record| {
+    let visited = found.for_each(&mut disk.clone(), |number, place, record| {
         let value = record.value.and_then(|value| value.try_into().ok()).map(u64::from_be_bytes);
         records.push((number, place.partition, value.unwrap()));
+        ControlFlow::Continue(())
     });
+    visited.unwrap();
+    let places = found.places();
+    for (place, count) in &places {
+        assert_eq!(records.iter().filter(|(_, p, _)| *p == place.partition).count() as u64, *count);
+    }
+    assert_eq!(places.values().sum::<u64>(), found.records());
     records
 }
 
@@ -83,9 +91,9 @@ impl Model {
     }
 
     /// What was found after a crash is what was promised, and nothing but what was put in.
-    fn check(&self, found: &Found, seed: u64) {
+    fn check(&self, disk: &Double, found: &Found, seed: u64) {
         assert!(found.damage.is_empty() && found.lost == 0, "seed {seed}: {:?}", found.damage);
-        let got = records(found);
+        let got = records(disk, found);
         assert!(got.is_sorted(), "seed {seed}: out of order");
         let got: BTreeMap<u64, (i32, u64)> = got.into_iter().map(|(n, p, value)| (n, (p, value))).collect();
         for (number, what) in &self.needed {
@@ -116,9 +124,9 @@ impl Model {
         }
     }
 
-    fn taken_over(&mut self, found: &Found) {
+    fn taken_over(&mut self, disk: &Double, found: &Found) {
         *self = Self {
-            needed: records(found).into_iter().map(|(n, p, value)| (n, (p, value))).collect(),
+            needed: records(disk, found).into_iter().map(|(n, p, value)| (n, (p, value))).collect(),
             done: std::mem::take(&mut self.done),
             marks: found.marks.iter().map(|mark| (*mark, 0)).collect(),
             ..Self::default()
@@ -207,8 +215,8 @@ impl Run {
                 Ok(opened) => opened,
                 Err(error) => panic!("seed {seed}: {error}"),
             };
-            self.model.check(&found, seed);
-            self.model.taken_over(&found);
+            self.model.check(&self.disk, &found, seed);
+            self.model.taken_over(&self.disk, &found);
             let mut log = log;
             self.disk.crash_in(crash_in(&mut self.rng));
             for _ in 0..300 {
@@ -221,7 +229,7 @@ impl Run {
             self.disk.set_room(None);
             self.disk.crash_in(self.rng.random_range(1..12));
             if let Ok((_, found)) = Log::open(self.disk.clone(), 400, LIVES) {
-                self.model.check(&found, seed);
+                self.model.check(&self.disk, &found, seed);
             }
             self.disk.lose_power(&mut self.rng);
         }
@@ -295,8 +303,8 @@ fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() 
     log.commit().unwrap();
     assert!(most < 20_000, "{most} bytes for two records");
     drop(log);
-    let (_, found) = Log::open(disk, 2000, LIVES).unwrap();
-    assert_eq!(records(&found), [(stuck.first, 1, 1_000_000), (stuck.first + 1, 1, 1_000_001)]);
+    let (_, found) = Log::open(disk.clone(), 2000, LIVES).unwrap();
+    assert_eq!(records(&disk, &found), [(stuck.first, 1, 1_000_000), (stuck.first + 1, 1, 1_000_001)]);
     assert_eq!(found.seals[&place(1)], [seal(0, &[stuck])]);
 }
 
@@ -322,8 +330,8 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     }
     disk.set_room(None);
     log.commit().unwrap();
-    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
-    assert_eq!(records(&found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
+    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    assert_eq!(records(&disk, &found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
@@ -383,7 +391,7 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
     let (reports, _) = survey(&mut disk.clone()).unwrap();
     assert_eq!(reports[0].damage[0].offset, offsets[2]);
     let (log, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
-    let values: Vec<u64> = records(&found).into_iter().map(|(_, _, value)| value).collect();
+    let values: Vec<u64> = records(&disk, &found).into_iter().map(|(_, _, value)| value).collect();
     assert_eq!(values, [0, 1, 2, 3, 6, 7, 8, 9]);
     let gap = Gap { offset: offsets[2], len: offsets[3] - offsets[2] };
     assert_eq!(found.damage, [Damage { name: file_name(1), gap }]);
@@ -445,8 +453,8 @@ fn the_golden_file_of_version_1_is_read() {
     let mut disk = Double::default();
     disk.create(&file_name(1)).unwrap();
     disk.append(&file_name(1), golden).unwrap();
-    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
-    assert_eq!(records(&found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
+    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    assert_eq!(records(&disk, &found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
     let sealed = Numbers { first: 2, count: 2 };
     assert_eq!(found.seals[&place(0)], [seal(7, &[sealed])]);
     assert_eq!(found.marks, BTreeSet::from([Mark { session: 5, identifier: 7 }]));

@@ -284,11 +284,22 @@ pub struct Gap {
     pub len: u64,
 }
 
+/// An entry of a file.
+#[derive(Debug)]
+pub struct FoundEntry<'a> {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is, its header included.
+    pub len: usize,
+    /// What it says.
+    pub entry: Entry<'a>,
+}
+
 /// What stands behind a file's header.
 #[derive(Debug, Default)]
 pub struct Scanned<'a> {
-    /// Entries with their offsets.
-    pub entries: Vec<(u64, Entry<'a>)>,
+    /// What can be read, in order.
+    pub entries: Vec<FoundEntry<'a>>,
     /// What lies between them, in order.
     pub gaps: Vec<Gap>,
     /// How far the file was durable, as far as its entries say.
@@ -309,7 +320,7 @@ pub fn scan(bytes: &[u8]) -> Scanned<'_> {
         let rest = bytes.get(at..).unwrap_or(&[]);
         if let Some((len, synced, entry)) = read_entry(rest) {
             close(&mut gap, at, &mut scanned.gaps);
-            scanned.entries.push((at as u64, entry));
+            scanned.entries.push(FoundEntry { offset: at as u64, len, entry });
             scanned.synced = scanned.synced.max(synced);
             at += len;
             continue;
@@ -320,6 +331,11 @@ pub fn scan(bytes: &[u8]) -> Scanned<'_> {
     }
     close(&mut gap, bytes.len(), &mut scanned.gaps);
     scanned
+}
+
+/// The entry that these bytes are; `None` where they are not whole.
+pub fn entry(bytes: &[u8]) -> Option<Entry<'_>> {
+    read_entry(bytes).filter(|(len, ..)| *len == bytes.len()).map(|(_, _, entry)| entry)
 }
 
 fn read_entry(bytes: &[u8]) -> Option<(usize, u64, Entry<'_>)> {

@@ -11,6 +11,7 @@
 //! * Books outlast their producers: [`DynamicTopics::ledger`] is the sum of all there ever were.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -109,9 +110,17 @@ impl DynamicTopics {
     }
 
     /// Opens a topic with what `restore` finds for it in the disk buffer, however many are open. Before the first record.
-    pub fn restore(&self, topic: &str, restore: impl FnOnce(&Routes) -> Restored) {
-        let new = self.new_topic(topic, restore);
+    ///
+    /// # Errors
+    /// That of `restore`: then it is not opened.
+    pub fn restore<E>(
+        &self,
+        topic: &str,
+        restore: impl FnOnce(&Routes) -> Result<Restored, E>,
+    ) -> Result<(), E> {
+        let new = self.new_topic_with(topic, restore)?;
         self.open.write().insert(topic.into(), new);
+        Ok(())
     }
 
     /// Offers a record for a topic, whose name is legal: see [`TopicProducerHandle::append`].
@@ -149,14 +158,23 @@ impl DynamicTopics {
             past.dropped_queue_full += 1;
             return Ok(Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded)));
         }
-        let new = self.new_topic(topic, |_| Restored::default());
+        let new = self.new_topic(topic);
         let accepted = new.producer.append(record, ticket, wakes);
         open.insert(topic.into(), new);
         Ok(accepted)
     }
 
     /// A producer for one more topic.
-    pub(super) fn new_topic(&self, topic: &str, restore: impl FnOnce(&Routes) -> Restored) -> Open {
+    pub(super) fn new_topic(&self, topic: &str) -> Open {
+        let Ok(open) = self.new_topic_with(topic, |_| Ok::<_, Infallible>(Restored::default()));
+        open
+    }
+
+    fn new_topic_with<E>(
+        &self,
+        topic: &str,
+        restore: impl FnOnce(&Routes) -> Result<Restored, E>,
+    ) -> Result<Open, E> {
         let options = TopicProducerOptions {
             topic: topic.into(),
             budget: Some(self.budget.clone()),
@@ -164,8 +182,8 @@ impl DynamicTopics {
             ..self.options.producer.clone()
         };
         let _runtime = self.runtime.enter();
-        let producer = TopicProducer::start_restored(self.dispatchers.clone(), options, restore);
-        Open { producer, idle_since: None, matched: 0 }
+        let producer = TopicProducer::start_restored(self.dispatchers.clone(), options, restore)?;
+        Ok(Open { producer, idle_since: None, matched: 0 })
     }
 
     /// Closes the producer that has been idle for longest; false where all have something to do.

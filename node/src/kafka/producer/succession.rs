@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::dynamic_topics::DynamicTopics;
 use super::inbox::{InboxLimits, PartitionInbox};
 use super::partition_producer::{Doorbell, Partition, PartitionMessage};
-use super::topic_producer::{Restored, TopicProducerHandle};
+use super::topic_producer::TopicProducerHandle;
 use crate::bridge::ledger::Ledger;
 
 /// How long partitions may take to hand over what they have; they are asked again meanwhile.
@@ -138,7 +138,7 @@ impl DynamicTopics {
     /// Where records of a topic wait until this producer begins.
     fn staging_of(&self, topic: &str) -> Arc<PartitionInbox> {
         let mut open = self.open.write();
-        let open = open.entry(topic.into()).or_insert_with(|| self.new_topic(topic, |_| Restored::default()));
+        let open = open.entry(topic.into()).or_insert_with(|| self.new_topic(topic));
         open.producer.routes.staging.clone()
     }
 }

@@ -13,6 +13,7 @@
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -295,16 +296,21 @@ impl TopicProducer {
 
     /// As [`Self::start`]; producers that share dispatchers share produce requests.
     pub fn start_shared(dispatchers: Arc<Dispatchers>, options: TopicProducerOptions) -> TopicProducerHandle {
-        Self::start_restored(dispatchers, options, |_| Restored::default())
+        let Ok(started) =
+            Self::start_restored(dispatchers, options, |_| Ok::<_, Infallible>(Restored::default()));
+        started
     }
 
     /// As [`Self::start_shared`], with what `restore` finds in the disk buffer: it hands records that were never in a
     /// batch to [`Routes::restore`], in order.
-    pub fn start_restored(
+    ///
+    /// # Errors
+    /// That of `restore`: then nothing is started.
+    pub fn start_restored<E>(
         dispatchers: Arc<Dispatchers>,
         options: TopicProducerOptions,
-        restore: impl FnOnce(&Routes) -> Restored,
-    ) -> TopicProducerHandle {
+        restore: impl FnOnce(&Routes) -> Result<Restored, E>,
+    ) -> Result<TopicProducerHandle, E> {
         let limits = InboxLimits {
             bytes: options.per_partition_limit.max(1),
             batch_bytes: options.max_batch_bytes.max(1),
@@ -323,7 +329,7 @@ impl TopicProducer {
             spill: options.spill.clone(),
         };
         let routes = Arc::new(Routes::new(options.partitioner, limits));
-        let restored = restore(&routes);
+        let restored = restore(&routes)?;
         for batches in restored.sealed.values() {
             routes.wait_for_partition(batches.iter().map(|(seal, _)| seal.records()).sum());
         }
@@ -340,7 +346,7 @@ impl TopicProducer {
             restored,
         };
         let actor = spawn(setup);
-        TopicProducerHandle { routes, status, actor, unknown, buffer }
+        Ok(TopicProducerHandle { routes, status, actor, unknown, buffer })
     }
 }
 
