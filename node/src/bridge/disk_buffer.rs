@@ -78,11 +78,12 @@ pub(super) fn open(
             "part of the disk buffer cannot be read; a copy of the file is kept as damaged-*"
         );
     }
-    if found.lost > 0 || found.unsealed > 0 {
+    let unsealed: u64 = found.unsealed.values().sum();
+    if found.lost > 0 || unsealed > 0 {
         tracing::error!(
             bridge = name,
             lost = found.lost,
-            possible_duplicates = found.unsealed,
+            possible_duplicates = unsealed,
             "records are missing in the disk buffer; others may have been sent before and are sent again"
         );
     }
@@ -145,6 +146,7 @@ pub(super) fn restore(found: &Found, path: &Path, routes: &Routes) -> io::Result
         }
         ControlFlow::Continue(())
     })?;
+    routes.note_possible_duplicates(found.unsealed.values().sum());
     let mut restored = Restored::default();
     for (partition, seal, builder) in batches {
         restored.sealed.entry(partition).or_default().push((seal, builder));

@@ -57,6 +57,21 @@ impl Double {
         self.0.lock().longest_write
     }
 
+    /// Another disk with the same on it, all of it durable.
+    pub(in crate::kafka) fn copy(&self) -> Self {
+        let copy = Self::default();
+        let state = self.0.lock();
+        for (name, file) in &state.names {
+            let bytes = state.files[file].now.clone();
+            let mut copy = copy.clone();
+            copy.create(name).unwrap();
+            copy.append(name, &bytes).unwrap();
+            copy.sync(name).unwrap();
+            copy.sync_dir().unwrap();
+        }
+        copy
+    }
+
     /// Bytes that may still be added.
     pub(in crate::kafka) fn set_room(&self, room: Option<usize>) {
         self.0.lock().room = room;

@@ -100,7 +100,8 @@ impl Live {
         self.overlap(numbers) > 0
     }
 
-    fn overlap(&self, numbers: Numbers) -> u64 {
+    /// How many of these are needed.
+    pub(super) fn overlap(&self, numbers: Numbers) -> u64 {
         let (first, end) = (numbers.first, numbers.end());
         let from = self.intervals.range(..first).next_back().map_or(first, |(first, _)| *first);
         let touched = self.intervals.range(from..end).filter(|(_, (their_end, _))| *their_end > first);

@@ -143,8 +143,9 @@ pub struct Found {
     pub damage: Vec<Damage>,
     /// Record numbers that damage has taken: at most so many records are lost.
     pub lost: u64,
-    /// Records of batches that may have been sent, and cannot be sent as they were because part of them is damaged.
-    pub unsealed: u64,
+    /// Records that may have been sent, and cannot be sent as they were, because of damage: to their batch, or to what may have
+    /// said what became of them. At most so many are there twice.
+    pub unsealed: BTreeMap<Place, u64>,
     /// Bytes of a torn end that were cut.
     pub torn: u64,
     /// QoS 2 publications that were not released.
@@ -153,6 +154,8 @@ pub struct Found {
     pub life: Option<u64>,
     live: Live,
     known: BTreeSet<Place>,
+    /// What is damaged may have been about records below this one.
+    suspect_below: u64,
 }
 
 impl Found {
@@ -200,6 +203,9 @@ impl Found {
         }
         for (place, seals) in self.seals {
             parts.entry(place.topic.clone()).or_default().seals.insert(place, seals);
+        }
+        for (place, records) in self.unsealed {
+            parts.entry(place.topic.clone()).or_default().unsealed.insert(place, records);
         }
         parts
     }
@@ -270,16 +276,25 @@ impl Found {
         };
         self.runs = std::mem::take(&mut self.runs).into_iter().flat_map(needed).collect();
         self.runs.sort_by_key(|run| run.numbers.first);
-        let mut unsealed = 0;
         self.seals.retain(|_, seals| {
             seals.retain(|seal| seal.numbers.iter().any(|numbers| live.covers_any(*numbers)));
             // Behind a batch that is not whole Kafka would take none as it was.
             let whole = |seal: &Seal| seal.numbers.iter().all(|numbers| live.covers(*numbers));
-            let broken = seals.iter().position(|seal| !whole(seal)).unwrap_or(seals.len());
-            unsealed += seals.drain(broken..).map(|seal| seal.records()).sum::<u64>();
+            seals.truncate(seals.iter().position(|seal| !whole(seal)).unwrap_or(seals.len()));
             !seals.is_empty()
         });
-        self.unsealed = unsealed;
+        let mut sealed = Live::default();
+        for numbers in self.seals.values().flatten().flat_map(|seal| &seal.numbers) {
+            sealed.insert(*numbers, 0);
+        }
+        for run in &self.runs {
+            let count = self.suspect_below.saturating_sub(run.numbers.first).min(u64::from(run.numbers.count));
+            let suspects = Numbers { count: count as u32, ..run.numbers };
+            let open = count - sealed.overlap(suspects);
+            if open > 0 {
+                *self.unsealed.entry(run.place.clone()).or_default() += open;
+            }
+        }
     }
 
     /// Numbers between the lowest and the highest that no run names.
@@ -389,6 +404,9 @@ impl<D: Disk> Log<D> {
                     records += u64::from(numbers.count);
                 }
                 highest = highest.max(found.apply(entry, number));
+            }
+            if found.damage.iter().any(|damage| damage.name == name) {
+                found.suspect_below = highest.map_or(0, |highest| highest.saturating_add(1));
             }
             files.push_back(FileInfo { number, len, records });
         }

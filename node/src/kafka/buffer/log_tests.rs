@@ -401,6 +401,39 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
 }
 
 #[test]
+fn where_it_is_damaged_what_may_have_been_sent_is_counted() {
+    let disk = Double::default();
+    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let first = put(&mut log, 0, &[1, 2]);
+    let second = put(&mut log, 0, &[3]);
+    let third = put(&mut log, 1, &[4, 5, 6]);
+    log.commit().unwrap();
+    log.put_seals(&place(0), vec![seal(0, &[first]), seal(2, &[second])]);
+    log.commit().unwrap();
+    let seals_end = log.bytes() as usize;
+    log.put_done(&[first]);
+    log.commit().unwrap();
+    let done_end = log.bytes() as usize;
+    log.put_seals(&place(1), vec![seal(0, &[third])]);
+    log.commit().unwrap();
+    drop(log);
+    let found = |damaged: &[usize]| {
+        let disk = disk.copy();
+        for offset in damaged {
+            disk.damage(&file_name(1), *offset);
+        }
+        let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
+        (found.records(), found.lost, found.unsealed.into_iter().map(|(place, n)| (place.partition, n)).collect())
+    };
+    assert_eq!(found(&[]), (4, 0, vec![]));
+    // Nobody knows any more that a batch is done: it is sent again as it was, which Kafka knows.
+    assert_eq!(found(&[done_end - 3]), (6, 0, vec![]));
+    // Nor in which batch a record was.
+    assert_eq!(found(&[seals_end - 3]), (4, 0, vec![(0, 1)]));
+    assert_eq!(found(&[seals_end - 3, done_end - 3]), (6, 0, vec![(0, 3)]));
+}
+
+#[test]
 fn marks_count_for_the_next_life_alone() {
     let disk = Double::default();
     let mark = |session, identifier| Mark { session, identifier };

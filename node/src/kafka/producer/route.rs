@@ -207,6 +207,11 @@ impl Routes {
         self.staging.adopt(record, Some(&answered_ticket(0)), Stored::Durable(number), None);
     }
 
+    /// So many of the records that were restored may be in Kafka already.
+    pub fn note_possible_duplicates(&self, records: u64) {
+        self.staging.note_possible_duplicates(records);
+    }
+
     /// So many records were under way before a restart, and wait for their partition.
     pub fn wait_for_partition(&self, records: u64) {
         let mut waiting = self.waiting.lock();
