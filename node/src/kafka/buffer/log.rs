@@ -288,7 +288,8 @@ impl Found {
             sealed.insert(*numbers, 0);
         }
         for run in &self.runs {
-            let count = self.suspect_below.saturating_sub(run.numbers.first).min(u64::from(run.numbers.count));
+            let count =
+                self.suspect_below.saturating_sub(run.numbers.first).min(u64::from(run.numbers.count));
             let suspects = Numbers { count: count as u32, ..run.numbers };
             let open = count - sealed.overlap(suspects);
             if open > 0 {

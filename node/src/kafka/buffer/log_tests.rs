@@ -423,7 +423,11 @@ fn where_it_is_damaged_what_may_have_been_sent_is_counted() {
             disk.damage(&file_name(1), *offset);
         }
         let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
-        (found.records(), found.lost, found.unsealed.into_iter().map(|(place, n)| (place.partition, n)).collect())
+        (
+            found.records(),
+            found.lost,
+            found.unsealed.into_iter().map(|(place, n)| (place.partition, n)).collect(),
+        )
     };
     assert_eq!(found(&[]), (4, 0, vec![]));
     // Nobody knows any more that a batch is done: it is sent again as it was, which Kafka knows.
