@@ -187,13 +187,16 @@ const GENERAL: &[(&str, &str)] = &[
         "bridges.kafka_consumer.c { bootstrap_hosts = k }",
         "1: bridges.kafka_consumer.c.topic_mapping: required and missing (list of objects)",
     ),
-    ("a = {", "1: syntax error: expected }"),
+    ("a = {", "1: syntax error: expected }: the `{` of line 1 is not closed"),
     (
         "bridges.kafka.b.kafka.message.value = ${.payload}",
         r#"1: `${` outside quotes is not possible here; write a template in quotes, as "${.payload}""#,
     ),
-    (r#"authentication.password = "tiger"#, "1: syntax error"),
-    ("[1, 2]", "syntax error: keys and values are expected, not a list"),
+    (
+        r#"authentication.password = "tiger"#,
+        r#"1: the quote that opens here is not closed on its line; a text of several lines takes """ at both ends"#,
+    ),
+    ("[1, 2]", "1: syntax error: keys and values are expected, not a list"),
     (
         "a = ${nowhere}",
         r#"1: `${` outside quotes is not possible here; write a template in quotes, as "${.payload}""#,

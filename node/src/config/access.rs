@@ -48,7 +48,7 @@ impl Kind for AuthenticationKind {
     type Out = AuthenticationConfig;
 
     fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<AuthenticationConfig> {
-        if node.value.as_array().is_none() {
+        if node.value.as_list().is_none() {
             return nested().read(node, walk);
         }
         let backends = list(BackendKind).read(node, walk)?;

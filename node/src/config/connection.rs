@@ -218,7 +218,7 @@ impl Kind for AuthenticationKind {
             return Some(Authentication::None);
         }
         // Whatever stands here may hold a password: it is not shown.
-        if !node.value.is_object() {
+        if node.value.as_object().is_none() {
             return walk.wrong_at(&node.path, node.place, format!("not known; {AUTHENTICATION_SHAPES}"));
         }
         let object = walk.object(node)?;

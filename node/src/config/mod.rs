@@ -14,6 +14,7 @@ mod client_options;
 mod connection;
 mod consumer;
 mod general;
+mod hocon;
 mod kafka_names;
 mod kind;
 mod kind_numbers;
@@ -29,13 +30,11 @@ mod sys_topics;
 mod tree;
 mod units;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use hocon::{HoconError, HoconValue, ParseOptions};
-
+use self::hocon::Source;
 use kind::Kind;
-use lines::{LineIndex, Place};
 use section::{Section, named, nested, section};
 use tree::{Node, Walk};
 
@@ -255,67 +254,22 @@ impl ConsumerBridgeConfig {
     }
 }
 
-/// Where text comes from decides what it may reach.
-#[derive(Clone, Copy)]
-enum Source<'p> {
-    /// A file of the operator: includes and environment variables work.
-    File(&'p Path),
-    /// Text from anywhere: neither works.
-    Text,
-}
-
 fn read<K: Kind>(name: &str, text: &str, source: Source<'_>, kind: &K) -> Result<Loaded<K::Out>, Errors> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let base = match source {
-        Source::File(folder) => Some(folder),
-        Source::Text => None,
-    };
-    let lines = LineIndex::scan(name, text, base);
-    let options = match source {
-        Source::File(folder) => ParseOptions::defaults().with_base_dir(folder.to_path_buf()),
-        Source::Text => {
-            if let Some((place, what)) = lines.reaches_out() {
-                let message = what.to_owned();
-                return Err(Errors(vec![Problem { line: place.line, ..Problem::whole(name, message) }]));
-            }
-            ParseOptions::defaults().with_env(HashMap::new())
-        }
-    };
-    let tree = hocon::parse_string_with_options(text, options)
-        .map_err(|error| Errors(vec![syntax_problem(name, text, &error)]))?;
-    let quoted = |key: &str| format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
-    let keys = tree.keys().into_iter();
-    let entries = keys.filter_map(|key| Some((key.to_owned(), tree.get(&quoted(key))?.clone())));
-    let root = HoconValue::Object(entries.collect());
+    let hocon::Document { root, lines, warnings } = hocon::read(name, text, source).map_err(Errors)?;
     let mut walk = Walk::new(lines);
-    let node = Node { value: &root, path: String::new(), place: Place::default() };
+    let node = Node { value: &root, path: String::new(), place: root.place };
     let value = kind.read(&node, &mut walk);
     match value {
-        Some(value) if walk.errors.is_empty() => Ok(Loaded { value, warnings: walk.warnings }),
+        Some(value) if walk.errors.is_empty() => {
+            // Where the reader of a key knows more, one warning is enough.
+            let told = |warning: &Problem| walk.warnings.iter().any(|known| known.key == warning.key);
+            let mut warnings: Vec<Problem> = warnings.into_iter().filter(|warning| !told(warning)).collect();
+            warnings.append(&mut walk.warnings);
+            Ok(Loaded { value, warnings })
+        }
         _ => {
             walk.errors.sort_by_key(|problem| problem.line);
             Err(Errors(walk.errors))
         }
     }
-}
-
-/// What the parser says, without the values it may quote.
-fn syntax_problem(name: &str, text: &str, error: &HoconError) -> Problem {
-    let (line, message) = match error {
-        HoconError::Parse(error) => (error.line, error.message.clone()),
-        HoconError::Resolve(error) => (error.line, error.message.clone()),
-        HoconError::Config(_) => (0, "keys and values are expected, not a list".to_owned()),
-        other => (0, other.to_string()),
-    };
-    let content = line.checked_sub(1).and_then(|at| text.lines().nth(at)).unwrap_or("");
-    let lower = content.to_ascii_lowercase();
-    let mut message = if ["password", "secret"].iter().any(|word| lower.contains(word)) {
-        "syntax error".to_owned()
-    } else {
-        format!("syntax error: {message}")
-    };
-    if content.contains("${") {
-        message.push_str("; a template has to stand in quotes, as \"${.payload}\"");
-    }
-    Problem { line: line as u32, ..Problem::whole(name, message) }
 }

@@ -5,8 +5,7 @@
 
 use std::fmt;
 
-use hocon::HoconValue;
-
+use super::hocon::{Data, Value};
 use super::lines::{LineIndex, Place, join};
 
 /// One thing to tell the user about a configuration.
@@ -123,13 +122,13 @@ impl Walk {
     }
 
     /// The node of a key under an object.
-    pub(super) fn child<'a>(&self, path: &str, place: Place, key: &str, value: &'a HoconValue) -> Node<'a> {
+    pub(super) fn child<'a>(&self, path: &str, place: Place, key: &str, value: &'a Value) -> Node<'a> {
         self.node(join(path, key), place, value)
     }
 
     /// The nodes of a list.
     pub(super) fn items<'a>(&self, node: &Node<'a>) -> Option<Vec<Node<'a>>> {
-        let items = node.value.as_array()?;
+        let items = node.value.as_list()?;
         let numbered = items.iter().enumerate();
         Some(numbered.map(|(at, item)| self.node(format!("{}[{at}]", node.path), node.place, item)).collect())
     }
@@ -147,7 +146,7 @@ impl Walk {
         Some(Object { entries, path: node.path.clone(), place: node.place })
     }
 
-    fn node<'a>(&self, path: String, parent: Place, value: &'a HoconValue) -> Node<'a> {
+    fn node<'a>(&self, path: String, parent: Place, value: &'a Value) -> Node<'a> {
         let place = self.lines.get(&path).unwrap_or(parent);
         Node { value, path, place }
     }
@@ -173,7 +172,7 @@ impl Walk {
 #[derive(Debug, Clone)]
 pub(super) struct Node<'a> {
     /// The value.
-    pub value: &'a HoconValue,
+    pub value: &'a Value,
     /// The key path.
     pub path: String,
     /// Where the key stands.
@@ -183,24 +182,36 @@ pub(super) struct Node<'a> {
 impl<'a> Node<'a> {
     /// The raw text of a text, number or boolean, quoted in the file or not.
     pub(super) fn scalar(&self) -> Option<&'a str> {
-        match self.value {
-            HoconValue::Scalar(scalar) if !self.value.is_null() => Some(&scalar.raw),
+        match &self.value.data {
+            Data::Text { text, .. } => Some(text),
             _ => None,
+        }
+    }
+
+    /// Whether it is no number, boolean or `null` in the text.
+    fn reads_as_text(&self) -> bool {
+        match &self.value.data {
+            Data::Text { text, quoted: false } => {
+                let number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+                !(text == "true" || text == "false" || (number && text.parse::<f64>().is_ok()))
+            }
+            Data::Text { quoted: true, .. } => true,
+            _ => false,
         }
     }
 
     /// The value for a message: texts escaped and cut, other values by their kind.
     pub(super) fn shown(&self) -> String {
-        match self.value {
-            HoconValue::Object(_) => "{...}".into(),
-            HoconValue::Array(_) => "[...]".into(),
+        match &self.value.data {
+            Data::Object(_) => "{...}".into(),
+            Data::List(_) => "[...]".into(),
             _ => {
                 let raw = self.scalar().unwrap_or("null");
                 let mut cut: String = raw.chars().take(80).collect();
                 if cut.len() < raw.len() {
                     cut.push_str("...");
                 }
-                if self.value.as_str().is_some() { format!("{cut:?}") } else { cut }
+                if self.reads_as_text() { format!("{cut:?}") } else { cut }
             }
         }
     }
