@@ -16,4 +16,5 @@ pub mod node;
 pub mod probe;
 mod secret;
 pub mod sysmon;
+mod throttle;
 mod tls;
