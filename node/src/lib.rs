@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod dev;
 pub mod dev_kafka;
+mod dial;
 pub mod flow;
 pub mod kafka;
 mod life;
