@@ -28,6 +28,7 @@ use crate::kafka::consumer::{
     OffsetReset, PartitionSink, RecordSink, TimestampType,
 };
 use crate::mqtt::{PublishProgress, Published, Router};
+use crate::throttle::Doublings;
 
 type Books = Arc<Mutex<Ledger>>;
 type Places = Arc<Mutex<BTreeMap<(Arc<str>, i32), Books>>>;
@@ -50,6 +51,9 @@ struct Program {
     places: Places,
     /// A record waits as long as nobody takes its topic.
     hold: bool,
+    bridge: Box<str>,
+    /// Records of which a template wanted a member and which are not JSON.
+    not_json: Doublings,
 }
 
 impl Mapping {
@@ -109,6 +113,8 @@ impl RunningConsumer {
             router: surroundings.router.clone(),
             places: places.clone(),
             hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
+            bridge: name.into(),
+            not_json: Doublings::default(),
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
         let options = ConsumerOptions {
@@ -291,6 +297,18 @@ impl PartitionTaker {
         let mut name = std::mem::take(&mut self.topic).into_bytes();
         name.clear();
         mapping.topic.render(&scope, &mut name);
+        if scope.not_json()
+            && let Some(records) = self.program.not_json.count()
+        {
+            tracing::warn!(
+                bridge = &*self.program.bridge,
+                records,
+                kafka_topic = record.topic,
+                partition = record.partition,
+                offset = record.offset,
+                "a template asks for a member of a record's text that is not JSON: it renders as nothing"
+            );
+        }
         self.topic = String::from_utf8(name).unwrap_or_default();
         topic::validate_topic_name(&self.topic, topic::DEFAULT_MAX_LEVELS).is_ok()
     }

@@ -8,6 +8,7 @@ mod gate;
 mod headers;
 pub mod hybrid_buffer;
 pub mod json;
+mod json_text;
 pub mod ledger;
 mod manager;
 pub mod overlay;

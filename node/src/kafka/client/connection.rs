@@ -40,6 +40,7 @@ use super::wire::{
     api_name, common_version, decode_answer, encode_body, encode_header, strip_response_header,
 };
 use super::{Address, ClientOptions, Error, transport};
+use crate::dial;
 
 mod renewal;
 
@@ -257,13 +258,18 @@ impl BrokerConnection {
     pub async fn connect(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
         let stage = Stage::default();
         let attempt = Self::establish(address, options, &stage);
-        tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
+        let result = tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
             Err(Error::Timeout {
                 address: address.clone(),
                 what: stage.words().into(),
                 after: options.connect_timeout,
             })
-        })
+        });
+        if let (Err(_), Some(peer)) = (&result, stage.peer()) {
+            // Whoever answered there is no broker that lets us in: the next attempt begins with another address.
+            dial::remember_failure(&address.host, address.port, peer);
+        }
+        result
     }
 
     async fn establish(
