@@ -10,6 +10,7 @@ pub mod hybrid_buffer;
 pub mod json;
 pub mod ledger;
 mod manager;
+mod member_id;
 pub mod overlay;
 mod producer;
 mod program;
