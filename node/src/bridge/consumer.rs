@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::ledger::Ledger;
+use super::member_id::{former_member_id, member_id};
 use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
 use super::template::Template;
@@ -118,7 +119,8 @@ impl RunningConsumer {
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
         let options = ConsumerOptions {
-            group_instance_id: Some(format!("causeway-{node}").into()),
+            group_instance_id: Some(member_id(None, node, name).into()),
+            former_instance_id: Some(former_member_id(node).into()),
             offset_reset: match config.kafka.offset_reset_policy {
                 config::OffsetReset::Latest => OffsetReset::Latest,
                 config::OffsetReset::Earliest => OffsetReset::Earliest,

@@ -11,6 +11,7 @@ pub mod json;
 mod json_text;
 pub mod ledger;
 mod manager;
+mod member_id;
 pub mod overlay;
 mod producer;
 mod program;

@@ -10,7 +10,7 @@
 //!   the rest drains and is committed.
 //! * A commit names the generation that it belongs to; Kafka refuses it in another.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,8 +30,9 @@ use super::placement::{Placement, place};
 use super::record::RecordSink;
 use super::requests::Requests;
 use super::status::StatusBoard;
+use super::topics::Topics;
 use super::{ConsumerOptions, TopicPartition};
-use crate::kafka::client::{Client, Purpose, ResponseError};
+use crate::kafka::client::{Client, Purpose, ResponseError, TopicView};
 
 /// A compressed batch may grow to this when it is read, whatever the fetch limit.
 const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
@@ -39,8 +40,8 @@ const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
 /// Time for the last commit and for leaving, each.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// While a topic is not there yet it is looked for this often.
-const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
+/// A look at the topics that failed is tried again after this time.
+const RETRY_LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// Starts the actor.
 pub(super) async fn start(
@@ -83,8 +84,8 @@ pub(super) enum Message {
         taken: Vec<(TopicPartition, i64)>,
         result: Result<(), Failure>,
     },
-    /// How many partitions our topics have now (`None`: not known to Kafka).
-    Topics(BTreeMap<Arc<str>, Option<usize>>),
+    /// What a look at our topics showed.
+    Topics(Vec<Arc<TopicView>>),
     /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
     /// whole, and whoever supervises it starts another.
     TaskPanicked,
@@ -138,7 +139,7 @@ struct State {
     /// The drain and last commit under way.
     giving_back: Option<Owned<()>>,
     committing: bool,
-    counts: BTreeMap<Arc<str>, Option<usize>>,
+    topics: Arc<Mutex<Topics>>,
     alarm: Option<(Instant, AbortHandle)>,
     _timers: [Owned<()>; 2],
 }
@@ -178,11 +179,13 @@ impl Actor for GroupMember {
         let settings = Settings {
             group_id: options.group_id.clone(),
             instance_id: options.group_instance_id.clone(),
+            former_instance_id: options.former_instance_id.clone(),
             topics: options.topics.clone(),
             session_timeout: options.session_timeout,
             rebalance_timeout: options.rebalance_timeout,
             heartbeat_interval: options.heartbeat_interval,
             rejoin_backoff: options.rejoin_backoff,
+            leader_patience: options.topic_refresh_interval * 2,
             max_rejoin_attempts: options.max_rejoin_attempts,
         };
         let group = Group::new(settings.clone(), Instant::now());
@@ -199,7 +202,7 @@ impl Actor for GroupMember {
             assigned: None,
             giving_back: None,
             committing: false,
-            counts: BTreeMap::new(),
+            topics: Arc::default(),
             alarm: None,
             _timers: [Owned(commits), Owned(topics)],
         })
@@ -234,23 +237,21 @@ impl Actor for GroupMember {
                 }
                 state.take_in(Event::Commit { attempt, result }, &myself);
             }
-            Message::Topics(counts) => {
-                for (topic, count) in &counts {
-                    if count.is_none() {
-                        state.shared.status.topic_missing(topic);
-                    } else {
-                        state.shared.status.topic_found(topic);
+            Message::Topics(views) => {
+                let counts = {
+                    let mut topics = state.topics.lock();
+                    views.iter().for_each(|view| topics.learn(view));
+                    topics.counts()
+                };
+                for view in &views {
+                    match view.error {
+                        None => state.shared.status.topic_found(&view.name),
+                        Some(code)
+                            if code.is_retriable() && code != ResponseError::UnknownTopicOrPartition => {}
+                        Some(code) => state.shared.status.topic_missing(&view.name, code),
                     }
                 }
-                let changed = !state.counts.is_empty() && state.counts != counts;
-                state.counts = counts;
-                if changed {
-                    tracing::info!(
-                        group = &*state.options.group_id,
-                        "partition counts changed, joining anew"
-                    );
-                    state.take_in(Event::TopicsChanged, &myself);
-                }
+                state.take_in(Event::Topics(counts), &myself);
             }
         }
         Ok(())
@@ -268,10 +269,25 @@ fn note_committed(partitions: &[Arc<Partition>], taken: &[(TopicPartition, i64)]
 impl State {
     /// Runs an event through the state machine and does what it says.
     fn take_in(&mut self, event: Event, myself: &ActorRef<Message>) {
+        let setbacks = self.group.setbacks();
         for action in self.group.handle(event, Instant::now()) {
             self.act(action, myself);
         }
-        self.shared.status.standing(self.group.standing());
+        let standing = self.group.standing();
+        // The first setback and then each doubling: something that lasts must neither be silent nor fill the log.
+        if self.group.setbacks() > setbacks
+            && self.group.setbacks().is_power_of_two()
+            && let Standing::Joining(reason) | Standing::Out(reason) = &standing
+        {
+            tracing::warn!(
+                group = &*self.options.group_id,
+                topics = self.options.topics.join(","),
+                reason,
+                setbacks = self.group.setbacks(),
+                "kafka consumer is not in its group"
+            );
+        }
+        self.shared.status.standing(standing);
         self.set_alarm(myself);
     }
 
@@ -302,8 +318,18 @@ impl State {
             Action::Join { attempt, coordinator, identity, subscription } => ask(myself, async move {
                 Event::Join { attempt, answer: requests.join(coordinator, identity, subscription).await }
             }),
-            Action::CountPartitions { attempt, topics } => ask(myself, async move {
-                Event::Counts { attempt, counts: count(&requests.client, topics).await }
+            Action::CountPartitions { attempt, topics } => {
+                let known = self.topics.clone();
+                ask(myself, async move {
+                    Event::Counts { attempt, counts: count(&requests.client, topics, &known).await }
+                });
+            }
+            Action::Describe { attempt, coordinator } => ask(myself, async move {
+                Event::Described { attempt, answer: requests.describe(coordinator).await }
+            }),
+            Action::RemoveFormer { attempt, coordinator, instance_id } => ask(myself, async move {
+                let result = requests.remove_former(coordinator, &instance_id).await;
+                Event::FormerRemoved { attempt, result }
             }),
             Action::Sync { attempt, coordinator, identity, assignments } => ask(myself, async move {
                 Event::Sync { attempt, assignment: requests.sync(coordinator, identity, assignments).await }
@@ -513,14 +539,21 @@ async fn commit_at_last(
     }
 }
 
-/// How many partitions the topics have; none for those that Kafka does not know.
-async fn count(client: &Client, topics: BTreeSet<Arc<str>>) -> Result<HashMap<Arc<str>, i32>, Failure> {
+/// How many partitions the topics have; none for those that Kafka does not know. Of our own topics no fewer than
+/// we know of already.
+async fn count(
+    client: &Client,
+    topics: BTreeSet<Arc<str>>,
+    known: &Mutex<Topics>,
+) -> Result<HashMap<Arc<str>, i32>, Failure> {
     let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
     let views = client.metadata(Some(&names), false).await?;
-    Ok(views
-        .iter()
-        .map(|view| (view.name.clone(), i32::try_from(view.partitions.len()).unwrap_or(i32::MAX)))
-        .collect())
+    let known = known.lock();
+    let count = |view: &Arc<TopicView>| {
+        let told = i32::try_from(view.partitions.len()).unwrap_or(i32::MAX);
+        (view.name.clone(), known.count(&view.name).map_or(told, |known| told.max(known)))
+    };
+    Ok(views.iter().map(count).collect())
 }
 
 async fn every(interval: Duration, to: ActorRef<Message>) {
@@ -543,22 +576,12 @@ async fn look_at_topics(client: Client, options: Arc<ConsumerOptions>, to: Actor
         let looked = client.metadata(Some(&names), false).await;
         // A failure shows in the member's own requests, too.
         if looked.is_err() {
-            pause = pause.min(MISSING_TOPIC_INTERVAL);
+            pause = pause.min(RETRY_LOOK_AFTER);
         }
-        if let Ok(views) = looked {
-            let counts: BTreeMap<_, _> = views
-                .iter()
-                .map(|view| {
-                    let known = view.error != Some(ResponseError::UnknownTopicOrPartition);
-                    (view.name.clone(), known.then_some(view.partitions.len()))
-                })
-                .collect();
-            if counts.values().any(Option::is_none) {
-                pause = pause.min(MISSING_TOPIC_INTERVAL);
-            }
-            if to.cast(Message::Topics(counts)).is_err() {
-                return;
-            }
+        if let Ok(views) = looked
+            && to.cast(Message::Topics(views)).is_err()
+        {
+            return;
         }
         tokio::time::sleep(pause).await;
     }

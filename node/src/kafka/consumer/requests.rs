@@ -13,14 +13,14 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest,
-    SyncGroupRequest, TopicName,
+    DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::TopicPartition;
 use super::assignor::PROTOCOL;
-use super::group::{Failure, Identity, JoinAnswer, Joined, Settings};
+use super::group::{Described, DescribedMember, Failure, Identity, JoinAnswer, Joined, Settings};
 use crate::kafka::client::{BrokerConnection, Client, Error, Purpose, ResponseError};
 
 /// The kind of group that Kafka's consumers form.
@@ -266,6 +266,56 @@ impl Requests {
             return Ok(());
         }
         checked(connection.call(&request).await?.error_code)
+    }
+}
+
+impl Requests {
+    /// Who is in the group and who has which partitions.
+    pub(super) async fn describe(&self, coordinator: i32) -> Result<Described, Failure> {
+        let connection = self.connection(coordinator).await?;
+        let request = DescribeGroupsRequest::default().with_groups(vec![self.group_id()]);
+        let answer = match connection.call(&request).await {
+            Err(Error::UnsupportedVersion { .. }) => {
+                return Err(Failure::Code(ResponseError::UnsupportedVersion));
+            }
+            answer => answer?,
+        };
+        let Some(group) =
+            answer.groups.into_iter().find(|group| *group.group_id.0 == *self.settings.group_id)
+        else {
+            return Err(Failure::Lost("the coordinator described another group".to_owned()));
+        };
+        checked(group.error_code)?;
+        let members = group.members.into_iter().map(|member| DescribedMember {
+            member_id: member.member_id,
+            instance_id: member.group_instance_id,
+            subscription: member.member_metadata,
+            assignment: member.member_assignment,
+        });
+        Ok(Described { stable: &*group.group_state == "Stable", members: members.collect() })
+    }
+
+    /// Removes the static member `instance_id`, whoever it is. Coordinators can do so since Kafka 2.4.
+    pub(super) async fn remove_former(&self, coordinator: i32, instance_id: &str) -> Result<(), Failure> {
+        let connection = self.connection(coordinator).await?;
+        if connection.version::<LeaveGroupRequest>()? < 3 {
+            return Ok(());
+        }
+        let former = MemberIdentity::default().with_group_instance_id(Some(text(instance_id)));
+        let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![former]);
+        let answer = connection.call(&request).await?;
+        checked(answer.error_code)?;
+        match answer.members.first().map(|member| member.error_code) {
+            Some(0) => {
+                tracing::info!(
+                    group = &*self.settings.group_id,
+                    instance = instance_id,
+                    "removed the member of an earlier release from the group"
+                );
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
