@@ -15,7 +15,7 @@ use super::hybrid_buffer;
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use super::template::has_placeholder;
+use super::template::{Piece, has_placeholder, pieces};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
@@ -25,8 +25,8 @@ use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
-    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TopicProducer,
-    TopicProducerHandle, TopicProducerOptions,
+    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TimestampSource,
+    TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
 use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
@@ -483,9 +483,21 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         max_batch_age: kafka.max_batch_age,
         late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
         overload_protection: kafka.buffer.memory_overload_protection,
+        timestamps: timestamp_source(&kafka.message.timestamp),
         connections: config.pool_size.into(),
         partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
+    }
+}
+
+/// Where a template's timestamps come from.
+fn timestamp_source(template: &str) -> TimestampSource {
+    let names_arrival =
+        |name: &str| matches!(name.trim().trim_start_matches('.'), "timestamp" | "publish_received_at");
+    match pieces(template).as_slice() {
+        [] => TimestampSource::Arrival,
+        [Piece::Placeholder(name)] if names_arrival(name) => TimestampSource::Arrival,
+        _ => TimestampSource::Messages,
     }
 }
 

@@ -37,7 +37,8 @@ use super::partition_producer::{
 };
 use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
-use super::standstill::{Sign, Standstill};
+use super::standstill::{Refusals, Sign, Standstill};
+use super::timestamps::TimestampSource;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::buffer::{Buffer, Place, Seal};
@@ -127,6 +128,8 @@ pub struct TopicProducerOptions {
     pub partitions_limit: Option<usize>,
     /// What is given up goes here.
     pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Where the records' timestamps come from.
+    pub timestamps: TimestampSource,
     /// Connections to each broker among which partitions are spread, at least 1.
     pub connections: u32,
     /// Bytes shared with other topics.
@@ -170,6 +173,7 @@ impl TopicProducerOptions {
             late_after: None,
             partitions_limit: None,
             dead_letters: None,
+            timestamps: TimestampSource::default(),
             connections: 1,
             budget: None,
             memory: None,
@@ -749,6 +753,7 @@ impl Held {
                 leader: (-1).into(),
                 trouble: parking_lot::Mutex::default(),
                 trouble_passes: false.into(),
+                refusals: Refusals::default(),
                 actor,
             });
             routes.add([partition.clone()]);
@@ -818,6 +823,7 @@ impl Held {
             }),
             max_age: options.max_batch_age,
             dead_letters: options.dead_letters.clone(),
+            timestamps: options.timestamps,
             parent: myself.clone(),
             store,
             replay,
@@ -1040,7 +1046,7 @@ impl Held {
             (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
             // One answer alone may come from a broker that lags behind.
             (true, None, Some(obstacle)) if self.missing > 1 => obstacle.status(self.worked),
-            (true, None, _) => match self.standstill.reason() {
+            (true, None, _) => match self.standstill.reason().or(self.standstill.refusing()) {
                 Some(reason) => Status::Disconnected { reason: reason.to_string() },
                 None => Status::Connected,
             },
