@@ -25,8 +25,8 @@ use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
-    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TimestampSource,
-    TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    LatencyHistogram, NoTopic, Partitioner, RequiredAcks, Restored, Routes, TimestampSource, TopicProducer,
+    TopicProducerHandle, TopicProducerOptions,
 };
 use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
@@ -74,10 +74,10 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         match (&self.target, made.topic) {
             (Target::Named(topics), Some(topic)) => topics.append(topic, &made.record, ticket, wakes),
-            (Target::Named(_), None) => Err(NoSuchTopic),
+            (Target::Named(_), None) => Err(NoTopic::Unknown),
             (Target::Fixed(topic), _) => Ok(topic.append(&made.record, ticket, wakes)),
         }
     }
@@ -88,7 +88,7 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
             return self.append(made, ticket, wakes);
         };
@@ -151,7 +151,7 @@ impl MessageSink for ProducerBridge {
             }
             match self.carry(made, ticket, wakes) {
                 Ok(accepted) => accepted,
-                Err(NoSuchTopic) => self.refuse(message, made, Unfit::TopicUnknown, ticket, wakes),
+                Err(why) => self.refuse(message, made, Unfit::NoTopic(why), ticket, wakes),
             }
         })
     }

@@ -43,7 +43,7 @@ pub mod verdict;
 pub use budget::Budget;
 pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
-pub use dynamic_topics::{DynamicOptions, DynamicTopics, NoSuchTopic};
+pub use dynamic_topics::{DynamicOptions, DynamicTopics};
 pub use inbox::Spillway;
 pub use latency::{Latency, LatencyHistogram};
 pub use route::{Partitioner, Routes};
@@ -51,6 +51,6 @@ pub use share::NodeMemory;
 pub use succession::HandedOver;
 pub use timestamps::TimestampSource;
 pub use topic_producer::{
-    DiskStore, PartitionRow, RequiredAcks, Restored, Status, StopReport, TopicProducer, TopicProducerHandle,
-    TopicProducerOptions,
+    DiskStore, NoTopic, PartitionRow, RequiredAcks, Restored, Status, StopReport, TopicProducer,
+    TopicProducerHandle, TopicProducerOptions,
 };

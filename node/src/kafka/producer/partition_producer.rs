@@ -37,7 +37,7 @@ use super::obstacle::is_outage;
 use super::route::Routes;
 use super::standstill::Refusals;
 use super::timestamps::{self, TimestampSource, Timestamps};
-use super::topic_producer::TopicMessage;
+use super::topic_producer::{FORBIDDEN_TOPIC, TopicMessage};
 use super::verdict::{INVALID_TIMESTAMP, describe};
 use crate::flow::Wake;
 use crate::kafka::buffer::{Buffer, Place, Seal};
@@ -176,6 +176,8 @@ pub struct PartitionSetup {
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// Where timestamps come from.
     pub timestamps: TimestampSource,
+    /// The parent is told where we may not write to the topic.
+    pub forbidden_is_final: bool,
     /// Who asks for metadata and producer ids on its behalf.
     pub parent: ActorRef<TopicMessage>,
     /// Leader known so far.
@@ -208,6 +210,8 @@ pub struct Held {
     timestamps: Arc<Timestamps>,
     /// Kafka has refused records for good since it took one.
     refuses: bool,
+    /// How often in a row all that was under way was refused because we may not write to the topic.
+    forbidden: u32,
 }
 
 /// A sealed batch with what is owed for it.
@@ -337,6 +341,7 @@ impl Actor for PartitionProducer {
             told: None,
             timestamps,
             refuses: false,
+            forbidden: 0,
             setup,
         })
     }
@@ -367,6 +372,7 @@ impl Actor for PartitionProducer {
                     Answer::Lost | Answer::NotSent => held.lost_because = reason.or(held.lost_because.take()),
                 }
                 held.core.answered(now, attempt, answer);
+                held.note_permission(answer);
             }
             PartitionMessage::Leader(leader) => held.core.leader_is(now, leader),
             PartitionMessage::ProducerId { id, epoch } => held.core.producer_id_is(now, id, epoch),
@@ -514,6 +520,18 @@ impl Held {
         }
         self.set_timer(myself);
         self.show_trouble();
+    }
+
+    /// Tells the parent of a topic that we may not write to, when Kafka has said so of a resend, too.
+    fn note_permission(&mut self, answer: Answer) {
+        match answer {
+            Answer::Code(FORBIDDEN_TOPIC) if self.core.in_flight() == 0 => self.forbidden += 1,
+            Answer::Code(0) => self.forbidden = 0,
+            _ => {}
+        }
+        if self.forbidden == 2 && self.setup.forbidden_is_final {
+            let _ = self.setup.parent.send_message(TopicMessage::Forbidden);
+        }
     }
 
     /// Bytes that must wait for an idle line to take them: any, unless it is to wait for more.
