@@ -53,7 +53,7 @@ pub struct Message<'a> {
 pub enum Outcome {
     /// Carried on as far as the sink promises.
     Success,
-    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x90, 0x97, 0x99).
+    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x87, 0x90, 0x97, 0x99).
     Failed(ReasonCode),
 }
 

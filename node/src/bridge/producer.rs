@@ -15,7 +15,7 @@ use super::hybrid_buffer;
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use super::template::has_placeholder;
+use super::template::{Piece, has_placeholder, pieces};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
@@ -25,7 +25,7 @@ use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
-    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TopicProducer,
+    LatencyHistogram, NoTopic, Partitioner, RequiredAcks, Restored, Routes, TimestampSource, TopicProducer,
     TopicProducerHandle, TopicProducerOptions,
 };
 use crate::kafka::spill::Spill;
@@ -74,10 +74,10 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         match (&self.target, made.topic) {
             (Target::Named(topics), Some(topic)) => topics.append(topic, &made.record, ticket, wakes),
-            (Target::Named(_), None) => Err(NoSuchTopic),
+            (Target::Named(_), None) => Err(NoTopic::Unknown),
             (Target::Fixed(topic), _) => Ok(topic.append(&made.record, ticket, wakes)),
         }
     }
@@ -88,7 +88,7 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
             return self.append(made, ticket, wakes);
         };
@@ -151,7 +151,7 @@ impl MessageSink for ProducerBridge {
             }
             match self.carry(made, ticket, wakes) {
                 Ok(accepted) => accepted,
-                Err(NoSuchTopic) => self.refuse(message, made, Unfit::TopicUnknown, ticket, wakes),
+                Err(why) => self.refuse(message, made, Unfit::NoTopic(why), ticket, wakes),
             }
         })
     }
@@ -483,9 +483,21 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         max_batch_age: kafka.max_batch_age,
         late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
         overload_protection: kafka.buffer.memory_overload_protection,
+        timestamps: timestamp_source(&kafka.message.timestamp),
         connections: config.pool_size.into(),
         partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
+    }
+}
+
+/// Where a template's timestamps come from.
+fn timestamp_source(template: &str) -> TimestampSource {
+    let names_arrival =
+        |name: &str| matches!(name.trim().trim_start_matches('.'), "timestamp" | "publish_received_at");
+    match pieces(template).as_slice() {
+        [] => TimestampSource::Arrival,
+        [Piece::Placeholder(name)] if names_arrival(name) => TimestampSource::Arrival,
+        _ => TimestampSource::Messages,
     }
 }
 

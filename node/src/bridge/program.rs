@@ -13,6 +13,7 @@ use super::publish_scope::{PublishScope, PublishSlot};
 use super::template::{Template, has_placeholder};
 use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
+use crate::kafka::producer::NoTopic;
 use crate::throttle::Doublings;
 
 /// Scratch buffers that grew beyond this many bytes are given back after the message: one large message
@@ -44,8 +45,8 @@ pub(super) enum Unfit {
     TopicIncomplete,
     /// The topic's template gives no legal name.
     TopicName,
-    /// Kafka does not know the topic.
-    TopicUnknown,
+    /// Kafka does not know the topic, or does not let us write to it.
+    NoTopic(NoTopic),
 }
 
 /// What became of a message.
@@ -63,7 +64,8 @@ impl Unfit {
     pub(super) fn reason(self) -> ReasonCode {
         match self {
             Self::Headers => ReasonCode::PayloadFormatInvalid,
-            Self::TopicIncomplete | Self::TopicName | Self::TopicUnknown => ReasonCode::TopicNameInvalid,
+            Self::TopicIncomplete | Self::TopicName => ReasonCode::TopicNameInvalid,
+            Self::NoTopic(why) => why.reason(),
         }
     }
 
@@ -73,7 +75,7 @@ impl Unfit {
             Self::Headers => "the value of kafka_headers is neither an object nor a list of key and value",
             Self::TopicIncomplete => "a placeholder of the topic has no value",
             Self::TopicName => "the topic's template does not give a legal topic name",
-            Self::TopicUnknown => "Kafka does not know the topic",
+            Self::NoTopic(why) => why.words(),
         }
     }
 }

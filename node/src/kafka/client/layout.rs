@@ -187,6 +187,27 @@ shape!(PRODUCERS_PARTITION = [field(Fixed(6)), field(Text), field(Structs(&ACTIV
 shape!(PRODUCERS_TOPIC = [field(Text), field(Structs(&PRODUCERS_PARTITION))]);
 shape!(DESCRIBE_PRODUCERS = [field(Fixed(4)), field(Structs(&PRODUCERS_TOPIC))]);
 
+shape!(
+    QUORUM_REPLICA =
+        [field(Fixed(4)), since(2, Fixed(16)), field(Fixed(8)), since(1, Fixed(8)), since(1, Fixed(8))]
+);
+shape!(
+    QUORUM_PARTITION = [
+        field(Fixed(6)),
+        since(2, Text),
+        field(Fixed(16)),
+        field(Structs(&QUORUM_REPLICA)),
+        field(Structs(&QUORUM_REPLICA))
+    ]
+);
+shape!(QUORUM_TOPIC = [field(Text), field(Structs(&QUORUM_PARTITION))]);
+shape!(QUORUM_LISTENER = [field(Text), field(Text), field(Fixed(2))]);
+shape!(QUORUM_NODE = [field(Fixed(4)), field(Structs(&QUORUM_LISTENER))]);
+shape!(
+    DESCRIBE_QUORUM =
+        [field(Fixed(2)), since(2, Text), field(Structs(&QUORUM_TOPIC)), since(2, Structs(&QUORUM_NODE))]
+);
+
 shape!(CONFIG_SYNONYM = [field(Text), field(Text), field(Fixed(1))]);
 shape!(
     CONFIG = [
@@ -255,6 +276,7 @@ fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
         ApiKey::SaslHandshake => (&SASL_HANDSHAKE, i16::MAX, 1),
         ApiKey::SaslAuthenticate => (&SASL_AUTHENTICATE, 2, 2),
         ApiKey::DescribeProducers => (&DESCRIBE_PRODUCERS, 0, 0),
+        ApiKey::DescribeQuorum => (&DESCRIBE_QUORUM, 0, 2),
         ApiKey::DescribeConfigs => (&DESCRIBE_CONFIGS, 4, 4),
         ApiKey::DescribeGroups => (&DESCRIBE_GROUPS, 5, 6),
         _ => return None,

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::ProduceRequest;
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use parking_lot::Mutex;
 
 use super::core::Answer;
@@ -39,7 +40,7 @@ const REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Hears the answer to a parcel. Called from any thread; must not block.
 pub trait AnswerSink: Send + Sync {
-    /// The end of `attempt`; `reason` tells in words why none came.
+    /// The end of `attempt`; `reason` tells in words why no answer came, or what the broker says about a refusal.
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>);
 }
 
@@ -237,11 +238,14 @@ impl Dispatcher {
             let response = result.and_then(|body| decode_answer::<ProduceRequest>(&address, version, body));
             match &response {
                 Ok(response) => {
-                    let codes = produce_request::error_codes(response);
+                    let answers = produce_request::answers(response);
                     for parcel in parcels {
                         let key = (&*parcel.portion.topic, parcel.portion.partition);
-                        match codes.get(&key).copied() {
-                            Some(code) => parcel.answer(Answer::Code(code), None),
+                        let told = |answer: &&PartitionProduceResponse| {
+                            (answer.error_code, produce_request::refusal(answer))
+                        };
+                        match answers.get(&key).map(told) {
+                            Some((code, refusal)) => parcel.answer(Answer::Code(code), refusal),
                             None => parcel.answer(
                                 Answer::Lost,
                                 Some(

@@ -37,7 +37,8 @@ use super::partition_producer::{
 };
 use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
-use super::standstill::{Sign, Standstill};
+use super::standstill::{Refusals, Sign, Standstill};
+use super::timestamps::TimestampSource;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::buffer::{Buffer, Place, Seal};
@@ -63,8 +64,44 @@ const NO_SUCH_TOPIC: i16 = 3;
 /// `INVALID_TOPIC_EXCEPTION`.
 const INVALID_TOPIC: i16 = 17;
 
-/// Why records of a topic that does not exist are given up.
-pub(super) const UNKNOWN_TOPIC: &str = "Kafka does not know the topic";
+/// `TOPIC_AUTHORIZATION_FAILED`.
+pub(super) const FORBIDDEN_TOPIC: i16 = 29;
+
+/// Why a topic that a message named is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTopic {
+    /// Kafka does not know it: its records fail with [`ReasonCode::TopicNameInvalid`].
+    Unknown,
+    /// We may not write to it, or it is not there and we may not know: its records fail with [`ReasonCode::NotAuthorized`].
+    Forbidden,
+}
+
+impl NoTopic {
+    /// What an error code says of a topic.
+    fn of(code: i16) -> Option<Self> {
+        match code {
+            NO_SUCH_TOPIC | INVALID_TOPIC => Some(Self::Unknown),
+            FORBIDDEN_TOPIC => Some(Self::Forbidden),
+            _ => None,
+        }
+    }
+
+    /// What publishers are told.
+    pub fn reason(self) -> ReasonCode {
+        match self {
+            Self::Unknown => ReasonCode::TopicNameInvalid,
+            Self::Forbidden => ReasonCode::NotAuthorized,
+        }
+    }
+
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Unknown => "Kafka does not know the topic",
+            Self::Forbidden => "not authorized to write to the topic, or there is no such topic",
+        }
+    }
+}
 
 /// Between attempts to get metadata or a producer id.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
@@ -127,6 +164,8 @@ pub struct TopicProducerOptions {
     pub partitions_limit: Option<usize>,
     /// What is given up goes here.
     pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Where the records' timestamps come from.
+    pub timestamps: TimestampSource,
     /// Connections to each broker among which partitions are spread, at least 1.
     pub connections: u32,
     /// Bytes shared with other topics.
@@ -140,9 +179,9 @@ pub struct TopicProducerOptions {
     pub store: Option<DiskStore>,
     /// What does not fit into the memory goes to files.
     pub spill: Option<Spillway>,
-    /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
-    /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
-    pub unknown_is_final: bool,
+    /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one fresh, ends its producer:
+    /// see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is such a topic.
+    pub unusable_is_final: bool,
     /// Nothing is sent before this says so; records wait in order meanwhile. `None`: from the first moment on.
     pub begin: Option<watch::Receiver<bool>>,
     /// Takes down how long batches took.
@@ -170,13 +209,14 @@ impl TopicProducerOptions {
             late_after: None,
             partitions_limit: None,
             dead_letters: None,
+            timestamps: TimestampSource::default(),
             connections: 1,
             budget: None,
             memory: None,
             overload_protection: false,
             store: None,
             spill: None,
-            unknown_is_final: false,
+            unusable_is_final: false,
             begin: None,
             latency: None,
         }
@@ -258,6 +298,8 @@ pub enum TopicMessage {
     TroubleChanged,
     /// Look whether anything is written at all.
     Look,
+    /// Kafka has told a partition twice that we may not write to the topic.
+    Forbidden,
     /// A connection to a leader, or why there is none.
     Link(i32, Option<Obstacle>),
     /// Look at the connections.
@@ -278,7 +320,7 @@ pub struct TopicProducerHandle {
     pub(super) routes: Arc<Routes>,
     status: watch::Receiver<Status>,
     actor: ActorRef<TopicMessage>,
-    unknown: Arc<OnceLock<Instant>>,
+    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
     buffer: Option<Arc<Buffer>>,
 }
 
@@ -336,17 +378,17 @@ impl TopicProducer {
         let buffer = options.store.as_ref().map(|store| store.buffer.clone());
         let reason = "asking Kafka for the topic's partitions".to_owned();
         let (sender, status) = watch::channel(Status::Connecting { reason });
-        let unknown = Arc::<OnceLock<Instant>>::default();
+        let unusable = Arc::<OnceLock<(Instant, NoTopic)>>::default();
         let setup = Setup {
             dispatchers,
             options,
             routes: routes.clone(),
             status: sender,
-            unknown: unknown.clone(),
+            unusable: unusable.clone(),
             restored,
         };
         let actor = spawn(setup);
-        Ok(TopicProducerHandle { routes, status, actor, unknown, buffer })
+        Ok(TopicProducerHandle { routes, status, actor, unusable, buffer })
     }
 }
 
@@ -384,10 +426,10 @@ impl TopicProducerHandle {
             .collect()
     }
 
-    /// Since when it refuses everything because there is no such topic; only with
-    /// [`TopicProducerOptions::unknown_is_final`]. What it held has failed with [`ReasonCode::TopicNameInvalid`].
-    pub fn unknown_since(&self) -> Option<Instant> {
-        self.unknown.get().copied()
+    /// Since when and why it refuses everything for want of a topic; only with [`TopicProducerOptions::unusable_is_final`]. What it held has
+    /// failed with [`NoTopic::reason`].
+    pub fn unusable(&self) -> Option<(Instant, NoTopic)> {
+        self.unusable.get().copied()
     }
 
     /// How it is doing; changes can be awaited.
@@ -435,7 +477,7 @@ pub struct Setup {
     options: TopicProducerOptions,
     routes: Arc<Routes>,
     status: watch::Sender<Status>,
-    unknown: Arc<OnceLock<Instant>>,
+    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
     restored: Restored,
 }
 
@@ -471,8 +513,8 @@ pub struct Held {
     asking_for_id: Option<Guarded>,
     /// Partitions that wait for a producer id.
     waiting_for_id: Vec<i32>,
-    /// When Kafka first said that it does not know the topic.
-    unknown_since: Option<Instant>,
+    /// When Kafka first said that it does not know the topic, or that we may not write to it.
+    unusable_since: Option<Instant>,
     /// When fewer partitions were seen for the first time.
     fewer_since: Option<(usize, Instant)>,
     /// Why there is no metadata, or what is wrong with the topic.
@@ -537,7 +579,7 @@ impl Actor for TopicProducer {
             producer_id: None,
             asking_for_id: None,
             waiting_for_id: Vec::new(),
-            unknown_since: None,
+            unusable_since: None,
             fewer_since: None,
             topic_trouble: None,
             missing: 0,
@@ -568,6 +610,7 @@ impl Actor for TopicProducer {
             }
             TopicMessage::TroubleChanged if held.looking => {}
             TopicMessage::TroubleChanged | TopicMessage::Look => held.look(&myself),
+            TopicMessage::Forbidden => held.give_up_topic(NoTopic::Forbidden),
             TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
             TopicMessage::CheckLinks => held.check_links(&myself),
             TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
@@ -648,12 +691,12 @@ impl Held {
             self.topic_trouble =
                 Some(if passes { Obstacle::outage(reason) } else { Obstacle::refusal(reason) });
             self.missing = if error.code() == NO_SUCH_TOPIC { self.missing.saturating_add(1) } else { 0 };
-            if self.setup.options.unknown_is_final && matches!(error.code(), NO_SUCH_TOPIC | INVALID_TOPIC) {
-                self.maybe_unknown(view.as_of);
+            if let Some(why) = NoTopic::of(error.code()).filter(|_| self.setup.options.unusable_is_final) {
+                self.maybe_unusable(view.as_of, why);
             }
             return Ok(());
         }
-        self.unknown_since = None;
+        self.unusable_since = None;
         self.missing = 0;
         if count == 0 {
             self.topic_trouble = Some(Obstacle::refusal(format!("topic {topic:?} has no partitions")));
@@ -685,35 +728,39 @@ impl Held {
         Ok(())
     }
 
-    /// A topic that Kafka does not know. Believed when a later view says so too: then everything held has failed for good.
-    fn maybe_unknown(&mut self, as_of: Instant) {
-        match self.unknown_since {
-            Some(first) if first < as_of => {}
-            Some(_) => return self.want_metadata.notify_one(),
+    /// A topic that is of no use. Believed when a later view says so too.
+    fn maybe_unusable(&mut self, as_of: Instant, why: NoTopic) {
+        match self.unusable_since {
+            Some(first) if first < as_of => self.give_up_topic(why),
+            Some(_) => self.want_metadata.notify_one(),
             None => {
-                self.unknown_since = Some(as_of);
-                return self.want_metadata.notify_one();
+                self.unusable_since = Some(as_of);
+                self.want_metadata.notify_one();
             }
         }
-        if self.setup.unknown.set(Instant::now()).is_err() {
+    }
+
+    /// Everything held has failed for good.
+    fn give_up_topic(&mut self, why: NoTopic) {
+        if !self.setup.options.unusable_is_final || self.setup.unusable.set((Instant::now(), why)).is_err() {
             return;
         }
-        tracing::warn!(topic = %self.setup.options.topic, "there is no such topic: its records are given up");
+        let (reason, words) = (why.reason(), why.words());
+        tracing::warn!(topic = %self.setup.options.topic, why = words, "giving up on the records of a topic");
         // Nobody asks for it any more.
         self.tasks.clear();
         self.growth = None;
-        let reason = ReasonCode::TopicNameInvalid;
         self.setup.routes.close(reason);
         let buried = self.setup.options.dead_letters.is_some();
         while let Some(taken) = self.setup.routes.take_staged(buried) {
-            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+            self.bury(taken, End::Failed(reason), words);
         }
         for (seal, builder) in std::mem::take(&mut self.setup.restored.sealed).into_values().flatten() {
             let taken = self.setup.routes.take_waiting(&seal, builder);
-            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+            self.bury(taken, End::Failed(reason), words);
         }
         for partition in self.setup.routes.partitions() {
-            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), UNKNOWN_TOPIC));
+            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), words));
         }
     }
 
@@ -749,6 +796,7 @@ impl Held {
                 leader: (-1).into(),
                 trouble: parking_lot::Mutex::default(),
                 trouble_passes: false.into(),
+                refusals: Refusals::default(),
                 actor,
             });
             routes.add([partition.clone()]);
@@ -818,6 +866,8 @@ impl Held {
             }),
             max_age: options.max_batch_age,
             dead_letters: options.dead_letters.clone(),
+            timestamps: options.timestamps,
+            forbidden_is_final: options.unusable_is_final,
             parent: myself.clone(),
             store,
             replay,
@@ -1040,7 +1090,7 @@ impl Held {
             (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
             // One answer alone may come from a broker that lags behind.
             (true, None, Some(obstacle)) if self.missing > 1 => obstacle.status(self.worked),
-            (true, None, _) => match self.standstill.reason() {
+            (true, None, _) => match self.standstill.reason().or(self.standstill.refusing()) {
                 Some(reason) => Status::Disconnected { reason: reason.to_string() },
                 None => Status::Connected,
             },

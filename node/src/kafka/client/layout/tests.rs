@@ -188,6 +188,23 @@ fn every_answer_we_may_get_fits_its_shape_and_no_shortened_one_does() {
             .with_partitions(vec![partition]);
         DescribeProducersResponse::default().with_topics(vec![topic])
     });
+    fits::<DescribeQuorumRequest>(|version| {
+        let replica = describe_quorum_response::ReplicaState::default();
+        let partition = describe_quorum_response::PartitionData::default()
+            .with_current_voters(vec![replica.clone(); 2])
+            .with_observers(vec![replica]);
+        let topic = describe_quorum_response::TopicData::default()
+            .with_topic_name(TopicName(text("topic")))
+            .with_partitions(vec![partition]);
+        let answer = DescribeQuorumResponse::default().with_topics(vec![topic]);
+        if version < 2 {
+            return answer;
+        }
+        let listener =
+            describe_quorum_response::Listener::default().with_name(text("A")).with_host(text("h"));
+        let node = describe_quorum_response::Node::default().with_listeners(vec![listener]);
+        answer.with_error_message(Some(text("no"))).with_nodes(vec![node])
+    });
 }
 
 #[test]
