@@ -99,7 +99,7 @@ pub struct Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// An empty mailbox with a receiver attached.
+    /// An empty mailbox without a receiver: who drains it attaches first ([`Self::set_attached`]).
     pub fn new(capacity: Capacity) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -108,7 +108,7 @@ impl<T> Mailbox<T> {
                 capacity,
                 sleeper: None,
                 room: None,
-                attached: true,
+                attached: false,
                 closed: false,
             }),
         }

@@ -1,7 +1,10 @@
 //! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): which session the client gets, and what it is told. Who it is is asked
 //! in between, in [`super::authentication`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use causeway_protocol::mqtt::{
     ConnAck, Connect, Packet, QoS, ReasonCode, UserProperties, Version, Will as WillPacket,
@@ -14,9 +17,9 @@ use super::{
     explain::explain,
     keeper::{Claim, Claimed, Granted},
     options::{CertificateUsername, Options},
+    requests,
     session::{ClientLimits, Output},
     shared::Client,
-    store::Presence,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -82,7 +85,7 @@ impl Connection {
     pub(super) fn connect(&mut self, connect: &Connect<'_>, work: &mut Work) -> Result<(), End> {
         let version = connect.version;
         let refuse = |reason| Err(End::NotConnected(reason, version));
-        if self.shared.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.shared.stopping.load(Ordering::Relaxed) {
             return refuse(ReasonCode::ServerShuttingDown);
         }
         if connect.client_id.is_empty() && version != Version::V5 && !connect.clean_start {
@@ -213,22 +216,23 @@ impl Connection {
             for filter in
                 access.denied_filters(&connect.origin, session.filters.iter().map(|filter| &**filter))
             {
-                session.unsubscribed(&filter);
-                self.shared.router.unsubscribe(inbox.id(), &filter);
+                requests::unsubscribe(&self.shared.router, session, &filter);
                 work.tally.counts().denied_subscribes += 1;
             }
         }
         session.connected(connect.limits);
-        let window = u32::try_from(connect.limits.window).unwrap_or(u32::MAX);
-        let presence = Presence::Connected { window };
-        session.inbox.record(connect.expiry, presence, connect.will.as_deref());
+        session.inbox.record(connect.expiry, session.presence(), connect.will.as_deref());
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
         session.pump(&mut out);
         let ending = lease.ending();
         ending.expiry = connect.expiry;
         ending.will = connect.will;
+        // Whoever looked for a connection to close before this one was there has found none.
         if self.shared.keeper.is_claimed(&inbox) {
             inbox.close_connection(ReasonCode::SessionTakenOver);
+        }
+        if self.shared.stopping.load(Ordering::Acquire) {
+            inbox.close_connection(ReasonCode::ServerShuttingDown);
         }
         let access = &self.shared.options.access;
         if access.revocations() != connect.revocations

@@ -112,6 +112,7 @@ pub(crate) struct Filling {
 }
 
 impl Inbox {
+    /// An empty inbox whose client is away, until a connection drains it ([`Self::attach`]).
     pub(crate) fn new(
         id: u64,
         client_id: &str,
@@ -128,7 +129,7 @@ impl Inbox {
             dropped: AtomicU64::new(0),
             inflight: AtomicU32::new(0),
             ending: AtomicBool::new(false),
-            connected: AtomicBool::new(true),
+            connected: AtomicBool::new(false),
             _held: Held::new(rules.memory, memory::SESSION + client_id.len()),
         })
     }
@@ -361,16 +362,23 @@ impl Inbox {
         }
     }
 
-    /// Queues what the store had, whatever the capacity is now.
-    pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) {
+    /// Queues what the store had, whatever the capacity is now; the number of deliveries that are not charged.
+    pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) -> usize {
         let mut batch = self.mailbox.lock();
         let before = batch.charge().items;
+        let mut uncharged = 0;
         for delivery in deliveries {
-            let weight = delivery.weight();
-            batch.push_anyway(Mail::Delivery(delivery), weight);
+            if delivery.charged {
+                let weight = delivery.weight();
+                batch.push_anyway(Mail::Delivery(delivery), weight);
+            } else {
+                uncharged += 1;
+                batch.push_uncharged(Mail::Delivery(delivery));
+            }
         }
         self.rules.memory.take((batch.charge().items - before) * memory::PLACE);
         let _ = batch.finish();
+        uncharged
     }
 
     /// Asks the connection, if there is one, to end.

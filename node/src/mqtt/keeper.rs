@@ -293,7 +293,7 @@ impl Keeper {
             session.disconnected(&mut tally);
             tally.flush(&self.stats);
         }
-        let now = Instant::now();
+        let now = clock::now();
         let mut state = self.state.lock();
         let next = match state.entries.get_mut(&client_id) {
             Some(Entry::Connected { inbox, next }) if inbox.id() == session.inbox.id() => next.take(),
@@ -485,11 +485,11 @@ impl Keeper {
     /// Ends sessions and publishes wills whose time has come, and runs errands. Never returns.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            self.expire(Instant::now());
+            self.expire(clock::now());
             self.router.expire_retained(clock::unix_millis());
             let waiting = self.run_errands();
             let next = self.state.lock().deadlines.first().map(|(at, _)| *at);
-            let sweep = Instant::now() + if waiting { RETRY } else { SWEEP };
+            let sweep = clock::now() + if waiting { RETRY } else { SWEEP };
             let until = next.map_or(sweep, |next| next.min(sweep));
             // A deadline that is new, or an errand: whichever comes first.
             tokio::select! {
@@ -552,7 +552,7 @@ impl Keeper {
         {
             // How long it has been away follows from when it ends.
             let expiry = session.expiry.unwrap_or_default();
-            let left = ends.map_or(expiry, |ends| ends.saturating_duration_since(Instant::now()));
+            let left = ends.map_or(expiry, |ends| ends.saturating_duration_since(clock::now()));
             let gone = i64::try_from(expiry.saturating_sub(left).as_millis()).unwrap_or(i64::MAX);
             let since = clock::unix_millis().saturating_sub(gone);
             let presence = Presence::Away { since, sent: session.sent_upto() };
@@ -562,7 +562,7 @@ impl Keeper {
 
     /// Takes up the sessions that the store had: all clients are away. What ended meanwhile ends now.
     pub(crate) fn restore(self: &Arc<Self>, store: &Arc<Store>, found: Vec<LoadedSession>) {
-        let (now, wall) = (Instant::now(), clock::unix_millis());
+        let (now, wall) = (clock::now(), clock::unix_millis());
         let (mut restored, mut over) = (0u64, Vec::new());
         let left = |found: &LoadedSession| {
             let since = match found.record.presence {
@@ -664,3 +664,7 @@ impl Keeper {
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "restart_tests.rs"]
+mod restart_tests;

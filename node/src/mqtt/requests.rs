@@ -16,7 +16,8 @@ use super::{
     memory::Pressure,
     out_buffer::OutBuffer,
     publication::{Delivery, Via},
-    session::{OutOfPlace, Output},
+    router::Router,
+    session::{OutOfPlace, Output, Session},
     shared::{Client, Shared},
     store::Op,
     stored::Held,
@@ -105,6 +106,51 @@ fn answer<'a>(packet_identifier: u16, reasons: smallvec::SmallVec<[ReasonCode; 4
     SubAck { packet_identifier, reason_string: None, user_properties: UserProperties::default(), reasons }
 }
 
+/// Adds a subscription that the client may have, and the retained messages that come with it.
+pub(super) fn subscribe(
+    router: &Router,
+    session: &mut Session,
+    wanted: &SubscribeFilter<'_>,
+    identifier: Option<u32>,
+    wall: i64,
+) {
+    let SubscribeFilter { filter, options } = *wanted;
+    let new = router.subscribe(&session.inbox, filter, options, identifier);
+    if new {
+        session.subscribed(filter);
+    }
+    if let Some(durable) = &mut session.durable {
+        let session = durable.stored.number;
+        durable.put(Op::Subscribe { session, filter: filter.into(), options, identifier });
+    }
+    let send_retained = match options.retain_handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => new,
+        RetainHandling::DoNotSend => false,
+    };
+    // None for a shared subscription (MQTT-5.0 4.8.2).
+    if send_retained && !topic::is_shared(filter) {
+        let via = Via::identified(identifier);
+        let matching = router.retained_matching(filter, wall).into_iter();
+        session.deliver_retained(matching.map(|publication| Delivery {
+            via: via.clone(),
+            retain: true,
+            ..Delivery::new(publication.clone(), publication.qos.min(options.qos))
+        }));
+    }
+}
+
+/// Ends a subscription; false where there was none.
+pub(super) fn unsubscribe(router: &Router, session: &mut Session, filter: &str) -> bool {
+    if !session.unsubscribed(filter) || !router.unsubscribe(session.inbox.id(), filter) {
+        return false;
+    }
+    if let Some(durable) = &mut session.durable {
+        durable.put(Op::Unsubscribe { session: durable.stored.number, filter: filter.into() });
+    }
+    true
+}
+
 /// What a SUBACK says about the first filter that was refused.
 fn why(filters: &[SubscribeFilter<'_>], reasons: &[ReasonCode]) -> Option<String> {
     /// Of a longer filter the beginning is shown.
@@ -182,29 +228,7 @@ impl Client {
             // It asks for retained messages faster than it takes them, or there is no memory for more.
             return ReasonCode::QuotaExceeded;
         }
-        let new = shared.router.subscribe(&self.inbox, filter, options, identifier);
-        if new {
-            session.subscribed(filter);
-        }
-        if let Some(durable) = &mut session.durable {
-            let session = durable.stored.number;
-            durable.put(Op::Subscribe { session, filter: filter.into(), options, identifier });
-        }
-        let send_retained = match options.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => new,
-            RetainHandling::DoNotSend => false,
-        };
-        // None for a shared subscription (MQTT-5.0 4.8.2).
-        if send_retained && !topic::is_shared(filter) {
-            let via = Via::identified(identifier);
-            let matching = shared.router.retained_matching(filter, wall).into_iter();
-            session.deliver_retained(matching.map(|publication| Delivery {
-                via: via.clone(),
-                retain: true,
-                ..Delivery::new(publication.clone(), publication.qos.min(options.qos))
-            }));
-        }
+        subscribe(&shared.router, session, &SubscribeFilter { filter, options }, identifier, wall);
         match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
@@ -214,10 +238,7 @@ impl Client {
 
     fn unsubscribe(&mut self, shared: &Shared, filter: &str) -> ReasonCode {
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
-        if session.unsubscribed(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
-            if let Some(durable) = &mut session.durable {
-                durable.put(Op::Unsubscribe { session: durable.stored.number, filter: filter.into() });
-            }
+        if unsubscribe(&shared.router, session, filter) {
             ReasonCode::Success
         } else {
             ReasonCode::NoSubscriptionExisted

@@ -10,7 +10,10 @@ use crate::{
     flow::{Accepted, AckSink, Origin, Outcome, Room, SequenceRange, Ticket, WakeList},
     mailbox::{Capacity, Charge},
     mqtt::{
-        inbox::{Mail, tests::rules},
+        inbox::{
+            Mail,
+            tests::{connected, rules},
+        },
         publication::Delivery,
         route::RouteCache,
     },
@@ -22,7 +25,7 @@ fn router() -> Arc<Router> {
 
 fn inbox(router: &Router, items: usize) -> Arc<Inbox> {
     let rules = rules(Capacity { bytes: 1 << 20, items }, router.stats().clone());
-    Inbox::new(router.next_inbox_id(), "c", &Arc::new(rules), None)
+    connected(Inbox::new(router.next_inbox_id(), "c", &Arc::new(rules), None))
 }
 
 fn options(qos: QoS) -> SubscriptionOptions {

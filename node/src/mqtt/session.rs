@@ -24,7 +24,7 @@ use super::{
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
-    store::{LoadedSession, Op},
+    store::{LoadedSession, Op, Presence},
     stored::{self, Durable, Held as HeldPacket},
 };
 use crate::mailbox::Charge;
@@ -85,6 +85,8 @@ pub(crate) struct Session {
     sent: usize,
     /// How many of those are not acknowledged.
     unacknowledged: usize,
+    /// How many of `inflight` are not acknowledged, sent on this connection or not.
+    owed: usize,
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
     retained: Hollow<Delivery>,
@@ -124,6 +126,7 @@ impl Session {
             inflight: Hollow::default(),
             sent: 0,
             unacknowledged: 0,
+            owed: 0,
             retained: Hollow::default(),
             waiting: Hollow::default(),
             unsent: Hollow::default(),
@@ -229,6 +232,7 @@ impl Session {
             durable.disconnected(&self.inbox);
         }
         self.inbox.put_back(self.waiting.take());
+        self.inbox.set_inflight(self.owed);
         self.inbox.release(std::mem::take(&mut self.released));
         self.count_held();
     }
@@ -372,7 +376,7 @@ impl Session {
             self.retained.rest();
         }
         self.count_held();
-        self.inbox.set_inflight(self.inflight.len());
+        self.inbox.set_inflight(self.owed);
     }
 
     /// Hands this turn's changes to the store and sends what needs not wait for it any more. False while a
@@ -417,6 +421,14 @@ impl Session {
         durable.map_or(0, |durable| durable.first + self.inflight.len() as u64)
     }
 
+    /// What a crash has to know from now on: how many of the oldest deliveries may have been sent. An earlier connection
+    /// may have had a larger window than this one.
+    pub(crate) fn presence(&self) -> Presence {
+        let sent =
+            self.inflight.iter().filter(|inflight| matches!(inflight.state, State::Publish(_))).count();
+        Presence::Connected { window: u32::try_from(self.limits.window.max(sent)).unwrap_or(u32::MAX) }
+    }
+
     /// Takes up what the store had; the client is away. Positions below `sent_upto` were sent, or may have
     /// been.
     pub(crate) fn restore(&mut self, found: &mut LoadedSession, sent_upto: u64) {
@@ -448,11 +460,13 @@ impl Session {
                 released.next();
                 State::Release
             };
+            self.owed += usize::from(!matches!(state, State::Done));
             self.inflight.push_back(Inflight { identifier: stored::identifier(position), state });
         }
         durable.first = first.unwrap_or_default();
-        self.inbox.restore(entries.map(|(position, entry)| entry.into_delivery(position)));
+        durable.retained = self.inbox.restore(entries.map(|(position, entry)| entry.into_delivery(position)));
         self.count_held();
+        self.inbox.set_inflight(self.owed);
     }
 
     /// True when the window, not the buffer, is all that keeps deliveries back.
@@ -499,6 +513,7 @@ impl Session {
                         self.unacknowledged += 1;
                     } else {
                         *state = State::Done;
+                        self.owed = self.owed.saturating_sub(1);
                         if let Some(durable) = &mut self.durable {
                             durable.done(durable.first + self.sent as u64);
                         }
@@ -551,6 +566,7 @@ impl Session {
         self.inflight.push_back(Inflight { identifier, state: State::Publish(delivery) });
         self.sent += 1;
         self.unacknowledged += 1;
+        self.owed += 1;
     }
 
     /// Identifiers are given out in order, so an identifier's place follows from the first one's.
@@ -570,6 +586,7 @@ impl Session {
         if place < self.sent {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
+        self.owed = self.owed.saturating_sub(1);
         if let Some(durable) = &mut self.durable {
             durable.done(durable.first + place as u64);
         }

@@ -470,13 +470,14 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
             let (number, entry) = match stored.map_err(LoadError::Damaged)? {
                 Stored::Hole => (0, None),
                 Stored::Own(entry) => (0, Some(entry)),
-                Stored::Shared(number, via, qos, retain) => {
+                Stored::Shared(reference) => {
+                    let number = reference.number;
                     let publication = messages.get(&number);
                     if live && publication.is_none() {
                         return Err(LoadError::Damaged(Damaged("v1.messages")));
                     }
                     let publication = publication.cloned();
-                    (number, publication.map(|publication| Entry { publication, via, qos, retain }))
+                    (number, publication.map(|publication| reference.with(publication)))
                 }
             };
             shared.push(number);

@@ -62,7 +62,7 @@ fn record(client_id: &str) -> Record {
 
 fn entry(payload: &[u8], number: u64) -> Entry {
     let publication = Arc::new(publication("t", payload, QoS::AtLeastOnce, false).stored_as(number));
-    Entry { publication, via: None, qos: QoS::AtLeastOnce, retain: false }
+    Entry { publication, via: None, qos: QoS::AtLeastOnce, retain: false, charged: true }
 }
 
 fn append(session: u64, position: u64, entry: &Entry) -> Op {

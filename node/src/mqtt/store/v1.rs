@@ -66,7 +66,8 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Presence {
     Connected {
-        /// QoS 1 and 2 deliveries that may be unacknowledged.
+        /// QoS 1 and 2 deliveries that may have been sent: as many as may be unacknowledged, and all that an earlier
+        /// connection has sent.
         window: u32,
     },
     Away {
@@ -93,6 +94,8 @@ pub(crate) struct Entry {
     pub(crate) via: Option<Arc<Via>>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// False for a retained message that a subscription asked for: it takes no room in the queue.
+    pub(crate) charged: bool,
 }
 
 impl Entry {
@@ -103,13 +106,14 @@ impl Entry {
             via: delivery.via.clone(),
             qos: delivery.qos,
             retain: delivery.retain,
+            charged: delivery.charged,
         }
     }
 
     /// The delivery of this entry.
     pub(crate) fn into_delivery(self, position: u64) -> Delivery {
-        let Self { publication, via, qos, retain } = self;
-        Delivery { via, retain, position: position as u32, ..Delivery::new(publication, qos) }
+        let Self { publication, via, qos, retain, charged } = self;
+        Delivery { via, retain, charged, position: position as u32, ..Delivery::new(publication, qos) }
     }
 }
 
@@ -119,8 +123,26 @@ pub(super) enum Stored {
     Hole,
     /// Its own message.
     Own(Entry),
-    /// Number of a message in [`MESSAGES`], and the rest with an empty place for it.
-    Shared(u64, Option<Arc<Via>>, QoS, bool),
+    /// A message in [`MESSAGES`].
+    Shared(Reference),
+}
+
+/// An entry whose message is in [`MESSAGES`].
+pub(super) struct Reference {
+    /// Number of the message.
+    pub(super) number: u64,
+    via: Option<Arc<Via>>,
+    qos: QoS,
+    retain: bool,
+    charged: bool,
+}
+
+impl Reference {
+    /// The entry with its message.
+    pub(super) fn with(self, publication: Arc<Publication>) -> Entry {
+        let Self { via, qos, retain, charged, .. } = self;
+        Entry { publication, via, qos, retain, charged }
+    }
 }
 
 /// Which positions of a session are done, and what is half done.
@@ -144,6 +166,9 @@ mod flag {
     pub(super) const SHARED: u8 = 1 << 4;
     pub(super) const HOLE: u8 = 1 << 5;
     pub(super) const GROUP: u8 = 1 << 6;
+    /// It is not charged to the queue. Earlier versions of this format neither write nor read the bit: to them
+    /// such an entry is charged.
+    pub(super) const UNCHARGED: u8 = 1 << 7;
 }
 
 /// Flag of a row of [`MESSAGES`]: it is the retained message of its topic.
@@ -270,6 +295,9 @@ pub(super) fn put_entry(out: &mut BytesMut, entry: Option<&Entry>) {
     if entry.retain {
         flags |= flag::RETAIN;
     }
+    if !entry.charged {
+        flags |= flag::UNCHARGED;
+    }
     let identifiers: &[u32] = entry.via.as_ref().map_or(&[], |via| &via.identifiers);
     if !identifiers.is_empty() {
         flags |= flag::IDENTIFIERS;
@@ -326,7 +354,7 @@ impl<'a> Run<'a> {
             return Some(Stored::Hole);
         }
         let qos = qos(flags & 3)?;
-        let retain = flags & flag::RETAIN != 0;
+        let (retain, charged) = (flags & flag::RETAIN != 0, flags & flag::UNCHARGED == 0);
         let mut identifiers: &[u8] = &[];
         if flags & flag::IDENTIFIERS != 0 {
             let count = u32::from_be_bytes(take(rest)?) as usize;
@@ -340,11 +368,12 @@ impl<'a> Run<'a> {
         let via = self.via(identifiers, share);
         let rest = &mut self.rest;
         if flags & flag::SHARED != 0 {
-            return Some(Stored::Shared(u64::from_be_bytes(take(rest)?), via, qos, retain));
+            let number = u64::from_be_bytes(take(rest)?);
+            return Some(Stored::Shared(Reference { number, via, qos, retain, charged }));
         }
         let length = u32::from_be_bytes(take(rest)?) as usize;
         let publication = self.reader.publication(take_slice(rest, length)?, 0)?;
-        Some(Stored::Own(Entry { publication, via, qos, retain }))
+        Some(Stored::Own(Entry { publication, via, qos, retain, charged }))
     }
 }
 
@@ -578,24 +607,33 @@ mod tests {
             via: Via::identified([7, 300]),
             qos: QoS::AtLeastOnce,
             retain: true,
+            charged: true,
         };
         let number = Arc::new(with_expiry("t", b"", QoS::AtLeastOnce, false, None).stored_as(0x0102_0304));
-        let referring = Entry { publication: number, via: None, qos: QoS::ExactlyOnce, retain: false };
+        let referring =
+            Entry { publication: number, via: None, qos: QoS::ExactlyOnce, retain: false, charged: true };
+        let uncharged = Entry { charged: false, retain: true, ..referring.clone() };
         let run = bytes(|out| {
             put_entry(out, Some(&own));
             put_entry(out, None);
             put_entry(out, Some(&referring));
+            put_entry(out, Some(&uncharged));
         });
         let length = format!("{:08x}", message.len() / 2);
-        let expected = format!("0d00000002000000070000012c{length}{message}20120000000001020304");
+        let expected =
+            format!("0d00000002000000070000012c{length}{message}20120000000001020304960000000001020304");
         assert_eq!(hex(&run), expected);
         let origin = Arc::new(Origin { client_id: "c".into(), username: None, peer: None });
         let reader = Reader { origin, memory: Ledger::new(u64::MAX) };
         let entries: Vec<_> = Run::new(&run, &reader).map(Result::unwrap).collect();
         assert!(matches!(
             &entries[..],
-            [Stored::Own(own), Stored::Hole, Stored::Shared(0x0102_0304, None, QoS::ExactlyOnce, false)]
-                if own.publication.payload() == b"body" && own.via.as_ref().is_some_and(|via| via.identifiers[..] == [7, 300])
+            [
+                Stored::Own(own),
+                Stored::Hole,
+                Stored::Shared(Reference { number: 0x0102_0304, via: None, qos: QoS::ExactlyOnce, retain: false, charged: true }),
+                Stored::Shared(Reference { number: 0x0102_0304, via: None, qos: QoS::ExactlyOnce, retain: true, charged: false }),
+            ] if own.charged && own.publication.payload() == b"body" && own.via.as_ref().is_some_and(|via| via.identifiers[..] == [7, 300])
         ));
         let mut progress =
             Progress { cursor: 3, released: vec![5], received: vec![(9, true)], ..Progress::default() };
