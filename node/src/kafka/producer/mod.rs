@@ -15,6 +15,7 @@
 //! * [`dead_letters`]: where records go that were given up.
 //! * [`dynamic_topics`]: many topics, opened on demand, within one [`budget`].
 //! * [`share`]: what all inboxes of a node may hold together.
+//! * `incarnation`: whether partitions that metadata lacks are gone.
 //! * [`latency`]: how long batches took.
 //! * [`succession`]: from one producer to the one that takes its place.
 //! * [`dispatcher`], [`produce_request`]: batches of many partitions in one request a broker.
@@ -25,6 +26,7 @@ pub mod dead_letters;
 pub mod dispatcher;
 pub mod dynamic_topics;
 pub mod inbox;
+mod incarnation;
 pub mod latency;
 pub mod obligations;
 mod obstacle;

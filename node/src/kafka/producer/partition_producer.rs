@@ -46,6 +46,9 @@ use crate::kafka::client::{Client, Purpose};
 /// Why a record is given up for its age.
 pub(super) const TOO_OLD: &str = "older than max_batch_age";
 
+/// Why records of a lost partition are given up.
+const GONE: &str = "its partition is gone, and its key binds it to that";
+
 /// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
 /// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records. Less where
 /// batches are never that large.
@@ -89,9 +92,18 @@ pub enum PartitionMessage {
     ProducerKnown(Option<bool>),
     /// A pause is over.
     Tick,
-    /// The partition is gone: end everything held like this.
+    /// The topic is of no use: end everything held like this.
     GiveUp(End, &'static str),
-    /// The partition is gone, and its records may go to another one.
+    /// The partition is gone: records that no key binds to it go to another one, the rest fails.
+    Gone {
+        /// Of the topic.
+        routes: Arc<Routes>,
+        /// The other one.
+        to: Arc<Partition>,
+        /// Whether a key binds a record.
+        keyed: bool,
+    },
+    /// Its records go to another one.
     MoveTo(Arc<Routes>, Arc<Partition>),
     /// A panic, for tests.
     #[cfg(test)]
@@ -383,6 +395,7 @@ impl Actor for PartitionProducer {
                 held.core.tick(now);
             }
             PartitionMessage::GiveUp(end, why) => held.give_up(end, why),
+            PartitionMessage::Gone { routes, to, keyed } => held.gone(&routes, &to, keyed),
             PartitionMessage::MoveTo(routes, to) => held.move_to(&routes, &to),
             #[cfg(test)]
             PartitionMessage::Panic => std::panic::resume_unwind(Box::new("on purpose")),
@@ -693,6 +706,41 @@ impl Held {
         while let Some(taken) = self.setup.partition.inbox.take_in_any_case(buried) {
             self.bury(&taken.builder, taken.obligations, end, why, None);
         }
+    }
+
+    /// The partition is gone.
+    fn gone(&mut self, routes: &Routes, to: &Partition, keyed: bool) {
+        let inbox = self.setup.partition.inbox.clone();
+        let held = |inbox: &PartitionInbox| {
+            let ledger = inbox.ledger();
+            ledger.queuing + ledger.inflight
+        };
+        let before = held(&inbox);
+        if keyed {
+            let batches = self.core.abandon().into_iter().filter_map(|(batch, _)| match batch.records() {
+                Some(records) => Some((records, batch.obligations)),
+                None => {
+                    batch.obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
+                    None
+                }
+            });
+            routes.rehome_keyless(batches.collect(), &inbox, to);
+            to.actor.wake();
+        } else {
+            self.move_to(routes, to);
+        }
+        let given_up = held(&inbox);
+        if before > 0 {
+            tracing::warn!(
+                topic = %self.setup.topic,
+                partition = self.setup.partition.index,
+                moved = before - given_up,
+                given_up,
+                dead_letters = self.setup.dead_letters.is_some(),
+                "records of a partition that is gone"
+            );
+        }
+        self.give_up(End::Failed(ReasonCode::ImplementationSpecificError), GONE);
     }
 
     /// In order; what cannot be taken apart again is given up.

@@ -9,7 +9,7 @@
 //! partition that can no longer use the id gets a newer one; an id is never given out again after a newer one.
 //!
 //! Invariants:
-//! * A partition's loss is believed when a second, later view says the same.
+//! * A partition's loss is believed when the topic has another id, or after some minutes: see `incarnation`.
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,6 +29,7 @@ use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
 use super::inbox::{InboxLimits, Spillway, Store, Taken};
+use super::incarnation::{Incarnation, Look};
 use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
@@ -515,8 +516,8 @@ pub struct Held {
     waiting_for_id: Vec<i32>,
     /// When Kafka first said that it does not know the topic, or that we may not write to it.
     unusable_since: Option<Instant>,
-    /// When fewer partitions were seen for the first time.
-    fewer_since: Option<(usize, Instant)>,
+    /// Whether the topic still is what it was.
+    incarnation: Incarnation,
     /// Why there is no metadata, or what is wrong with the topic.
     topic_trouble: Option<Obstacle>,
     /// Answers in a row by which Kafka does not know the topic.
@@ -580,7 +581,7 @@ impl Actor for TopicProducer {
             asking_for_id: None,
             waiting_for_id: Vec::new(),
             unusable_since: None,
-            fewer_since: None,
+            incarnation: Incarnation::default(),
             topic_trouble: None,
             missing: 0,
             worked: false,
@@ -702,23 +703,30 @@ impl Held {
             self.topic_trouble = Some(Obstacle::refusal(format!("topic {topic:?} has no partitions")));
             return Ok(());
         }
+        let known = self.setup.routes.partitions();
+        // While the number of partitions is changing all of them are to be there.
+        let look = match &self.growth {
+            None => self.incarnation.look(view.topic_id, count, known.len(), view.as_of),
+            Some(_) => Look::Whole,
+        };
+        if look == Look::Stale {
+            self.want_metadata.notify_one();
+            return Ok(());
+        }
         self.topic_trouble = None;
         let leader = |p: &PartitionView| Some(p.leader).filter(|leader| *leader >= 0);
         self.leaders = view.partitions.iter().take(count).map(leader).collect();
-        let known = self.setup.routes.partitions();
-        if self.growth.is_none() {
-            match count.cmp(&known.len()) {
-                std::cmp::Ordering::Less => self.maybe_cut(count, view.as_of),
-                std::cmp::Ordering::Equal => self.fewer_since = None,
-                std::cmp::Ordering::Greater => {
-                    self.fewer_since = None;
-                    if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
-                        self.grow(myself).await?;
-                    } else {
-                        self.begin_growth(myself);
-                    }
+        match look {
+            Look::Doubtful => self.want_metadata.notify_one(),
+            Look::Cut { anew } => self.cut_to(count, anew),
+            Look::Whole if count > known.len() && self.growth.is_none() => {
+                if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
+                    self.grow(myself).await?;
+                } else {
+                    self.begin_growth(myself);
                 }
             }
+            Look::Whole | Look::Stale => {}
         }
         for partition in self.setup.routes.partitions() {
             let leader = self.leader_of(partition.index);
@@ -914,41 +922,41 @@ impl Held {
         Ok(())
     }
 
-    /// Fewer partitions than before: the topic was made anew. Believed when a later view says so too.
-    fn maybe_cut(&mut self, count: usize, as_of: Instant) {
-        match self.fewer_since {
-            Some((seen, at)) if seen == count && at < as_of => {
-                self.fewer_since = None;
-                let lost = self.setup.routes.cut_to(count);
-                tracing::warn!(topic = %self.setup.options.topic, lost = lost.len(), "partitions are gone");
-                for partition in &lost {
-                    let heir = self.setup.routes.partitions().into_iter().next();
-                    if let Some(heir) = heir.filter(|_| !self.setup.options.partitioner.is_keyed()) {
-                        let routes = self.setup.routes.clone();
-                        partition.actor.tell(PartitionMessage::MoveTo(routes, heir));
-                    } else {
-                        let end = End::Failed(ReasonCode::ImplementationSpecificError);
-                        partition.actor.tell(PartitionMessage::GiveUp(end, "its partition is gone"));
-                    }
-                    if let Some(actor) = partition.actor.actor() {
-                        // Its messages before the stop are lost with a stop: drain.
-                        let _ = actor.drain();
-                    }
-                }
-                let routes = self.setup.routes.clone();
-                tokio::spawn(async move {
-                    for partition in &lost {
-                        partition.inbox.idle().await;
-                    }
-                    routes.forget(&lost);
-                });
+    /// The partitions from `count` on are gone. What may go to another one does, the rest is given up.
+    fn cut_to(&mut self, count: usize, anew: bool) {
+        let lost = self.setup.routes.cut_to(count);
+        let kept = self.setup.routes.partitions();
+        let held = |partition: &Arc<Partition>| {
+            let ledger = partition.inbox.ledger();
+            ledger.queuing + ledger.inflight
+        };
+        let records: u64 = lost.iter().map(held).sum();
+        tracing::warn!(
+            topic = %self.setup.options.topic,
+            lost = lost.len(),
+            left = count,
+            records,
+            anew,
+            "partitions are gone; their records without a key that binds them go to others, the rest fails"
+        );
+        let keyed = self.setup.options.partitioner.is_keyed();
+        for (index, partition) in lost.iter().enumerate() {
+            if let Some(heir) = kept.get(index % count.max(1)) {
+                let (routes, to) = (self.setup.routes.clone(), heir.clone());
+                partition.actor.tell(PartitionMessage::Gone { routes, to, keyed });
             }
-            Some((seen, _)) if seen == count => self.want_metadata.notify_one(),
-            _ => {
-                self.fewer_since = Some((count, as_of));
-                self.want_metadata.notify_one();
+            if let Some(actor) = partition.actor.actor() {
+                // Its messages before the stop are lost with a stop: drain.
+                let _ = actor.drain();
             }
         }
+        let routes = self.setup.routes.clone();
+        tokio::spawn(async move {
+            for partition in &lost {
+                partition.inbox.idle().await;
+            }
+            routes.forget(&lost);
+        });
     }
 
     fn need_producer_id(&mut self, myself: &ActorRef<TopicMessage>, partition: i32, instead_of: Option<i64>) {
