@@ -57,7 +57,7 @@ pub(super) fn handle(
         }
         Packet::PubRec(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.pubrec(ack.packet_identifier, ack.reason, &mut out).map_err(out_of_place)
         }
         Packet::PubComp(ack) => {
@@ -82,7 +82,7 @@ pub(super) fn handle(
                     return Ok(());
                 }
             }
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.released(identifier, version, &mut out);
             Ok(())
         }
@@ -135,7 +135,7 @@ fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(
     let limits = client.limits;
     buffer.packet(limits.version, limits.maximum_packet_size, packet).map_err(|error| {
         // A client that takes no answer of this size cannot be served.
-        tracing::debug!(client_id = %client.origin.client_id, %error, "answer not sent");
+        tracing::debug!(client_id = &*client.origin.client_id, %error, "answer not sent");
         End::Refused(ReasonCode::PacketTooLarge)
     })
 }
@@ -153,7 +153,7 @@ impl Client {
         if !self.may_subscribe(shared, filter, options.qos, work)? {
             return Ok(ReasonCode::NotAuthorized);
         }
-        Ok(self.subscribe_allowed(shared, wanted, identifier, work.wall))
+        Ok(self.subscribe_allowed(shared, wanted, identifier, work.steady))
     }
 
     fn subscribe_allowed(
@@ -161,7 +161,7 @@ impl Client {
         shared: &Shared,
         wanted: &SubscribeFilter<'_>,
         identifier: Option<u32>,
-        wall: i64,
+        now: i64,
     ) -> ReasonCode {
         let SubscribeFilter { filter, mut options } = *wanted;
         let switches = &shared.options;
@@ -198,7 +198,7 @@ impl Client {
         // None for a shared subscription (MQTT-5.0 4.8.2).
         if send_retained && !topic::is_shared(filter) {
             let via = Via::identified(identifier);
-            let matching = shared.router.retained_matching(filter, wall).into_iter();
+            let matching = shared.router.retained_matching(filter, now).into_iter();
             session.deliver_retained(matching.map(|publication| Delivery {
                 via: via.clone(),
                 retain: true,
