@@ -84,6 +84,8 @@ pub(crate) struct Work {
     pub(crate) tally: Tally,
     /// Milliseconds since the Unix epoch, taken once per turn.
     pub(crate) wall: i64,
+    /// The steady clock at the same moment.
+    pub(crate) steady: i64,
     /// The largest packet that the client of a CONNECT of this turn takes.
     pub(crate) client_maximum: Option<u32>,
     /// What was wrong with a packet of this turn.
@@ -249,7 +251,7 @@ impl Connection {
             return Ok(false);
         }
         let mut close = None;
-        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         let rest = Unread { mails, inbox };
         while let Some(mail) = rest.mails.pop_front() {
             match mail {
@@ -497,7 +499,7 @@ impl Connection {
         client.release_acknowledgements(&self.shared, &mut self.out, work);
         let Some(session) = client.lease.session() else { return Err(End::Gone) };
         let held = session.tracker.held() + session.holding();
-        session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall });
+        session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady });
         match client.draining {
             Some(deadline) if held == 0 || now >= deadline => {
                 Err(End::Refused(ReasonCode::ServerShuttingDown))
@@ -585,6 +587,7 @@ impl Connection {
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         let mut now = Instant::now();
         scratch.work.wall = clock::unix_millis();
+        scratch.work.steady = clock::steady_millis(now);
         scratch.work.client_maximum = None;
         if !scratch.work.outbox.is_empty() {
             // The turn before this one panicked. What it had taken on goes out, and stays its own.

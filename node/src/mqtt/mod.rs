@@ -30,6 +30,7 @@ mod outbox;
 mod publication;
 mod publisher;
 mod rate;
+mod refusals;
 mod requests;
 mod retained;
 mod route;
@@ -195,7 +196,7 @@ async fn open_store(options: &Options, router: &Arc<Router>) -> Result<Vec<Loade
     let opened = answer.await.map_err(|_| io(std::io::Error::other("the reading thread ended")))?;
     let (store, loaded) = opened?;
     let (sessions, retained) = (loaded.sessions.len(), loaded.retained.len());
-    router.use_store(&store, loaded.retained, clock::unix_millis());
+    router.use_store(&store, loaded.retained, clock::steady_now());
     let seconds = start.elapsed().as_secs_f32();
     tracing::info!(path = %path.display(), sessions, retained, seconds, "stored sessions read");
     Ok(loaded.sessions)

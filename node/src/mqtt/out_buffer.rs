@@ -259,7 +259,7 @@ impl Queue {
         };
         if !publication.properties().is_empty() {
             // A re-delivery is finished even if it expired on the way: the client knows the identifier.
-            let at = if dup { publication.received_at } else { now };
+            let at = if dup { publication.arrived_at } else { now };
             let properties = publication.properties_at(at).ok_or(Unsendable::Expired)?;
             if version == Version::V5 {
                 publish.properties = properties;

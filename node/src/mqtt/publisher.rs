@@ -247,7 +247,7 @@ impl Client {
         work: &mut Work,
     ) -> Result<Block, End> {
         work.tally.counts().denied_publishes += 1;
-        tracing::debug!(client_id = %self.origin.client_id, topic, "publication denied");
+        shared.refusals.publication(&self.origin, topic, "publication");
         Self::denied(shared)?;
         self.reject(ReasonCode::NotAuthorized, sequence)
     }

@@ -106,7 +106,7 @@ pub(crate) struct OutOfPlace;
 pub(crate) struct Output<'a> {
     pub(crate) buffer: &'a mut OutBuffer,
     pub(crate) tally: &'a mut Tally,
-    /// Milliseconds since the Unix epoch.
+    /// The steady clock, milliseconds.
     pub(crate) now: i64,
 }
 

@@ -17,6 +17,7 @@ use super::{
     keeper::{Keeper, Lease},
     options::Options,
     publisher::Parked,
+    refusals::Refusals,
     route::RouteCache,
     router::Router,
     session::ClientLimits,
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Notify>,
     /// Bounds the TLS handshakes that compute at once.
     pub(crate) arithmetic: Arithmetic,
+    /// Tells what clients were refused.
+    pub(crate) refusals: Refusals,
     /// When a failure in a sink was last logged: milliseconds since the Unix epoch.
     warned: AtomicI64,
 }
@@ -52,7 +55,9 @@ impl Shared {
         // Half of the processor is always there for those who are connected.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let arithmetic = Arithmetic::new((cores / 2).max(1));
-        Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), arithmetic, warned })
+        let refusals = Refusals::new(options.access.has_tokens_for_usernames());
+        let stop = Arc::default();
+        Arc::new(Self { options, router, keeper, stats, stopping, stop, arithmetic, refusals, warned })
     }
 
     /// Logs that a message was given up while its client cannot be told: at most once in ten seconds, all

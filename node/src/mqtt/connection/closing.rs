@@ -116,7 +116,10 @@ impl Connection {
                 // What it was about to publish may be what it cannot stand.
                 let leave = AssertUnwindSafe(|| client.leave(&self.shared, &self.input, self.decoder));
                 if catch_unwind(leave).is_err() {
-                    tracing::error!(client_id = %client.origin.client_id, "a publication was not brought to its end");
+                    tracing::error!(
+                        client_id = &*client.origin.client_id,
+                        "a publication was not brought to its end"
+                    );
                 }
             } else {
                 client.leave(&self.shared, &self.input, self.decoder);
