@@ -47,6 +47,11 @@ async fn an_mqtt_3_client_is_acknowledged_whatever_became_of_it() {
     sink.complete(0, FAILED);
     assert_eq!(client.next().await, Seen::Ack("PUBACK", 1, ReasonCode::Success));
     assert_eq!(broker.front.stats().failed_in_sink, 1);
+    client.publish("t/1", b"x", QoS::AtLeastOnce, 2).await;
+    sink.has(2).await;
+    sink.complete(1, Outcome::Failed(ReasonCode::NotAuthorized));
+    assert_eq!(client.next().await, Seen::Ack("PUBACK", 2, ReasonCode::Success));
+    assert_eq!(broker.front.stats().failed_in_sink, 2);
 }
 
 #[tokio::test]

@@ -335,12 +335,13 @@ impl Client {
                 out.ack(version, kind, identifier, reason);
                 continue;
             }
-            // What was denied is counted already.
-            if reason != ReasonCode::NotAuthorized {
+            // What was denied is counted already; to an MQTT 3 client that is no error, so it comes from a sink.
+            if reason != ReasonCode::NotAuthorized || version != Version::V5 {
                 work.tally.counts().failed_in_sink += 1;
             }
             if version != Version::V5 {
-                shared.warn_failed(&self.origin.client_id, reason, work.wall);
+                let uncounted = work.tally.counts().failed_in_sink;
+                shared.warn_failed(&self.origin.client_id, reason, uncounted, work.wall);
                 out.ack(version, kind, identifier, reason);
                 continue;
             }

@@ -61,14 +61,14 @@ impl Shared {
     }
 
     /// Logs that a message was given up while its client cannot be told: at most once in ten seconds, all
-    /// are counted.
-    pub(crate) fn warn_failed(&self, client_id: &str, reason: ReasonCode, wall: i64) {
+    /// are counted. `uncounted` are not in the statistics yet.
+    pub(crate) fn warn_failed(&self, client_id: &str, reason: ReasonCode, uncounted: u64, wall: i64) {
         const EVERY_MS: i64 = 10_000;
         let last = self.warned.load(Ordering::Relaxed);
         if wall.saturating_sub(last) >= EVERY_MS
             && self.warned.compare_exchange(last, wall, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            let failed = self.stats.snapshot().failed_in_sink;
+            let failed = self.stats.snapshot().failed_in_sink + uncounted;
             tracing::warn!(client_id, ?reason, failed, "message given up; an MQTT 3 client cannot be told");
         }
     }
