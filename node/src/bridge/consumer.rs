@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode, topic};
@@ -22,7 +22,9 @@ use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, Record
 use super::service::{Place, Status, Surroundings};
 use super::template::Template;
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Ticket, WakeList};
+use crate::flow::{
+    AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,
+};
 use crate::kafka::consumer::{
     ConsumedRecord, ConsumerHandle, ConsumerOptions, ConsumerStatus, GroupConsumer, Leave, Offer,
     OffsetReset, PartitionSink, RecordSink, TimestampType,
@@ -30,6 +32,8 @@ use crate::kafka::consumer::{
 use crate::mqtt::{PublishProgress, Published, Router};
 
 type Books = Arc<Mutex<Ledger>>;
+/// The client that the bridge waits for, as long as that is so.
+type Waits = Arc<Mutex<Weak<Standstill>>>;
 type Places = Arc<Mutex<BTreeMap<(Arc<str>, i32), Books>>>;
 
 /// How the records of one Kafka topic become messages.
@@ -48,6 +52,7 @@ struct Program {
     origin: Arc<Origin>,
     router: Arc<Router>,
     places: Places,
+    waits: Waits,
     /// A record waits as long as nobody takes its topic.
     hold: bool,
 }
@@ -77,6 +82,7 @@ fn encoding(config: config::Encoding) -> Encoding {
 pub(super) struct RunningConsumer {
     handle: ConsumerHandle,
     places: Places,
+    waits: Waits,
 }
 
 impl RunningConsumer {
@@ -92,7 +98,7 @@ impl RunningConsumer {
             .connection
             .client_options(&format!("kafka_consumer:{name}:{node}"), None)
             .map_err(|error| error.to_string())?;
-        let places = Places::default();
+        let (places, waits) = (Places::default(), Waits::default());
         let program = Program {
             mappings: config
                 .topic_mapping
@@ -108,6 +114,7 @@ impl RunningConsumer {
             }),
             router: surroundings.router.clone(),
             places: places.clone(),
+            waits: waits.clone(),
             hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
@@ -128,7 +135,7 @@ impl RunningConsumer {
             GroupConsumer::start(surroundings.clients.client(&client), options, sink, Some(supervisor))
                 .await
                 .map_err(|error| error.to_string())?;
-        Ok(Self { handle, places })
+        Ok(Self { handle, places, waits })
     }
 
     /// The actor behind it.
@@ -143,6 +150,13 @@ impl RunningConsumer {
             ConsumerStatus::Connecting { reason } => Status::Connecting(reason),
             ConsumerStatus::Disconnected { reason } => Status::Disconnected(reason),
         }
+    }
+
+    /// The connected client that it waits for, in words.
+    pub(super) fn waits(&self) -> Option<String> {
+        let standstill = self.waits.lock().upgrade()?;
+        let seconds = standstill.since.elapsed().as_secs();
+        Some(format!("waits for client {:?}, which has taken nothing for {seconds} s", standstill.client_id))
     }
 
     /// Its books.
@@ -224,6 +238,7 @@ struct Begun {
 /// A partition's tickets on their way back, past its books.
 struct Booked {
     books: Books,
+    waits: Waits,
     inner: Arc<dyn AckSink>,
 }
 
@@ -239,6 +254,14 @@ impl AckSink for Booked {
             }
         }
         self.inner.acknowledge(ranges, outcome);
+    }
+
+    fn waits_for(&self, standstill: &Arc<Standstill>) -> bool {
+        let waits = self.inner.waits_for(standstill);
+        if waits {
+            *self.waits.lock() = Arc::downgrade(standstill);
+        }
+        waits
     }
 }
 
@@ -259,7 +282,11 @@ impl PartitionTaker {
         let booked = match &self.booked {
             Some(booked) if Arc::ptr_eq(&booked.inner, &ticket.sink) => booked.clone(),
             _ => {
-                let booked = Arc::new(Booked { books: self.books.clone(), inner: ticket.sink.clone() });
+                let booked = Arc::new(Booked {
+                    books: self.books.clone(),
+                    waits: self.program.waits.clone(),
+                    inner: ticket.sink.clone(),
+                });
                 self.booked.insert(booked).clone()
             }
         };
@@ -344,6 +371,9 @@ impl PartitionSink for PartitionTaker {
                 Offer::Taken
             }
             Published::Full(room) => {
+                if let Some(standstill) = self.progress.standstill() {
+                    *program.waits.lock() = Arc::downgrade(&standstill);
+                }
                 self.begun = Some(begun);
                 Offer::Full(room)
             }
