@@ -462,7 +462,7 @@ impl World {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Close(reason) => close = Some(reason),
-                Mail::Acknowledged(..) | Mail::Forgotten(_) => {}
+                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Awaited => {}
             }
         }
         if taken.is_ready() {
