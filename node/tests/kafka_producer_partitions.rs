@@ -231,7 +231,7 @@ async fn records_without_a_key_outlast_their_partition() {
     kafka.create_topic(&TopicSpec::new(TOPIC, 1)).unwrap();
     let outcomes = publisher.outcomes().await;
     let binds = |number: u64| {
-        number % 2 == 0 && KeyHash::Murmur2.partition(number.to_string().as_bytes(), 3) != Some(0)
+        number.is_multiple_of(2) && KeyHash::Murmur2.partition(number.to_string().as_bytes(), 3) != Some(0)
     };
     for (number, outcome) in &outcomes {
         assert_eq!(*outcome == Outcome::Success, !binds(*number), "{number}");

@@ -762,12 +762,13 @@ impl Held {
         };
         let before = held(&inbox);
         if keyed {
-            let batches = self.core.abandon().into_iter().filter_map(|(batch, _)| match batch.records() {
-                Some(records) => Some((records, batch.obligations)),
-                None => {
-                    batch.obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
-                    None
+            let batches = self.core.abandon().into_iter().filter_map(|(batch, _)| {
+                let records = batch.records();
+                if records.is_none() {
+                    tracing::error!(topic = %self.setup.topic, "a batch cannot be read again: its records fail");
                 }
+                // Dropped, its obligations end as failed.
+                Some((records?, batch.obligations))
             });
             routes.rehome_keyless(batches.collect(), &inbox, to);
             to.actor.wake();

@@ -140,7 +140,7 @@ mod tests {
             let refusal = (refused > 0).then(|| Arc::from("too large"));
             let one = Sign { written, refused, refusal, ..Sign::default() };
             standstill.look([one, sign(2, 0, None)].into_iter());
-            standstill.refusing().map(|reason| reason.to_string())
+            standstill.refusing().map(ToString::to_string)
         };
         assert_eq!(look(5, 0), None);
         assert_eq!(look(5, 2), None, "bad messages");
