@@ -43,7 +43,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    flow::{AckSink, Outcome, Room, SequenceRange, Wake, WakeList},
+    flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Wake, WakeList},
     mailbox::{Capacity, Charge, Mailbox},
 };
 
@@ -166,6 +166,7 @@ impl Inbox {
         let Some(stored) = &self.stored else { return };
         let expiry = expiry.map_or(0, |expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
         let record = Record {
+            id: stored.id,
             client_id: self.client_id.clone(),
             // Where names are claims, a will may be another's than the session.
             username: will
@@ -462,8 +463,8 @@ impl AckSink for Inbox {
         }
     }
 
-    fn session(&self) -> Option<u64> {
-        self.stored().map(|stored| stored.number)
+    fn session(&self) -> Option<SessionId> {
+        self.stored().map(|stored| stored.id)
     }
 }
 

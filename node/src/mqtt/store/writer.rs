@@ -18,7 +18,7 @@ use super::{
     file::{Failure, File, Opener},
 };
 use crate::{
-    flow::Outcome,
+    flow::{Lives, Outcome},
     mqtt::{memory::Memory, stats::Stats},
 };
 
@@ -36,6 +36,7 @@ pub(super) fn start(
     path: &Path,
     opener: Opener,
     compact_from: u64,
+    lives: Option<Lives>,
     memory: Memory,
     store: impl FnOnce(&Loaded) -> Arc<Store>,
 ) -> Result<(Arc<Store>, Loaded), OpenError> {
@@ -44,7 +45,7 @@ pub(super) fn start(
     let (begin, begun) = mpsc::sync_channel::<Arc<Store>>(1);
     let its_path = path.to_owned();
     let thread = std::thread::Builder::new().name("causeway-store".to_owned()).spawn(move || {
-        match File::open(&its_path, opener, compact_from, memory) {
+        match File::open(&its_path, opener, compact_from, lives, memory) {
             Ok((file, books, loaded)) => {
                 if opened.send(Ok(loaded)).is_ok()
                     && let Ok(store) = begun.recv()
