@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "kafka_consumer/beginnings.rs"]
+mod beginnings;
 #[path = "kafka_consumer/harness.rs"]
 mod harness;
 #[path = "kafka_consumer/membership.rs"]

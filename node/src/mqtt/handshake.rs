@@ -20,6 +20,7 @@ use super::{
     requests,
     session::{ClientLimits, Output},
     shared::Client,
+    standstill::Watch,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -128,12 +129,21 @@ impl Connection {
                 self.phase = Phase::Claiming(Box::new(claiming));
                 Ok(())
             }
-            Claim::Refused => Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version)),
+            Claim::Refused => {
+                self.note_refused(&prepared.origin, ReasonCode::QuotaExceeded, "max_sessions is reached");
+                Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version))
+            }
             Claim::NotYours => {
-                tracing::debug!(client_id, peer = %self.peer.address, "refused: the session is another user's");
+                let why = "the session of this client id is another user's";
+                self.note_refused(&prepared.origin, ReasonCode::ClientIdentifierNotValid, why);
                 Err(End::NotConnected(ReasonCode::ClientIdentifierNotValid, prepared.version))
             }
         }
+    }
+
+    /// Tells that a client is not let in.
+    pub(super) fn note_refused(&self, origin: &Origin, reason: ReasonCode, why: &str) {
+        self.shared.refusals.client(origin, self.listener(), reason, why);
     }
 
     fn prepare(&self, connect: &Connect<'_>) -> Prepared {
@@ -222,7 +232,7 @@ impl Connection {
         }
         session.connected(connect.limits);
         session.inbox.record(connect.expiry, session.presence(), connect.will.as_deref());
-        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         session.pump(&mut out);
         let ending = lease.ending();
         ending.expiry = connect.expiry;
@@ -252,11 +262,12 @@ impl Connection {
             routes: None,
             aliases: Vec::new(),
             problem_information: connect.problem_information,
-            half_closed: None,
+            farewell: None,
             parked: None,
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
             ends_with_connection: connect.expiry.is_none(),
+            watch: Watch::default(),
             leaving: None,
             draining: None,
         }));

@@ -486,7 +486,7 @@ impl Keeper {
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             self.expire(clock::now());
-            self.router.expire_retained(clock::unix_millis());
+            self.router.expire_retained(clock::steady_now());
             let waiting = self.run_errands();
             let next = self.state.lock().deadlines.first().map(|(at, _)| *at);
             let sweep = clock::now() + if waiting { RETRY } else { SWEEP };

@@ -30,6 +30,8 @@ mod outbox;
 mod publication;
 mod publisher;
 mod rate;
+mod read_ahead;
+mod refusals;
 mod releases;
 mod requests;
 mod retained;
@@ -39,6 +41,7 @@ mod session;
 mod share;
 mod shared;
 mod stamps;
+mod standstill;
 mod stats;
 mod store;
 mod stored;
@@ -249,7 +252,7 @@ async fn read_store(
     let opened = answer.await.map_err(|_| io(std::io::Error::other("the reading thread ended")))?;
     let (store, loaded) = opened?;
     let (sessions, retained) = (loaded.sessions.len(), loaded.retained.len());
-    router.use_store(&store, loaded.retained, clock::unix_millis());
+    router.use_store(&store, loaded.retained, clock::steady_now());
     let seconds = start.elapsed().as_secs_f32();
     tracing::info!(path = %path.display(), sessions, retained, seconds, "stored sessions read");
     Ok(StoredSessions { store: Some(store), found: loaded.sessions, continues: loaded.continues })

@@ -58,7 +58,7 @@ pub(super) fn handle(
         }
         Packet::PubRec(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.pubrec(ack.packet_identifier, ack.reason, &mut out).map_err(out_of_place)
         }
         Packet::PubComp(ack) => {
@@ -84,7 +84,7 @@ pub(super) fn handle(
                     return Ok(());
                 }
             }
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.released(identifier, version, &mut out);
             Ok(())
         }
@@ -113,7 +113,7 @@ pub(super) fn subscribe(
     session: &mut Session,
     wanted: &SubscribeFilter<'_>,
     identifier: Option<u32>,
-    wall: i64,
+    now: i64,
 ) {
     let SubscribeFilter { filter, options } = *wanted;
     let new = router.subscribe(&session.inbox, filter, options, identifier);
@@ -132,7 +132,7 @@ pub(super) fn subscribe(
     // None for a shared subscription (MQTT-5.0 4.8.2).
     if send_retained && !topic::is_shared(filter) {
         let via = Via::identified(identifier);
-        let matching = router.retained_matching(filter, wall).into_iter();
+        let matching = router.retained_matching(filter, now).into_iter();
         session.deliver_retained(matching.map(|publication| Delivery {
             via: via.clone(),
             retain: true,
@@ -182,7 +182,7 @@ fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(
     let limits = client.limits;
     buffer.packet(limits.version, limits.maximum_packet_size, packet).map_err(|error| {
         // A client that takes no answer of this size cannot be served.
-        tracing::debug!(client_id = %client.origin.client_id, %error, "answer not sent");
+        tracing::debug!(client_id = &*client.origin.client_id, %error, "answer not sent");
         End::Refused(ReasonCode::PacketTooLarge)
     })
 }
@@ -200,7 +200,7 @@ impl Client {
         if !self.may_subscribe(shared, filter, options.qos, work)? {
             return Ok(ReasonCode::NotAuthorized);
         }
-        Ok(self.subscribe_allowed(shared, wanted, identifier, work.wall))
+        Ok(self.subscribe_allowed(shared, wanted, identifier, work.steady))
     }
 
     fn subscribe_allowed(
@@ -208,7 +208,7 @@ impl Client {
         shared: &Shared,
         wanted: &SubscribeFilter<'_>,
         identifier: Option<u32>,
-        wall: i64,
+        now: i64,
     ) -> ReasonCode {
         let SubscribeFilter { filter, mut options } = *wanted;
         let switches = &shared.options;
@@ -229,7 +229,7 @@ impl Client {
             // It asks for retained messages faster than it takes them, or there is no memory for more.
             return ReasonCode::QuotaExceeded;
         }
-        subscribe(&shared.router, session, &SubscribeFilter { filter, options }, identifier, wall);
+        subscribe(&shared.router, session, &SubscribeFilter { filter, options }, identifier, now);
         match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,

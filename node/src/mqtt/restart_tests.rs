@@ -227,7 +227,7 @@ fn open(disk: &Disk, setup: Setup) -> (Held, Arc<Store>, Arc<Router>, Arc<Keeper
     router.set_share_strategy(setup.strategy);
     let memory = Held::new(router.memory(), BASE);
     let (store, loaded) = disk.open(router.memory(), router.stats().clone()).unwrap();
-    router.use_store(&store, loaded.retained, clock::unix_millis());
+    router.use_store(&store, loaded.retained, clock::steady_now());
     let capacity = if setup.crashes {
         Capacity { bytes: 1 << 20, items: 10_000 }
     } else {
@@ -282,7 +282,7 @@ impl World {
                 if let Some(session) = self.devices.get_mut(&client).and_then(|device| device.lease.session())
                 {
                     let wanted = SubscribeFilter { filter, options };
-                    requests::subscribe(&self.router, session, &wanted, identifier, clock::unix_millis());
+                    requests::subscribe(&self.router, session, &wanted, identifier, clock::steady_now());
                 }
             }
             Step::Unsubscribe { client, filter } => {
@@ -328,7 +328,7 @@ impl World {
     /// What the keeper does when time has passed.
     fn pass(&mut self) {
         self.keeper.expire(clock::now());
-        self.router.expire_retained(clock::unix_millis());
+        self.router.expire_retained(clock::steady_now());
     }
 
     fn connect(
@@ -416,7 +416,7 @@ impl World {
         let Some(device) = self.devices.get_mut(&client) else { return };
         let Some(session) = device.lease.session() else { return };
         let mut tally = Tally::default();
-        let mut out = Output { buffer: &mut device.buffer, tally: &mut tally, now: clock::unix_millis() };
+        let mut out = Output { buffer: &mut device.buffer, tally: &mut tally, now: clock::steady_now() };
         // In the order of the deliveries: when PUBREL comes depends on the disk.
         device.owes.make_contiguous().sort_unstable_by_key(|(identifier, ..)| *identifier);
         let owed: Vec<_> = device.owes.drain(..count.min(device.owes.len())).collect();
@@ -454,7 +454,7 @@ impl World {
         let Some(device) = self.devices.get_mut(&client) else { return false };
         let session = device.lease.session().unwrap();
         let (mut mails, mut tally, mut close) = (VecDeque::new(), Tally::default(), None);
-        let mut out = Output { buffer: &mut device.buffer, tally: &mut tally, now: clock::unix_millis() };
+        let mut out = Output { buffer: &mut device.buffer, tally: &mut tally, now: clock::steady_now() };
         let inbox = session.inbox.clone();
         let taken =
             inbox.poll_take(&mut Context::from_waker(Waker::noop()), &mut mails, &mut session.released);
@@ -462,7 +462,7 @@ impl World {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Close(reason) => close = Some(reason),
-                Mail::Acknowledged(..) | Mail::Forgotten(_) => {}
+                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Awaited => {}
             }
         }
         if taken.is_ready() {

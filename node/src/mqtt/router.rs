@@ -24,6 +24,7 @@ use causeway_protocol::mqtt::{QoS, SubscriptionOptions, topic};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
+    clock,
     inbox::Inbox,
     memory::{Held, Ledger, Memory, Pressure},
     publication::{Publication, Via},
@@ -316,7 +317,7 @@ impl Router {
         let mut kept = None;
         if publication.payload().is_empty() {
             retained.remove(publication.topic());
-        } else if retained.store(publication, publication.received_at, self.memory.pressure()) {
+        } else if retained.store(publication, clock::steady_now(), self.memory.pressure()) {
             kept = Some(publication);
         } else {
             Stats::add(&self.stats.retained_refused, 1);

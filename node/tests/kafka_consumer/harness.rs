@@ -116,7 +116,7 @@ impl Kafka {
     /// Raises a topic's number of partitions to `count`.
     pub(crate) async fn add_partitions(&self, topic: &str, count: i32) {
         let topic = TopicName(StrBytes::from_string(topic.to_owned()));
-        let more = CreatePartitionsTopic::default().with_name(topic).with_count(count);
+        let more = CreatePartitionsTopic::default().with_name(topic).with_count(count).with_assignments(None);
         let request = CreatePartitionsRequest::default().with_topics(vec![more]).with_timeout_ms(10_000);
         self.administer(37, 1, &request).await;
     }

@@ -384,6 +384,16 @@ impl BrokerConnection {
         timeout: Option<Duration>,
     ) -> Result<R::Response, Error> {
         let version = self.version::<R>()?;
+        self.call_in_version(request, version, timeout).await
+    }
+
+    /// As [`Self::call_within`], in a version that both sides know, for a request that not every version can carry.
+    pub async fn call_in_version<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        timeout: Option<Duration>,
+    ) -> Result<R::Response, Error> {
         let body = encode_body(&self.shared.address, request, version)?;
         let raw = RawRequest { api_key: R::KEY, version, body: vec![body], timeout };
         let answer = self.submit(raw).await?.await?;

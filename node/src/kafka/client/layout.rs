@@ -148,7 +148,7 @@ shape!(
     ],
     tags [(0, Struct(&EPOCH_END_OFFSET)), (1, Struct(&LEADER)), (2, Struct(&SNAPSHOT_ID))]
 );
-shape!(FETCHED_TOPIC = [field(Text), field(Structs(&FETCHED_PARTITION))]);
+shape!(FETCHED_TOPIC = [between(0, 12, Text), since(13, Fixed(16)), field(Structs(&FETCHED_PARTITION))]);
 shape!(
     FETCH = [since(1, Fixed(4)), since(7, Fixed(6)), field(Structs(&FETCHED_TOPIC))],
     tags[(0, Structs(&NODE_ENDPOINT))]
@@ -266,7 +266,7 @@ fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
         ApiKey::ListOffsets => (&LIST_OFFSETS, 6, 10),
         ApiKey::InitProducerId => (&INIT_PRODUCER_ID, 2, 5),
         ApiKey::Produce => (&PRODUCE, 9, 12),
-        ApiKey::Fetch => (&FETCH, 12, 12),
+        ApiKey::Fetch => (&FETCH, 12, 13),
         ApiKey::JoinGroup => (&JOIN_GROUP, 6, 9),
         ApiKey::SyncGroup => (&SYNC_GROUP, 4, 5),
         ApiKey::Heartbeat => (&HEARTBEAT, 4, 4),

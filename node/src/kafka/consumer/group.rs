@@ -26,6 +26,7 @@ use super::TopicPartition;
 use super::assignor::{
     Member, assign, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
+use super::topics::Position;
 use crate::kafka::client::{Backoff, ResponseError};
 
 mod coverage;
@@ -622,7 +623,7 @@ impl Group {
 
     fn on_offsets(
         &mut self,
-        offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure>,
+        offsets: Result<Vec<(TopicPartition, Position)>, Failure>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {

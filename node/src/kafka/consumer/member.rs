@@ -12,7 +12,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -28,9 +27,9 @@ use super::handle::{ConsumerHandle, Shared};
 use super::partition::{Limits, Partition, deliver};
 use super::placement::{Placement, place};
 use super::record::RecordSink;
-use super::requests::Requests;
+use super::requests::{Commit, Requests};
 use super::status::StatusBoard;
-use super::topics::Topics;
+use super::topics::{Learned, Position, Topics};
 use super::{ConsumerOptions, TopicPartition};
 use crate::kafka::client::{Client, Purpose, ResponseError, TopicView};
 
@@ -81,7 +80,7 @@ pub(super) enum Message {
     /// A commit is over: what Kafka took.
     Committed {
         attempt: u64,
-        taken: Vec<(TopicPartition, i64)>,
+        taken: Vec<Commit>,
         result: Result<(), Failure>,
     },
     /// What a look at our topics showed.
@@ -238,11 +237,20 @@ impl Actor for GroupMember {
                 state.take_in(Event::Commit { attempt, result }, &myself);
             }
             Message::Topics(views) => {
-                let counts = {
+                let (counts, recreated) = {
                     let mut topics = state.topics.lock();
-                    views.iter().for_each(|view| topics.learn(view));
-                    topics.counts()
+                    let is_new = |view: &&Arc<TopicView>| topics.learn(view) == Learned::Recreated;
+                    let recreated: Vec<_> =
+                        views.iter().filter(is_new).map(|view| view.name.clone()).collect();
+                    (topics.counts(), recreated)
                 };
+                if let Some(assigned) = &state.assigned {
+                    // Their placement finds that they belong to a former topic.
+                    let former = |partition: &&Arc<Partition>| recreated.contains(&partition.name.topic);
+                    for partition in assigned.partitions.iter().filter(former) {
+                        assigned.context.placement.seek(partition.clone(), false);
+                    }
+                }
                 for view in &views {
                     match view.error {
                         None => state.shared.status.topic_found(&view.name),
@@ -258,12 +266,23 @@ impl Actor for GroupMember {
     }
 }
 
-fn note_committed(partitions: &[Arc<Partition>], taken: &[(TopicPartition, i64)]) {
-    for (name, offset) in taken {
-        if let Some(partition) = partitions.iter().find(|partition| partition.name == *name) {
-            partition.committed.store(*offset, Ordering::Release);
+fn note_committed(partitions: &[Arc<Partition>], taken: &[Commit]) {
+    for commit in taken {
+        if let Some(partition) = partitions.iter().find(|partition| partition.name == commit.partition) {
+            partition.note_committed(commit.offset, commit.origin.topic_id);
         }
     }
+}
+
+/// What can be committed of these partitions.
+fn uncommitted(partitions: &[Arc<Partition>], topics: &Mutex<Topics>) -> Vec<Commit> {
+    let topics = topics.lock();
+    let commit = |partition: &Arc<Partition>| {
+        let (offset, topic_id) = partition.uncommitted()?;
+        let origin = topics.origin(&partition.name.topic, topic_id);
+        Some(Commit { partition: partition.name.clone(), offset, origin })
+    };
+    partitions.iter().filter_map(commit).collect()
 }
 
 impl State {
@@ -334,9 +353,13 @@ impl State {
             Action::Sync { attempt, coordinator, identity, assignments } => ask(myself, async move {
                 Event::Sync { attempt, assignment: requests.sync(coordinator, identity, assignments).await }
             }),
-            Action::FetchOffsets { attempt, coordinator, partitions } => ask(myself, async move {
-                Event::Offsets { attempt, offsets: requests.fetch_offsets(coordinator, partitions).await }
-            }),
+            Action::FetchOffsets { attempt, coordinator, partitions } => {
+                let topics = self.topics.clone();
+                ask(myself, async move {
+                    let offsets = positions(&requests, coordinator, partitions, &topics).await;
+                    Event::Offsets { attempt, offsets }
+                });
+            }
             Action::Heartbeat { attempt, coordinator, identity } => ask(myself, async move {
                 Event::Beat { attempt, result: requests.heartbeat(coordinator, identity).await }
             }),
@@ -367,7 +390,7 @@ impl State {
     fn assign(
         &mut self,
         generation: i32,
-        partitions: Vec<(TopicPartition, Option<i64>)>,
+        partitions: Vec<(TopicPartition, Position)>,
         myself: &ActorRef<Message>,
     ) {
         let names: Vec<String> = partitions.iter().map(|(name, _)| name.to_string()).collect();
@@ -384,6 +407,7 @@ impl State {
             client: self.requests.client.clone(),
             lane: self.requests.lane,
             options: options.clone(),
+            topics: self.topics.clone(),
             status: Faults::begin(self.shared.status.clone()),
             placement: Placement::default(),
         });
@@ -396,9 +420,9 @@ impl State {
         let fetch_bytes = i32::try_from(options.max_batch_bytes).unwrap_or(i32::MAX).max(1);
         let mut assigned = Vec::with_capacity(partitions.len());
         let mut deliveries = Vec::with_capacity(partitions.len());
-        for (name, committed) in partitions {
+        for (name, position) in partitions {
             let sink = self.sink.clone().open(&name.topic, name.partition);
-            let partition = Partition::new(name, committed, limits, fetch_bytes);
+            let partition = Partition::new(name, position, limits, fetch_bytes);
             deliveries.push(watched(deliver(partition.clone(), sink), myself));
             context.status.assigned(&partition.name.to_string());
             context.placement.seek(partition.clone(), false);
@@ -428,6 +452,7 @@ impl State {
         let drain = self.options.drain_timeout.min(self.options.rebalance_timeout / 2);
         let myself = myself.clone();
         let shared = self.shared.clone();
+        let topics = self.topics.clone();
         let work = tokio::spawn(async move {
             let Assigned { context, partitions, deliveries, placement } = assigned;
             drop(placement);
@@ -445,10 +470,7 @@ impl State {
                     "partitions are given back with unfinished records, which will be read again"
                 );
             }
-            let offsets: Vec<_> = partitions
-                .iter()
-                .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
-                .collect();
+            let offsets = uncommitted(&partitions, &topics);
             if !offsets.is_empty() {
                 let last = commit_at_last(&requests, coordinator, &identity, offsets);
                 match tokio::time::timeout(FAREWELL, last).await {
@@ -471,11 +493,7 @@ impl State {
         else {
             return;
         };
-        let offsets: Vec<_> = assigned
-            .partitions
-            .iter()
-            .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
-            .collect();
+        let offsets = uncommitted(&assigned.partitions, &self.topics);
         if offsets.is_empty() {
             return;
         }
@@ -504,7 +522,7 @@ async fn commit_at_last(
     requests: &Requests,
     coordinator: Option<i32>,
     identity: &super::group::Identity,
-    mut offsets: Vec<(TopicPartition, i64)>,
+    mut offsets: Vec<Commit>,
 ) -> Result<(), Failure> {
     let mut coordinator = coordinator;
     let mut failures = 0;
@@ -516,7 +534,6 @@ async fn commit_at_last(
         let failure = match known {
             Ok(known) => {
                 let (taken, result) = requests.commit(known, identity.clone(), offsets.clone()).await;
-                let taken: BTreeSet<_> = taken.into_iter().collect();
                 offsets.retain(|offset| !taken.contains(offset));
                 match result {
                     Ok(()) => return Ok(()),
@@ -537,6 +554,35 @@ async fn commit_at_last(
         failures += 1;
         tokio::time::sleep(requests.client.options().reconnect_backoff.jittered(failures)).await;
     }
+}
+
+/// Where to begin in `partitions`, after what the group committed in all partitions of their topics.
+async fn positions(
+    requests: &Requests,
+    coordinator: i32,
+    partitions: Vec<TopicPartition>,
+    topics: &Mutex<Topics>,
+) -> Result<Vec<(TopicPartition, Position)>, Failure> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: BTreeSet<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let views = requests.client.metadata(Some(&names), false).await?;
+    let all: BTreeSet<TopicPartition> = {
+        let mut topics = topics.lock();
+        views.iter().for_each(|view| {
+            topics.learn(view);
+        });
+        let every = |view: &Arc<TopicView>| {
+            let count = topics.count(&view.name).unwrap_or(0);
+            let name = view.name.clone();
+            (0..count).map(move |partition| TopicPartition::new(name.clone(), partition))
+        };
+        views.iter().flat_map(every).chain(partitions.iter().cloned()).collect()
+    };
+    let committed = requests.committed(coordinator, all).await?;
+    Ok(topics.lock().positions(&partitions, &committed))
 }
 
 /// How many partitions the topics have; none for those that Kafka does not know. Of our own topics no fewer than

@@ -21,6 +21,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::TopicPartition;
 use super::assignor::PROTOCOL;
 use super::group::{Described, DescribedMember, Failure, Identity, JoinAnswer, Joined, Settings};
+use super::topics::{CommittedOffset, Origin};
 use crate::kafka::client::{BrokerConnection, Client, Error, Purpose, ResponseError};
 
 /// The kind of group that Kafka's consumers form.
@@ -28,6 +29,14 @@ const PROTOCOL_TYPE: &str = "consumer";
 
 /// A join is answered when the rebalance is over; the network gets this much on top.
 const JOIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// An offset to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub partition: TopicPartition,
+    pub offset: i64,
+    pub origin: Origin,
+}
 
 /// Sends a member's requests over its own connection to the coordinator.
 #[derive(Clone)]
@@ -161,17 +170,18 @@ impl Requests {
         checked(connection.call_within(&request, Some(timeout)).await?.error_code)
     }
 
-    /// The offsets that were committed for these partitions; `None` for those without.
-    pub(super) async fn fetch_offsets(
+    /// The offsets that the group committed in these partitions.
+    pub(super) async fn committed(
         &self,
         coordinator: i32,
-        partitions: Vec<TopicPartition>,
-    ) -> Result<Vec<(TopicPartition, Option<i64>)>, Failure> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Failure> {
+        let topics = by_topic(partitions.into_iter().map(|partition| (partition, ())));
+        let mut found = BTreeMap::new();
+        if topics.is_empty() {
+            return Ok(found);
         }
         let connection = self.connection(coordinator).await?;
-        let topics = by_topic(partitions.iter().cloned().map(|partition| (partition, ())));
         let topics = topics.into_iter().map(|(topic, partitions)| {
             OffsetFetchRequestTopic::default()
                 .with_name(TopicName(text(&topic)))
@@ -181,21 +191,17 @@ impl Requests {
             OffsetFetchRequest::default().with_group_id(self.group_id()).with_topics(Some(topics.collect()));
         let answer = connection.call(&request).await?;
         checked(answer.error_code)?;
-        let mut found: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for topic in &answer.topics {
             for partition in &topic.partitions {
                 checked(partition.error_code)?;
-                let name = TopicPartition::new(topic.name.as_str(), partition.partition_index);
-                found.insert(name, partition.committed_offset);
+                if partition.committed_offset >= 0 {
+                    let name = TopicPartition::new(topic.name.as_str(), partition.partition_index);
+                    let origin = partition.metadata.as_deref().and_then(Origin::parse);
+                    found.insert(name, CommittedOffset { offset: partition.committed_offset, origin });
+                }
             }
         }
-        Ok(partitions
-            .into_iter()
-            .map(|partition| {
-                let offset = found.get(&partition).copied().filter(|offset| *offset >= 0);
-                (partition, offset)
-            })
-            .collect())
+        Ok(found)
     }
 
     /// Commits offsets. Returns those that Kafka took; where it took none, or struck us off, the reason.
@@ -203,8 +209,8 @@ impl Requests {
         &self,
         coordinator: i32,
         identity: Identity,
-        offsets: Vec<(TopicPartition, i64)>,
-    ) -> (Vec<(TopicPartition, i64)>, Result<(), Failure>) {
+        offsets: Vec<Commit>,
+    ) -> (Vec<Commit>, Result<(), Failure>) {
         match self.try_commit(coordinator, identity, offsets).await {
             Ok(outcome) => outcome,
             Err(failure) => (Vec::new(), Err(failure)),
@@ -215,15 +221,16 @@ impl Requests {
         &self,
         coordinator: i32,
         identity: Identity,
-        offsets: Vec<(TopicPartition, i64)>,
-    ) -> Result<(Vec<(TopicPartition, i64)>, Result<(), Failure>), Failure> {
+        offsets: Vec<Commit>,
+    ) -> Result<(Vec<Commit>, Result<(), Failure>), Failure> {
         let connection = self.connection(coordinator).await?;
-        let topics = by_topic(offsets.iter().cloned()).into_iter().map(|(topic, partitions)| {
-            let partitions = partitions.into_iter().map(|(partition, offset)| {
+        let named = offsets.iter().map(|commit| (commit.partition.clone(), commit));
+        let topics = by_topic(named).into_iter().map(|(topic, partitions)| {
+            let partitions = partitions.into_iter().map(|(partition, commit)| {
                 OffsetCommitRequestPartition::default()
                     .with_partition_index(partition)
-                    .with_committed_offset(offset)
-                    .with_committed_metadata(Some(StrBytes::new()))
+                    .with_committed_offset(commit.offset)
+                    .with_committed_metadata(Some(StrBytes::from_string(commit.origin.to_string())))
             });
             OffsetCommitRequestTopic::default()
                 .with_name(TopicName(text(&topic)))
@@ -246,7 +253,7 @@ impl Requests {
             }
         }
         let reason = refused.values().next().copied();
-        let taken = offsets.into_iter().filter(|(partition, _)| !refused.contains_key(partition)).collect();
+        let taken = offsets.into_iter().filter(|commit| !refused.contains_key(&commit.partition)).collect();
         Ok((taken, reason.map_or(Ok(()), |code| Err(Failure::Code(code)))))
     }
 

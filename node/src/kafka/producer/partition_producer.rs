@@ -77,6 +77,10 @@ pub enum PartitionMessage {
         /// Why no answer came, or why Kafka refuses the batch, in words.
         reason: Option<Arc<str>>,
     },
+    /// Without acks: the connection was closed before so many records were handled.
+    ClosedOver(u32, Arc<str>),
+    /// Without acks: records were handled, for the first time since some may not have been.
+    Handled,
     /// Metadata names this leader.
     Leader(Option<i32>),
     /// The producer id asked for.
@@ -224,6 +228,8 @@ pub struct Held {
     refuses: bool,
     /// How often in a row all that was under way was refused because we may not write to the topic.
     forbidden: u32,
+    /// Records over which a connection may have been closed.
+    unheard: u64,
 }
 
 /// A sealed batch with what is owed for it.
@@ -318,12 +324,22 @@ impl Batch for Outgoing {
     }
 }
 
-struct AnswerTo(ActorRef<PartitionMessage>);
+struct AnswerTo(ActorRef<PartitionMessage>, Arc<Partition>);
 
 impl AnswerSink for AnswerTo {
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>) {
         // Where the actor is gone its obligations have ended with it.
         let _ = self.0.send_message(PartitionMessage::Answered { attempt, answer, reason });
+    }
+
+    fn handled(&self, records: u32) {
+        if self.1.refusals.note_handled(u64::from(records)) {
+            let _ = self.0.send_message(PartitionMessage::Handled);
+        }
+    }
+
+    fn closed_over(&self, records: u32, reason: Arc<str>) {
+        let _ = self.0.send_message(PartitionMessage::ClosedOver(records, reason));
     }
 }
 
@@ -343,7 +359,7 @@ impl Actor for PartitionProducer {
         setup.partition.served.store(true, Ordering::Release);
         Ok(Held {
             core,
-            sink: Arc::new(AnswerTo(myself)),
+            sink: Arc::new(AnswerTo(myself, setup.partition.clone())),
             dispatcher: None,
             bulk: BULK_BYTES.min(setup.batch_bytes),
             linger_until: None,
@@ -354,6 +370,7 @@ impl Actor for PartitionProducer {
             timestamps,
             refuses: false,
             forbidden: 0,
+            unheard: 0,
             setup,
         })
     }
@@ -385,6 +402,10 @@ impl Actor for PartitionProducer {
                 }
                 held.core.answered(now, attempt, answer);
                 held.note_permission(answer);
+            }
+            PartitionMessage::ClosedOver(records, reason) => held.closed_over(records, &reason),
+            PartitionMessage::Handled => {
+                let _ = held.setup.parent.send_message(TopicMessage::TroubleChanged);
             }
             PartitionMessage::Leader(leader) => held.core.leader_is(now, leader),
             PartitionMessage::ProducerId { id, epoch } => held.core.producer_id_is(now, id, epoch),
@@ -545,6 +566,30 @@ impl Held {
         if self.forbidden == 2 && self.setup.forbidden_is_final {
             let _ = self.setup.parent.send_message(TopicMessage::Forbidden);
         }
+    }
+
+    /// Without acks nothing else tells that Kafka refuses a batch. It counts as written, as is promised then.
+    fn closed_over(&mut self, records: u32, reason: &str) {
+        let setup = &self.setup;
+        let before = self.unheard;
+        self.unheard += u64::from(records);
+        // Not each of a flood: the first, then with every doubling.
+        if before == 0 || self.unheard.ilog2() != before.ilog2() {
+            tracing::warn!(
+                topic = %setup.topic,
+                partition = setup.partition.index,
+                records,
+                in_all = self.unheard,
+                reason,
+                "the connection was closed over batches that were written with required_acks = none: they may be lost"
+            );
+        }
+        let why = format!(
+            "with required_acks = none it closes the connection over a batch that it refuses, for instance one that is too large or not \
+             authorized ({reason})"
+        );
+        setup.partition.refusals.add_unheard(&why);
+        let _ = setup.parent.send_message(TopicMessage::TroubleChanged);
     }
 
     /// Bytes that must wait for an idle line to take them: any, unless it is to wait for more.

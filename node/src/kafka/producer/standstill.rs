@@ -2,7 +2,7 @@
 //! to says nothing about Kafka, nor does one whose records are all refused.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -11,17 +11,37 @@ use super::partition_producer::Partition;
 /// So many refused records without a written one between them are more than one bad message.
 const MANY: u64 = 3;
 
-/// Records of a partition that Kafka refused for good.
+/// What of a partition's records Kafka refused for good.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    records: AtomicU64,
+    /// Records, or without acks connections closed.
+    count: AtomicU64,
     reason: Mutex<Option<Arc<str>>>,
+    /// Without acks: records that Kafka has handled.
+    handled: AtomicU64,
+    /// Without acks: a connection was closed, and nothing handled since.
+    unheard: AtomicBool,
+    /// Without acks what was written is not what counts.
+    without_acks: AtomicBool,
 }
 
 impl Refusals {
     pub(super) fn add(&self, records: u64, reason: &str) {
         *self.reason.lock() = Some(reason.into());
-        self.records.fetch_add(records, Ordering::Relaxed);
+        self.count.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Without acks, a connection was closed over batches.
+    pub(super) fn add_unheard(&self, reason: &str) {
+        self.without_acks.store(true, Ordering::Relaxed);
+        self.unheard.store(true, Ordering::Relaxed);
+        self.add(1, reason);
+    }
+
+    /// Without acks, records were handled; true where that is worth a look.
+    pub(super) fn note_handled(&self, records: u64) -> bool {
+        self.handled.fetch_add(records, Ordering::Relaxed);
+        self.unheard.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -44,12 +64,14 @@ impl From<&Arc<Partition>> for Sign {
     fn from(partition: &Arc<Partition>) -> Self {
         let ledger = partition.inbox.ledger();
         let trouble = partition.trouble.lock().clone();
+        let refusals = &partition.refusals;
+        let without_acks = refusals.without_acks.load(Ordering::Relaxed);
         Self {
-            written: ledger.success,
+            written: if without_acks { refusals.handled.load(Ordering::Relaxed) } else { ledger.success },
             held: ledger.queuing + ledger.inflight,
             trouble,
-            refused: partition.refusals.records.load(Ordering::Relaxed),
-            refusal: partition.refusals.reason.lock().clone(),
+            refused: refusals.count.load(Ordering::Relaxed),
+            refusal: refusals.reason.lock().clone(),
         }
     }
 }
@@ -82,7 +104,7 @@ impl Standstill {
         }
         let in_a_row = refused - self.last_written.1;
         self.refusing = refusal.filter(|_| in_a_row >= MANY).map(|reason| {
-            format!("Kafka has refused all records since it took one, {in_a_row} so far: {reason}").into()
+            format!("Kafka has refused all since it last took a record, {in_a_row} so far: {reason}").into()
         });
         let before = self.written.replace(written).filter(|_| held_up.is_some());
         self.reason = held_up.clone().filter(|_| before == Some(written));

@@ -17,6 +17,8 @@ use super::{
     books::{Books, Op, Row},
     file::{Failure, File, Opener},
 };
+#[cfg(test)]
+use crate::mqtt::clock;
 use crate::{
     flow::{Lives, Outcome},
     mqtt::{memory::Memory, stats::Stats},
@@ -44,7 +46,11 @@ pub(super) fn start(
     let (opened, answer) = mpsc::sync_channel(1);
     let (begin, begun) = mpsc::sync_channel::<Arc<Store>>(1);
     let its_path = path.to_owned();
+    #[cfg(test)]
+    let ahead = clock::tests::ahead();
     let thread = std::thread::Builder::new().name("causeway-store".to_owned()).spawn(move || {
+        #[cfg(test)]
+        clock::tests::set_ahead(ahead);
         match File::open(&its_path, opener, compact_from, lives, memory) {
             Ok((file, books, loaded)) => {
                 if opened.send(Ok(loaded)).is_ok()

@@ -70,9 +70,12 @@ fn fetch(version: i16) -> FetchResponse {
     if version >= 12 {
         partition.current_leader = LeaderIdAndEpoch::default().with_leader_id(3.into());
     }
-    let topic = FetchableTopicResponse::default()
-        .with_topic(TopicName(text("topic")))
-        .with_partitions(vec![partition; 2]);
+    let mut topic = FetchableTopicResponse::default().with_partitions(vec![partition; 2]);
+    if version >= 13 {
+        topic.topic_id = uuid::Uuid::from_u128(7);
+    } else {
+        topic.topic = TopicName(text("topic"));
+    }
     FetchResponse::default().with_responses(vec![topic; 2])
 }
 
@@ -227,7 +230,7 @@ fn damaged_answers_never_panic_and_what_passes_is_safe_to_decode() {
             let version = random.random_range(0..=12);
             (MetadataRequest::KEY, version, encode(&metadata(version), version))
         } else {
-            let version = random.random_range(4..=12);
+            let version = random.random_range(4..=13);
             (FetchRequest::KEY, version, encode(&fetch(version), version))
         };
         for _ in 0..random.random_range(1..4) {

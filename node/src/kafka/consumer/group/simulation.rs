@@ -222,7 +222,7 @@ impl World {
                 self.answer(asked, Event::Described { attempt, answer });
             }
             Action::FetchOffsets { partitions, .. } => {
-                let offsets = Ok(partitions.into_iter().map(|partition| (partition, None)).collect());
+                let offsets = Ok(partitions.into_iter().map(|partition| (partition, AT_5)).collect());
                 self.answer(asked, Event::Offsets { attempt, offsets });
             }
             Action::CountPartitions { topics, .. } => {

@@ -1,7 +1,10 @@
 //! Single transitions. Whole groups are in [`simulation`].
 
+use super::super::topics::Start;
 use super::*;
 use crate::kafka::client::Backoff;
+
+const AT_5: Position = Position { start: Start::At(5), topic_id: [0; 16] };
 
 #[path = "simulation.rs"]
 mod simulation;
@@ -74,7 +77,7 @@ fn back_with(group: &mut Group, held: &[i32], leads: bool, now: Instant) -> Vec<
     let assignment = Ok(encode_assignment(&partitions(held)));
     let actions = group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
     assert!(matches!(&actions[..], [Action::FetchOffsets { .. }, Action::Describe { .. }]), "{actions:?}");
-    let offsets = partitions(held).into_iter().map(|partition| (partition, Some(5))).collect();
+    let offsets = partitions(held).into_iter().map(|partition| (partition, AT_5)).collect();
     group.handle(Event::Offsets { attempt: group.attempt(), offsets: Ok(offsets) }, now)
 }
 
@@ -108,7 +111,7 @@ fn stable(instance: Option<&str>, now: Instant) -> Group {
     let assignment = Ok(encode_assignment(&partitions(&[0, 1])));
     let actions = group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
     assert!(matches!(&actions[..], [Action::FetchOffsets { .. }, Action::Describe { .. }]), "{actions:?}");
-    let offsets = partitions(&[0, 1]).into_iter().map(|partition| (partition, Some(5))).collect();
+    let offsets = partitions(&[0, 1]).into_iter().map(|partition| (partition, AT_5)).collect();
     let actions = group.handle(Event::Offsets { attempt: group.attempt(), offsets: Ok(offsets) }, now);
     assert!(matches!(&actions[..], [Action::Assign { generation: 1, .. }]), "{actions:?}");
     assert_eq!(group.handle(topics(3), now), []);
@@ -280,7 +283,7 @@ fn partitions_of_topics_that_a_member_no_longer_reads_are_given_to_the_others() 
     let both = [TopicPartition::new("former", 0), TopicPartition::new("t", 0)];
     let assignment = Ok(encode_assignment(&both));
     group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
-    let offsets = vec![(TopicPartition::new("t", 0), None)];
+    let offsets = vec![(TopicPartition::new("t", 0), AT_5)];
     let attempt = group.attempt();
     let actions = group.handle(Event::Offsets { attempt, offsets: Ok(offsets.clone()) }, now);
     assert_eq!(actions, [Action::Assign { generation: 4, partitions: offsets }]);

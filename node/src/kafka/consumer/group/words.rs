@@ -9,6 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::kafka::client::{Backoff, ResponseError};
 use crate::kafka::consumer::TopicPartition;
+use crate::kafka::consumer::topics::Position;
 
 /// What a member of a group is told once.
 #[derive(Debug, Clone)]
@@ -111,7 +112,7 @@ pub(in crate::kafka::consumer) enum Event {
     /// Answer to [`Action::Heartbeat`].
     Beat { attempt: u64, result: Result<(), Failure> },
     /// Answer to [`Action::FetchOffsets`].
-    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure> },
+    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Position)>, Failure> },
     /// How a commit went.
     Commit { attempt: u64, result: Result<(), Failure> },
     /// [`Action::Revoke`] is done: drained and committed as far as possible.
@@ -170,10 +171,10 @@ pub(in crate::kafka::consumer) enum Action {
         coordinator: i32,
         instance_id: Arc<str>,
     },
-    /// Start reading these, from the offsets committed before (`None`: by the reset policy).
+    /// Start reading these.
     Assign {
         generation: i32,
-        partitions: Vec<(TopicPartition, Option<i64>)>,
+        partitions: Vec<(TopicPartition, Position)>,
     },
     /// Stop delivering, wait for what is out, commit, then say [`Event::Revoked`].
     Revoke {
