@@ -71,8 +71,8 @@ pub trait AckSink: Send + Sync {
     /// The outcome of all sequences in `ranges`, which are in the order the sink finished them.
     fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome);
 
-    /// The number of the session that publishes, where that outlives the process.
-    fn session(&self) -> Option<u64> {
+    /// The session that publishes, where that outlives the process.
+    fn session(&self) -> Option<SessionId> {
         None
     }
 
@@ -117,17 +117,48 @@ impl Ticket {
     }
 }
 
+/// The identity of a session that outlives the process: 128 random bits, made with the session and stored with it. Never
+/// given out twice, by any node: not after a crash, nor by a node that goes on from a backup or a copy of its data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// The identity of a new session.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+/// Lives of the node: one from each start to the next. Each has a random number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lives {
+    /// The one before this, where all that is kept on disk is known to be from its end.
+    pub before: Option<u64>,
+    /// This one; never 0.
+    pub now: u64,
+}
+
 /// A QoS 2 publication from its PUBLISH to its PUBREL, for those who remember it longer than the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
-    /// Number of the session, which no other session ever gets.
-    pub session: u64,
+    /// The session that publishes.
+    pub session: SessionId,
     /// Packet identifier.
     pub identifier: u16,
 }
 
 /// Remembers marks on a disk together with the messages, so that one that is sent again after a crash is not taken again.
+///
+/// A mark stands for its publication only as long as every release of its packet identifier has been heard. So what is on the
+/// disk carries the life of the node that heard the releases, and counts for the next life alone.
 pub trait Remembers: Send + Sync {
+    /// The life in which the marks that were found at the start were kept up to date.
+    fn life(&self) -> Option<u64>;
+
+    /// Hears of all releases from now on, in the life `now`. Of the marks that were found those count that are `meant`; the
+    /// others are never believed again.
+    fn believe(&self, now: u64, meant: &dyn Fn(Mark) -> bool);
+
     /// Whether it has this one.
     fn remembers(&self, mark: Mark) -> bool;
 
@@ -135,7 +166,10 @@ pub trait Remembers: Send + Sync {
     fn forget(&self, mark: Mark, then: Arc<HandOver>);
 
     /// The session has ended.
-    fn session_ended(&self, session: u64);
+    fn session_ended(&self, session: SessionId);
+
+    /// Forgets what it found of sessions that do not exist.
+    fn keep_sessions(&self, exists: &dyn Fn(SessionId) -> bool);
 }
 
 /// A message sink's answer.

@@ -113,7 +113,7 @@ async fn bridges(router: &Arc<Router>) -> Bridges {
         clients: Arc::default(),
         node: "n1".into(),
         data_dir: std::env::temp_dir().into(),
-        lives: causeway::kafka::buffer::Lives::default(),
+        lives: causeway::flow::Lives::default(),
         memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
         drain: Duration::from_secs(2),
     })

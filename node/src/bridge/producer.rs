@@ -4,6 +4,7 @@
 //! into the open batch of a partition. Runs in the publisher's task; nothing here waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use causeway_protocol::kafka::batch::Compression;
@@ -175,6 +176,8 @@ pub(super) struct RunningProducer {
     buffer: Option<Arc<Buffer>>,
     spill: Option<Arc<Spill>>,
     router: Arc<Router>,
+    /// It stops, and the node does not.
+    deaf_from_now: AtomicBool,
 }
 
 impl RunningProducer {
@@ -277,7 +280,7 @@ impl RunningProducer {
             holds_acknowledgement: config.ack_wait,
         });
         if let Some(buffer) = &buffer {
-            surroundings.router.add_remembering(buffer.clone());
+            surroundings.router.add_remembering(buffer.clone(), surroundings.lives);
         }
         if config.local_topic.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
@@ -294,6 +297,7 @@ impl RunningProducer {
             buffer,
             spill,
             router: surroundings.router.clone(),
+            deaf_from_now: AtomicBool::new(false),
         })
     }
 
@@ -438,14 +442,23 @@ impl RunningProducer {
         }
         if let Some(buffer) = &self.buffer {
             buffer.close().await;
+            if self.deaf_from_now.load(Ordering::Relaxed) && buffer.must_hear() {
+                tracing::error!(
+                    topic = self.topic_name,
+                    "the disk buffer could not be told to forget its QoS 2 publications: clients cannot release them before \
+                     the node is started again"
+                );
+                return;
+            }
             let remembering: Arc<dyn Remembers> = buffer.clone();
             self.router.remove_remembering(&remembering);
         }
     }
 
-    /// Forgets which QoS 2 publications it has, as nobody will tell it any more when they are released.
+    /// Forgets which QoS 2 publications it has: it is about to stop, and will not hear any more when they are released.
     pub(super) fn forget_publications(&self) {
         if let Some(buffer) = &self.buffer {
+            self.deaf_from_now.store(true, Ordering::Relaxed);
             buffer.forget_all();
         }
     }

@@ -47,7 +47,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    flow::{AckSink, Outcome, Room, SequenceRange, Standstill, Wake, WakeList},
+    flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Standstill, Wake, WakeList},
     mailbox::{Capacity, Charge, Mailbox},
 };
 
@@ -181,6 +181,7 @@ impl Inbox {
         let Some(stored) = &self.stored else { return };
         let expiry = expiry.map_or(0, |expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
         let record = Record {
+            id: stored.id,
             client_id: self.client_id.clone(),
             // Where names are claims, a will may be another's than the session.
             username: will
@@ -539,8 +540,8 @@ impl AckSink for Inbox {
         }
     }
 
-    fn session(&self) -> Option<u64> {
-        self.stored().map(|stored| stored.number)
+    fn session(&self) -> Option<SessionId> {
+        self.stored().map(|stored| stored.id)
     }
 }
 

@@ -210,7 +210,7 @@ impl Keeper {
     /// A new session; one that outlives its connection is stored, where sessions are.
     fn new_session(&self, client_id: &str, username: Option<&str>, lasts: bool) -> Box<Session> {
         let store = self.router.store().filter(|_| lasts);
-        let stored = store.map(|store| StoredSession::new(store.clone(), store.new_session(), 0));
+        let stored = store.map(|store| StoredSession::new(store.clone()));
         let session = self.session_with(client_id, stored);
         session.inbox.belongs_to(username);
         session
@@ -351,7 +351,7 @@ impl Keeper {
         Stats::subtract(&self.stats.sessions, 1);
         if let Some(stored) = inbox.stored() {
             stored.store.put(Op::End { session: stored.number });
-            self.router.session_ended(stored.number);
+            self.router.releases().session_ended(stored.id);
         }
     }
 
@@ -400,7 +400,7 @@ impl Keeper {
         if let Some(stored) = inbox.stored() {
             // Behind what others take over: a crash in between doubles it, and does not lose it.
             stored.store.put(Op::End { session: stored.number });
-            self.router.session_ended(stored.number);
+            self.router.releases().session_ended(stored.id);
         }
     }
 
@@ -572,6 +572,7 @@ impl Keeper {
             let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
             found.record.expiry.saturating_sub(gone)
         };
+        self.router.releases().sessions_found(found.iter().map(|found| found.record.id));
         // What a session holds for a group finds it, whichever of its members comes first.
         for found in found.iter().filter(|found| left(found) > 0) {
             let shared = found.subscriptions.iter().filter(|(filter, ..)| topic::is_shared(filter));
@@ -639,7 +640,7 @@ impl Keeper {
 
     /// A session that the store had, with its queue and without its subscriptions. Positions below `sent` were sent.
     fn restored(&self, store: &Arc<Store>, found: &mut LoadedSession, sent: u64) -> Box<Session> {
-        let stored = StoredSession::new(store.clone(), found.session, found.next);
+        let stored = StoredSession::restored(store.clone(), found.session, found.record.id, found.next);
         let mut session = self.session_with(&found.record.client_id, Some(stored));
         session.inbox.belongs_to(found.record.username.as_deref());
         // Deliveries of one subscription share what is known about it.

@@ -358,8 +358,10 @@ impl Client {
                 session.tracker.refused(identifier, reason);
                 if let Some(durable) = &mut session.durable {
                     // The client may use the identifier for another publication at once.
-                    let session = durable.stored.number;
-                    shared.router.forget_soon(Mark { session, identifier });
+                    let stored = &durable.stored;
+                    let mark = Mark { session: stored.id, identifier };
+                    shared.router.release_soon(mark, stored.restored);
+                    let session = stored.number;
                     let packet = explained.map_or(Held::Ack(kind, identifier, reason), Held::Explained);
                     durable.answer(Op::Forgotten { session, identifier }, packet);
                     continue;

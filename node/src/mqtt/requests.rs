@@ -72,14 +72,15 @@ pub(super) fn handle(
                 return Err(End::Refused(ReasonCode::ProtocolError));
             }
             if let Some(durable) = &mut session.durable {
-                let mark = Mark { session: durable.stored.number, identifier };
+                let mark = Mark { session: durable.stored.id, identifier };
+                let restored = durable.stored.restored;
                 let inbox = &client.inbox;
                 let then = || {
                     let forgotten = Arc::new(Forgotten(inbox.clone()));
                     HandOver::new(Ticket::new(forgotten, durable.begin_release(identifier)))
                 };
                 // Before the client may use the identifier for something else.
-                if shared.router.forget(mark, then) {
+                if shared.router.releases().release(mark, restored, then) {
                     return Ok(());
                 }
             }

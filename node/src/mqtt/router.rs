@@ -28,6 +28,7 @@ use super::{
     inbox::Inbox,
     memory::{Held, Ledger, Memory, Pressure},
     publication::{Publication, Via},
+    releases::Releases,
     retained::{Retained, RetainedLimits},
     route::{Route, RouteGroup, RouteSink, RouteSubscriber},
     share::{Group, ShareStrategy},
@@ -36,7 +37,9 @@ use super::{
     store::Store,
     sys,
 };
-use crate::flow::{AckSink, HandOver, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket};
+use crate::flow::{
+    AckSink, HandOver, Lives, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket,
+};
 
 use filters::{Filters, Leaf, Subscription};
 pub use publishing::{PublishProgress, Published};
@@ -59,7 +62,7 @@ pub struct Router {
     /// Where retained messages are kept, if they outlive the process.
     store: OnceLock<Arc<Store>>,
     /// Who remembers QoS 2 publications beyond the end of the process.
-    remembering: RwLock<Vec<Arc<dyn Remembers>>>,
+    releases: Releases,
 }
 
 /// Waits for nothing.
@@ -82,7 +85,7 @@ impl Router {
             stats: Arc::default(),
             memory: Ledger::new(u64::MAX),
             store: OnceLock::new(),
-            remembering: RwLock::default(),
+            releases: Releases::default(),
         })
     }
 
@@ -101,40 +104,25 @@ impl Router {
         &self.stats
     }
 
-    /// From now on this one hears which QoS 2 publications are released.
-    pub fn add_remembering(&self, who: Arc<dyn Remembers>) {
-        self.remembering.write().push(who);
+    /// From now on this one hears which QoS 2 publications are released. What it has found of the life before counts as far as
+    /// it is still meant.
+    pub fn add_remembering(&self, who: Arc<dyn Remembers>, lives: Lives) {
+        self.releases.add(who, lives);
     }
 
     /// Until now.
     pub fn remove_remembering(&self, who: &Arc<dyn Remembers>) {
-        let address = |who: &Arc<dyn Remembers>| Arc::as_ptr(who).cast::<()>() as usize;
-        self.remembering.write().retain(|known| address(known) != address(who));
+        self.releases.remove(who);
     }
 
-    /// A QoS 2 publication is released: true where somebody remembers it, who then holds what `then` makes until it is
-    /// forgotten for good.
-    pub(crate) fn forget(&self, mark: Mark, then: impl FnOnce() -> Arc<HandOver>) -> bool {
-        let remembering = self.remembering.read();
-        let mut those = remembering.iter().filter(|who| who.remembers(mark)).peekable();
-        if those.peek().is_none() {
-            return false;
-        }
-        let then = then();
-        those.for_each(|who| who.forget(mark, then.clone()));
-        true
+    /// Hears which QoS 2 publications of stored sessions are released.
+    pub(crate) fn releases(&self) -> &Releases {
+        &self.releases
     }
 
-    /// As [`Self::forget`], and nobody waits.
-    pub(crate) fn forget_soon(&self, mark: Mark) {
-        self.forget(mark, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
-    }
-
-    /// A stored session is at its end.
-    pub(crate) fn session_ended(&self, session: u64) {
-        for who in &*self.remembering.read() {
-            who.session_ended(session);
-        }
+    /// A QoS 2 publication is released, and nothing waits for those who remember it.
+    pub(crate) fn release_soon(&self, mark: Mark, restored: bool) {
+        self.releases.release(mark, restored, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
     }
 
     /// Gives every message whose topic matches `filter` to `sink`, until it is removed. The filter must be

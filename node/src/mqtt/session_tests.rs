@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::{
-    flow::{AckSink, HandOver, Outcome, SequenceRange, Ticket},
+    flow::{AckSink, HandOver, Outcome, SequenceRange, SessionId, Ticket},
     mailbox::Capacity,
 };
 
@@ -444,9 +444,10 @@ fn stored_world(next: u64, window: usize) -> (World, Arc<super::super::store::St
     use super::super::{store::Store, stored::StoredSession};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions.redb");
-    let (store, _) = Store::open(&path, super::super::memory::Ledger::new(u64::MAX), Arc::default()).unwrap();
+    let memory = super::super::memory::Ledger::new(u64::MAX);
+    let (store, _) = Store::open(&path, None, memory, Arc::default()).unwrap();
     let rules = rules(Capacity { bytes: 64 << 20, items: 1_000_000 }, Arc::default());
-    let stored = StoredSession::new(store.clone(), store.new_session(), next);
+    let stored = StoredSession::restored(store.clone(), store.new_session(), SessionId::random(), next);
     let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules), Some(stored)));
     session.connected(limits(Version::V5, window));
     (World { session, buffer: OutBuffer::default(), tally: Tally::default(), now: 0 }, store, folder)

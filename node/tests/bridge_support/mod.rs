@@ -76,7 +76,7 @@ impl Node {
             clients: Arc::default(),
             node: name.into(),
             data_dir: data_dir.path().into(),
-            lives: causeway::kafka::buffer::Lives::default(),
+            lives: causeway::flow::Lives::default(),
             memory: memory.clone(),
             drain: Duration::from_secs(5),
         })

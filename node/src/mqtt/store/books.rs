@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 
 use super::{
     ranges::Ranges,
-    v1::{self, Entry, Progress, Record},
+    v2::{self, Entry, Progress, Record},
 };
 use crate::mqtt::publication::Publication;
 
@@ -57,6 +57,8 @@ pub(crate) enum Op {
     Retain { publication: Arc<Publication> },
     /// A message is it no more.
     Unretain { message: u64 },
+    /// The file belongs to this life of the node from now on.
+    Life(u64),
 }
 
 /// A row to write, or to remove (`None`).
@@ -70,6 +72,8 @@ pub(super) enum Row {
     Message(u64, Option<Bytes>),
     /// A message that is there becomes the retained one of its topic, or is it no more.
     Retained(u64, bool),
+    /// The file belongs to this life of the node.
+    Life(u64),
 }
 
 /// Consecutive positions in one row.
@@ -143,14 +147,14 @@ impl Books {
         match op {
             Op::Session { session, record } => {
                 self.sessions.entry(session).or_default();
-                v1::put_record(&mut self.arena, &record);
+                v2::put_record(&mut self.arena, &record);
                 rows.push(Row::Session(session, Some(self.cut())));
             }
             Op::End { session } => self.end(session, rows),
             Op::Subscribe { session, .. } | Op::Unsubscribe { session, .. }
                 if !self.sessions.contains_key(&session) => {}
             Op::Subscribe { session, filter, options, identifier } => {
-                let value = v1::subscription(options, identifier);
+                let value = v2::subscription(options, identifier);
                 rows.push(Row::Subscription(session, filter, Some(value)));
             }
             Op::Unsubscribe { session, filter } => rows.push(Row::Subscription(session, filter, None)),
@@ -183,6 +187,7 @@ impl Books {
                 books.progress.received.retain(|(known, _)| *known != identifier);
                 self.staged.entry(session).or_default().progress = true;
             }
+            Op::Life(life) => rows.push(Row::Life(life)),
             Op::Retain { publication } => {
                 let number = publication.number();
                 let message = self.messages.entry(number).or_default();
@@ -289,6 +294,19 @@ impl Books {
         rows.push(Row::Session(session, None));
     }
 
+    /// Forgets which QoS 2 publications of clients were received; on the disk with the next batch. How many there were.
+    pub(super) fn forget_received(&mut self) -> usize {
+        let mut forgotten = 0;
+        for (session, books) in &mut self.sessions {
+            let received = std::mem::take(&mut books.progress.received);
+            if !received.is_empty() {
+                forgotten += received.len();
+                self.staged.entry(*session).or_default().progress = true;
+            }
+        }
+        forgotten
+    }
+
     /// Messages without any reference go with the next batch.
     pub(super) fn sweep(&mut self) {
         let unused = self.messages.iter().filter(|(_, message)| message.references == 0);
@@ -306,7 +324,7 @@ impl Books {
             rows.extend(removed_runs.into_iter().map(|first| Row::Run(session, first, None)));
             self.write_runs(session, &entries, rows);
             if progress && let Some(books) = self.sessions.get(&session) {
-                v1::put_progress(&mut self.arena, &books.progress);
+                v2::put_progress(&mut self.arena, &books.progress);
                 let row = self.arena.split().freeze();
                 rows.push(Row::Progress(session, Some(row)));
             }
@@ -325,7 +343,7 @@ impl Books {
                 (_, None) => {
                     let Some(publication) = self.bodies.get(&number) else { continue };
                     message.in_file = Some(message.retained);
-                    v1::put_shared(&mut self.arena, publication, message.retained);
+                    v2::put_shared(&mut self.arena, publication, message.retained);
                     rows.push(Row::Message(number, Some(self.arena.split().freeze())));
                 }
                 (_, Some(retained)) if retained != message.retained => {
@@ -353,7 +371,7 @@ impl Books {
                 if *position != first + place as u64 || full {
                     break;
                 }
-                v1::put_entry(&mut self.arena, entry.as_ref());
+                v2::put_entry(&mut self.arena, entry.as_ref());
                 used = place + 1;
                 if let Some(entry) = entry {
                     count = used;

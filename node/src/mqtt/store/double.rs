@@ -47,7 +47,7 @@ impl Disk {
     pub(crate) fn open(&self, memory: Memory, stats: Arc<Stats>) -> Result<(Arc<Store>, Loaded), OpenError> {
         let disk = self.clone();
         let opener = Box::new(move || Ok(disk.mount()));
-        Store::open_with(Path::new("double"), opener, Tuning::default(), memory, stats)
+        Store::open_with(Path::new("double"), opener, Tuning::default(), None, memory, stats)
     }
 
     /// Lets every operation after the next `left` fail, as if the power were gone.

@@ -20,7 +20,7 @@ use super::{
 #[cfg(test)]
 use crate::mqtt::clock;
 use crate::{
-    flow::Outcome,
+    flow::{Lives, Outcome},
     mqtt::{memory::Memory, stats::Stats},
 };
 
@@ -38,6 +38,7 @@ pub(super) fn start(
     path: &Path,
     opener: Opener,
     compact_from: u64,
+    lives: Option<Lives>,
     memory: Memory,
     store: impl FnOnce(&Loaded) -> Arc<Store>,
 ) -> Result<(Arc<Store>, Loaded), OpenError> {
@@ -50,7 +51,7 @@ pub(super) fn start(
     let thread = std::thread::Builder::new().name("causeway-store".to_owned()).spawn(move || {
         #[cfg(test)]
         clock::tests::set_ahead(ahead);
-        match File::open(&its_path, opener, compact_from, memory) {
+        match File::open(&its_path, opener, compact_from, lives, memory) {
             Ok((file, books, loaded)) => {
                 if opened.send(Ok(loaded)).is_ok()
                     && let Ok(store) = begun.recv()
