@@ -75,6 +75,21 @@ pub trait AckSink: Send + Sync {
     fn session(&self) -> Option<u64> {
         None
     }
+
+    /// True where the issuer of the tickets brings nothing more until some of them are complete. `standstill` names a
+    /// client that keeps one of them; it may be shown to people as long as it lives.
+    fn waits_for(&self, _standstill: &Arc<Standstill>) -> bool {
+        false
+    }
+}
+
+/// A connected client that takes nothing while others wait for it. It lives as long as that is so.
+#[derive(Debug)]
+pub struct Standstill {
+    /// Client identifier.
+    pub client_id: Box<str>,
+    /// Since when.
+    pub since: tokio::time::Instant,
 }
 
 /// The obligation to report one message's outcome.
@@ -199,6 +214,11 @@ impl HandOver {
     /// A hand-over that completes `ticket`.
     pub fn new(ticket: Ticket) -> Arc<Self> {
         Arc::new(Self { ticket, fate: parking_lot::Mutex::new(Fate::Success) })
+    }
+
+    /// Receives the outcome.
+    pub(crate) fn sink(&self) -> &Arc<dyn AckSink> {
+        &self.ticket.sink
     }
 
     /// Makes the outcome a failure; the first reason stays.

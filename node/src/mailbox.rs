@@ -209,6 +209,12 @@ impl<T> Mailbox<T> {
         self.lock().room()
     }
 
+    /// Notifies those who wait for room, although there is none: what they put in is treated differently now.
+    pub fn ask_again(&self) {
+        let room = self.inner.lock().room.take();
+        notify(room);
+    }
+
     /// Says whether a receiver listens: senders may see it and behave differently. A mailbox without
     /// one keeps what it has.
     pub fn set_attached(&self, attached: bool) {

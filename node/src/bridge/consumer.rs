@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode, topic};
@@ -23,7 +23,9 @@ use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, Record
 use super::service::{Place, Status, Surroundings};
 use super::template::Template;
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Ticket, WakeList};
+use crate::flow::{
+    AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,
+};
 use crate::kafka::consumer::{
     ConsumedRecord, ConsumerHandle, ConsumerOptions, ConsumerStatus, GroupConsumer, Leave, Offer,
     OffsetReset, PartitionSink, RecordSink, TimestampType,
@@ -32,6 +34,8 @@ use crate::mqtt::{PublishProgress, Published, Router};
 use crate::throttle::Doublings;
 
 type Books = Arc<Mutex<Ledger>>;
+/// The client that the bridge waits for, as long as that is so.
+type Waits = Arc<Mutex<Weak<Standstill>>>;
 type Places = Arc<Mutex<BTreeMap<(Arc<str>, i32), Books>>>;
 
 /// How the records of one Kafka topic become messages.
@@ -50,6 +54,7 @@ struct Program {
     origin: Arc<Origin>,
     router: Arc<Router>,
     places: Places,
+    waits: Waits,
     /// A record waits as long as nobody takes its topic.
     hold: bool,
     bridge: Box<str>,
@@ -82,6 +87,7 @@ fn encoding(config: config::Encoding) -> Encoding {
 pub(super) struct RunningConsumer {
     handle: ConsumerHandle,
     places: Places,
+    waits: Waits,
 }
 
 impl RunningConsumer {
@@ -97,7 +103,7 @@ impl RunningConsumer {
             .connection
             .client_options(&format!("kafka_consumer:{name}:{node}"), None)
             .map_err(|error| error.to_string())?;
-        let places = Places::default();
+        let (places, waits) = (Places::default(), Waits::default());
         let program = Program {
             mappings: config
                 .topic_mapping
@@ -113,6 +119,7 @@ impl RunningConsumer {
             }),
             router: surroundings.router.clone(),
             places: places.clone(),
+            waits: waits.clone(),
             hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
             bridge: name.into(),
             not_json: Doublings::default(),
@@ -136,7 +143,7 @@ impl RunningConsumer {
             GroupConsumer::start(surroundings.clients.client(&client), options, sink, Some(supervisor))
                 .await
                 .map_err(|error| error.to_string())?;
-        Ok(Self { handle, places })
+        Ok(Self { handle, places, waits })
     }
 
     /// The actor behind it.
@@ -151,6 +158,13 @@ impl RunningConsumer {
             ConsumerStatus::Connecting { reason } => Status::Connecting(reason),
             ConsumerStatus::Disconnected { reason } => Status::Disconnected(reason),
         }
+    }
+
+    /// The connected client that it waits for, in words.
+    pub(super) fn waits(&self) -> Option<String> {
+        let standstill = self.waits.lock().upgrade()?;
+        let seconds = standstill.since.elapsed().as_secs();
+        Some(format!("waits for client {:?}, which has taken nothing for {seconds} s", standstill.client_id))
     }
 
     /// Its books.
@@ -232,6 +246,7 @@ struct Begun {
 /// A partition's tickets on their way back, past its books.
 struct Booked {
     books: Books,
+    waits: Waits,
     inner: Arc<dyn AckSink>,
 }
 
@@ -247,6 +262,14 @@ impl AckSink for Booked {
             }
         }
         self.inner.acknowledge(ranges, outcome);
+    }
+
+    fn waits_for(&self, standstill: &Arc<Standstill>) -> bool {
+        let waits = self.inner.waits_for(standstill);
+        if waits {
+            *self.waits.lock() = Arc::downgrade(standstill);
+        }
+        waits
     }
 }
 
@@ -267,7 +290,11 @@ impl PartitionTaker {
         let booked = match &self.booked {
             Some(booked) if Arc::ptr_eq(&booked.inner, &ticket.sink) => booked.clone(),
             _ => {
-                let booked = Arc::new(Booked { books: self.books.clone(), inner: ticket.sink.clone() });
+                let booked = Arc::new(Booked {
+                    books: self.books.clone(),
+                    waits: self.program.waits.clone(),
+                    inner: ticket.sink.clone(),
+                });
                 self.booked.insert(booked).clone()
             }
         };
@@ -364,6 +391,9 @@ impl PartitionSink for PartitionTaker {
                 Offer::Taken
             }
             Published::Full(room) => {
+                if let Some(standstill) = self.progress.standstill() {
+                    *program.waits.lock() = Arc::downgrade(&standstill);
+                }
                 self.begun = Some(begun);
                 Offer::Full(room)
             }

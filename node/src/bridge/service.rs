@@ -198,6 +198,8 @@ pub struct Row {
     pub enabled: bool,
     /// How it is doing.
     pub status: Status,
+    /// Whom it waits for although it is connected, in words.
+    pub waits: Option<String>,
     /// Its books.
     pub ledger: Ledger,
     /// Bytes of the files of its disk buffer; 0 without.

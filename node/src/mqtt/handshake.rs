@@ -20,6 +20,7 @@ use super::{
     requests,
     session::{ClientLimits, Output},
     shared::Client,
+    standstill::Watch,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -261,11 +262,12 @@ impl Connection {
             routes: None,
             aliases: Vec::new(),
             problem_information: connect.problem_information,
-            half_closed: None,
+            farewell: None,
             parked: None,
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
             ends_with_connection: connect.expiry.is_none(),
+            watch: Watch::default(),
             leaving: None,
             draining: None,
         }));

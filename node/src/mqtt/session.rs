@@ -27,15 +27,16 @@ use super::{
     store::{LoadedSession, Op, Presence},
     stored::{self, Durable, Held as HeldPacket},
 };
-use crate::mailbox::Charge;
+use crate::{flow::HandOver, mailbox::Charge};
 
 /// Bytes on their way to a client beyond which nothing more is put there: enough for one large write,
 /// little enough that a slow client's backlog stays in its queue, where the bounds are.
 pub(crate) const OUT_HIGH: usize = 256 << 10;
 
-/// Identifiers between the oldest unacknowledged delivery and the newest, in windows: a client may
-/// acknowledge out of order, but not leave one out for ever.
-const SPAN: usize = 8;
+/// Identifiers from the oldest unacknowledged delivery to the newest: all that there are but one, so that a place in
+/// flight follows from its identifier. A client may acknowledge in any order; one that leaves a delivery out gets this
+/// many further ones before it has to acknowledge that one.
+const SPAN: usize = u16::MAX as usize - 1;
 
 /// What the client on the other end takes.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,10 @@ pub(crate) struct Session {
     pub(crate) released: Charge,
     /// How long it outlives its connection, as the keeper last heard.
     pub(crate) expiry: Option<Duration>,
+    /// Others may wait for something that it has, or for room in its queue.
+    pub(crate) awaited: bool,
+    /// The client has acknowledged something since this was last taken.
+    pub(crate) went_on: bool,
     limits: ClientLimits,
     next_identifier: u16,
     /// Bytes of the filters, with what the router keeps for them.
@@ -87,6 +92,8 @@ pub(crate) struct Session {
     unacknowledged: usize,
     /// How many of `inflight` are not acknowledged, sent on this connection or not.
     owed: usize,
+    /// It was logged that no identifier is left.
+    exhausted: bool,
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
     retained: Hollow<Delivery>,
@@ -121,12 +128,15 @@ impl Session {
             tracker: AckTracker::default(),
             released: Charge::default(),
             expiry: None,
+            awaited: false,
+            went_on: false,
             limits: ClientLimits { version: Version::V311, maximum_packet_size: u32::MAX, window: 1 },
             next_identifier: 1,
             inflight: Hollow::default(),
             sent: 0,
             unacknowledged: 0,
             owed: 0,
+            exhausted: false,
             retained: Hollow::default(),
             waiting: Hollow::default(),
             unsent: Hollow::default(),
@@ -138,6 +148,7 @@ impl Session {
         self.limits = limits;
         self.sent = 0;
         self.unacknowledged = 0;
+        self.awaited = false;
         self.inbox.attach();
     }
 
@@ -209,7 +220,7 @@ impl Session {
                 Mail::Delivery(delivery) => self.waiting.push_back(delivery),
                 Mail::Acknowledged(range, outcome) => self.tracker.complete(range, outcome),
                 // The client sends PUBREL again.
-                Mail::Forgotten(_) | Mail::Close(_) => {}
+                Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => {}
             }
         }
         tally.counts().dropped_offline += self.unsent.len() as u64;
@@ -246,13 +257,20 @@ impl Session {
         });
         let mails = mails.into_iter().filter_map(|mail| match mail {
             Mail::Delivery(delivery) => Some(delivery),
-            Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => None,
+            Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => None,
         });
         inflight.chain(self.waiting.take()).chain(self.unsent.take()).chain(mails)
     }
 
     /// A delivery came out of the inbox.
-    pub(crate) fn deliver(&mut self, delivery: Delivery, out: &mut Output<'_>) {
+    pub(crate) fn deliver(&mut self, mut delivery: Delivery, out: &mut Output<'_>) {
+        if delivery.hand_over.is_some() {
+            if self.inbox.is_overdue() {
+                delivery.hand_over = None;
+            } else {
+                self.awaited = true;
+            }
+        }
         if delivery.qos != QoS::AtMostOnce
             && let Some(durable) = &mut self.durable
         {
@@ -276,6 +294,28 @@ impl Session {
             self.send_new(delivery, out);
         } else {
             self.waiting.push_back(delivery);
+        }
+    }
+
+    /// Hand-overs of what waits and of what is in flight.
+    pub(crate) fn hand_overs(&self) -> impl Iterator<Item = &Arc<HandOver>> {
+        let inflight = self.inflight.iter().filter_map(|inflight| match &inflight.state {
+            State::Publish(delivery) => Some(delivery),
+            State::Release | State::Done => None,
+        });
+        let all = inflight.chain(self.waiting.iter()).chain(self.unsent.iter());
+        all.filter_map(|delivery| delivery.hand_over.as_ref())
+    }
+
+    /// Lets go of all hand-overs: the client is not waited for any longer. What it has not got it still gets.
+    pub(crate) fn let_go(&mut self) {
+        self.awaited = false;
+        let inflight = self.inflight.iter_mut().filter_map(|inflight| match &mut inflight.state {
+            State::Publish(delivery) => Some(delivery),
+            State::Release | State::Done => None,
+        });
+        for delivery in inflight.chain(self.waiting.iter_mut()).chain(self.unsent.iter_mut()) {
+            delivery.hand_over = None;
         }
     }
 
@@ -377,6 +417,29 @@ impl Session {
         }
         self.count_held();
         self.inbox.set_inflight(self.owed);
+        if self.inflight.len() + self.limits.window >= SPAN && !self.exhausted {
+            self.warn_when_exhausted();
+        }
+    }
+
+    /// Logs once that a delivery which its client does not acknowledge leaves no identifier for further ones.
+    #[cold]
+    fn warn_when_exhausted(&mut self) {
+        if self.waiting.is_empty() || self.unacknowledged >= self.limits.window {
+            return;
+        }
+        if self.inflight.len() < SPAN && self.may_send_next() {
+            return;
+        }
+        if let Some(oldest) = self.inflight.front() {
+            self.exhausted = true;
+            tracing::warn!(
+                client_id = self.inbox.client_id(),
+                packet_identifier = oldest.identifier,
+                "a delivery is not acknowledged behind which 65,533 others were sent: its client gets no more until it \
+                 acknowledges it"
+            );
+        }
     }
 
     /// Hands this turn's changes to the store and sends what needs not wait for it any more. False while a
@@ -402,7 +465,7 @@ impl Session {
         let (Some(durable), Some(next)) = (&self.durable, self.waiting.front()) else { return true };
         let position = durable.stored.position(next.position);
         let stored = next.qos != QoS::ExactlyOnce || position < durable.stored_upto;
-        stored && (self.inflight.is_empty() || position - durable.first < self.span() as u64)
+        stored && (self.inflight.is_empty() || position - durable.first < SPAN as u64)
     }
 
     /// Packets that wait for the disk.
@@ -436,7 +499,6 @@ impl Session {
         self.tracker.restore(&found.received);
         let mut entries = std::mem::take(&mut found.entries).into_iter().peekable();
         let mut released = found.released.iter().copied().peekable();
-        let span = u64::from(u16::MAX) - 1;
         let sent_upto = sent_upto.max(found.released.last().map_or(0, |position| position + 1));
         let mut first = None;
         // Both rise: the positions in flight are merged from them, the gaps are done.
@@ -445,7 +507,7 @@ impl Session {
                 entries.peek().map(|(position, _)| *position).filter(|position| *position < sent_upto);
             let Some(position) = [entry, released.peek().copied()].into_iter().flatten().min() else { break };
             let first = *first.get_or_insert(position);
-            if position - first >= span {
+            if position - first >= SPAN as u64 {
                 break;
             }
             for gap in first + self.inflight.len() as u64..position {
@@ -494,11 +556,7 @@ impl Session {
     fn window_is_open(&self) -> bool {
         self.sent == self.inflight.len()
             && self.unacknowledged < self.limits.window
-            && self.inflight.len() < self.span()
-    }
-
-    fn span(&self) -> usize {
-        span(self.limits.window)
+            && self.inflight.len() < SPAN
     }
 
     /// Sends again what an earlier connection left unacknowledged (MQTT-4.4.0-1).
@@ -583,6 +641,7 @@ impl Session {
     }
 
     fn done(&mut self, place: usize) {
+        self.went_on = true;
         if place < self.sent {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
@@ -596,6 +655,7 @@ impl Session {
     fn forget_done(&mut self) {
         while self.inflight.front().is_some_and(|inflight| matches!(inflight.state, State::Done)) {
             self.inflight.pop_front();
+            self.exhausted = false;
             self.sent = self.sent.saturating_sub(1);
             if let Some(durable) = &mut self.durable {
                 durable.first += 1;
@@ -641,6 +701,7 @@ impl Session {
                     return Ok(());
                 }
                 inflight.state = State::Release;
+                self.went_on = true;
                 if let Some(durable) = &mut self.durable {
                     durable.release(durable.first + place as u64, identifier);
                     return Ok(());
@@ -671,11 +732,6 @@ impl Session {
             State::Done => Ok(()),
         }
     }
-}
-
-/// How far identifiers in flight may be apart.
-fn span(window: usize) -> usize {
-    window.saturating_mul(SPAN).min(usize::from(u16::MAX) - 1)
 }
 
 /// A client that refuses a delivery has not been handed it.

@@ -65,7 +65,7 @@ impl World {
         for mail in self.session.inbox.take() {
             match mail {
                 Mail::Delivery(delivery) => self.with(|session, out| session.deliver(delivery, out)),
-                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => {
+                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => {
                     panic!("only deliveries here")
                 }
             }
@@ -161,6 +161,37 @@ fn a_resumed_session_repeats_with_the_old_identifiers_before_anything_new() {
             sent(5, b"5", QoS::AtLeastOnce, false),
         ]
     );
+}
+
+#[test]
+fn a_delivery_that_is_not_acknowledged_takes_one_place_of_the_window_and_no_more() {
+    let mut world = World::new(Version::V5, 2);
+    world.deliver(b"first", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), [sent(1, b"first", QoS::AtLeastOnce, false)]);
+    for identifier in 2..=65_534 {
+        world.deliver(b"next", QoS::AtLeastOnce);
+        assert_eq!(world.seen(), [sent(identifier, b"next", QoS::AtLeastOnce, false)]);
+        if identifier == 20_000 {
+            // So it is on the next connection.
+            world.reconnect(2);
+            let again =
+                [sent(1, b"first", QoS::AtLeastOnce, true), sent(20_000, b"next", QoS::AtLeastOnce, true)];
+            assert_eq!(world.seen(), again);
+        }
+        assert_eq!(world.session.inbox.filling().inflight, 2);
+        world.session.puback(identifier, ReasonCode::Success).unwrap();
+    }
+    // There are no more identifiers than that.
+    world.deliver(b"last", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), []);
+    assert!(world.session.exhausted);
+    world.session.puback(1, ReasonCode::Success).unwrap();
+    world.drain();
+    assert_eq!(world.seen(), [sent(65_535, b"last", QoS::AtLeastOnce, false)]);
+    world.session.puback(65_535, ReasonCode::Success).unwrap();
+    assert!(world.session.is_idle() && !world.session.exhausted);
+    world.drain();
+    assert_eq!(world.session.inbox.filling().inflight, 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     authentication::ClientAccess,
+    connection::End,
     inbox::Inbox,
     keeper::{Keeper, Lease},
     options::Options,
@@ -21,6 +22,7 @@ use super::{
     route::RouteCache,
     router::Router,
     session::ClientLimits,
+    standstill::Watch,
     stats::Stats,
     transport::Arithmetic,
 };
@@ -90,14 +92,16 @@ pub(crate) struct Client {
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     /// It takes reason strings where something went wrong (MQTT-5.0 3.1.2.11.7).
     pub(crate) problem_information: bool,
-    /// Since when we know, while it is not read from, that it has closed its half of the connection.
-    pub(crate) half_closed: Option<Instant>,
+    /// It has said its last word: how the connection ends when its publications are through, or at this time.
+    pub(crate) farewell: Option<(End, Instant)>,
     /// A publication that a sink had no room for.
     pub(crate) parked: Option<Box<Parked>>,
     /// 1.5 times the client's keep-alive.
     pub(crate) keep_alive: Option<Duration>,
     /// The session expiry interval of its CONNECT was 0 (MQTT-3.14.2-2).
     pub(crate) ends_with_connection: bool,
+    /// Whether it goes on while others wait for it.
+    pub(crate) watch: Watch,
     /// It must end, for this reason, at this time.
     pub(crate) leaving: Option<(ReasonCode, Instant)>,
     /// We are stopping: until when acknowledgements are waited for.

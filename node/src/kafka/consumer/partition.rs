@@ -26,7 +26,7 @@ use super::offsets::OffsetTracker;
 use super::record::{ConsumedRecord, Offer, PartitionSink};
 use super::topics::{Position, Start, TopicId};
 use super::transactions::CommittedOnly;
-use crate::flow::{AckSink, Outcome, SequenceRange, Ticket, WakeList};
+use crate::flow::{AckSink, Outcome, SequenceRange, Standstill, Ticket, WakeList};
 
 /// Records offered before those who must be woken are woken and other tasks get their turn.
 const RECORDS_PER_TURN: usize = 128;
@@ -347,6 +347,12 @@ impl Partition {
 }
 
 impl AckSink for Partition {
+    fn waits_for(&self, _: &Arc<Standstill>) -> bool {
+        let state = self.state.lock();
+        state.chunk_bytes + state.tracker.unfinished_bytes() >= self.limits.bytes
+            || state.tracker.window() >= self.limits.records
+    }
+
     fn acknowledge(&self, ranges: &[SequenceRange], _outcome: Outcome) {
         let mut state = self.state.lock();
         for range in ranges {
