@@ -461,6 +461,7 @@ impl World {
         for mail in mails {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
+                Mail::Awaited => {}
                 Mail::Close(reason) => close = Some(reason),
                 Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Awaited => {}
             }
