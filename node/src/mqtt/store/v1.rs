@@ -8,6 +8,7 @@
 //! | `v1.meta` | name | `format`: 1 |
 //! | `v1.sessions` | session | [`Record`]: client id, expiry, presence, will |
 //! | `v1.subscriptions` | session, filter | options, subscription identifier |
+//! | `v1.awaited` | session, filter | retained messages that are held back: those with numbers below this. Earlier versions of this format have no such table |
 //! | `v1.runs` | session, first position | consecutive queue entries: what they go through, and the message or a reference to one |
 //! | `v1.progress` | session | which positions are done, what is between PUBREC and PUBCOMP, both ways |
 //! | `v1.messages` | message | flags, message: those that several sessions have, and retained ones |
@@ -38,6 +39,7 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("v1.met
 pub(super) const SESSIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("v1.sessions");
 pub(super) const SUBSCRIPTIONS: TableDefinition<(u64, &str), &[u8]> =
     TableDefinition::new("v1.subscriptions");
+pub(super) const AWAITED: TableDefinition<(u64, &str), u64> = TableDefinition::new("v1.awaited");
 pub(super) const RUNS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("v1.runs");
 pub(super) const PROGRESS: TableDefinition<u64, &[u8]> = TableDefinition::new("v1.progress");
 pub(super) const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("v1.messages");
