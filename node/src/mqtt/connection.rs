@@ -245,7 +245,7 @@ impl Connection {
             return Err(end);
         }
         more |= self.read(cx, scratch, now)?;
-        self.answer(scratch, now)?;
+        more |= self.answer(scratch, now)?;
         let mut written = 0;
         let delivers = self.out.holds_publish();
         let result = self.out.poll_write(&mut self.socket, cx, &mut written);
@@ -590,24 +590,27 @@ impl Connection {
         }
     }
 
-    /// The end of a round: hands over what was collected, answers, sends what waits.
-    fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
+    /// The end of a round: hands over what was collected, answers, sends what waits. True when there is more to send.
+    fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
         let Scratch { work, .. } = scratch;
         work.outbox.flush(&mut work.wakes, &mut work.tally);
         work.wakes.wake_all();
-        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
+        let Some(client) = self.client.as_deref_mut() else { return Ok(false) };
         if !matches!(self.phase, Phase::Running) {
-            return Ok(());
+            return Ok(false);
         }
         client.release_acknowledgements(&self.shared, &mut self.out, work);
         let Some(session) = client.lease.session() else { return Err(End::Gone) };
         let held = session.tracker.held() + session.holding();
+        if session.wants_retained() {
+            requests::feed_retained(&self.shared.router, session, work.steady);
+        }
         session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady });
         match client.draining {
             Some(deadline) if held == 0 || now >= deadline => {
                 Err(End::Refused(ReasonCode::ServerShuttingDown))
             }
-            _ => Ok(()),
+            _ => Ok(session.wants_retained()),
         }
     }
 

@@ -419,7 +419,8 @@ impl Inbox {
 
     /// Queues retained messages with QoS 1 and 2 for the client of a stored session. They are not charged:
     /// all share them with the router, whose bounds hold.
-    pub(crate) fn offer_retained(&self, deliveries: impl Iterator<Item = Delivery>) {
+    /// With them `op` is on the disk.
+    pub(crate) fn offer_retained(&self, deliveries: impl Iterator<Item = Delivery>, op: Option<Op>) {
         let Some(stored) = &self.stored else { return };
         let mut ops = Vec::new();
         let mut batch = self.mailbox.lock();
@@ -430,7 +431,7 @@ impl Inbox {
             stored.advance();
             batch.push_uncharged(Mail::Delivery(delivery));
         }
-        stored.store.append(ops.into_iter(), None);
+        stored.store.append(ops.into_iter().chain(op), None);
         if batch.finish() {
             self.mailbox.wake();
         }

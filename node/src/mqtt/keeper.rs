@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_protocol::mqtt::{ReasonCode, topic};
+use causeway_protocol::mqtt::{ReasonCode, SubscriptionOptions, topic};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::{
@@ -33,7 +33,7 @@ use super::{
     options::QueueFull,
     publication::Via,
     router::Router,
-    session::Session,
+    session::{Awaited, Session},
     stats::{Stats, Tally},
     store::{LoadedSession, Op, Presence, Store, read_message},
     stored::StoredSession,
@@ -612,9 +612,18 @@ impl Keeper {
             let mut session = self.restored(store, &mut found, sent);
             let expiry = Duration::from_millis(found.record.expiry);
             session.expiry = Some(expiry);
-            for (filter, options, identifier) in std::mem::take(&mut found.subscriptions) {
-                self.router.subscribe(&session.inbox, &filter, options, identifier);
-                session.subscribed(&filter);
+            for (filter, options, identifier) in &found.subscriptions {
+                self.router.subscribe(&session.inbox, filter, *options, *identifier);
+                session.subscribed(filter);
+            }
+            for (filter, before) in std::mem::take(&mut found.awaited) {
+                let subscription = found.subscriptions.iter().find(|(known, ..)| *known == filter);
+                if let Some((_, SubscriptionOptions { qos, .. }, identifier)) = subscription {
+                    // Numbers that were given out and never reached the disk are given out again.
+                    let before = before.min(store.next_message());
+                    let (qos, identifier) = (*qos, *identifier);
+                    session.restore_awaited(Awaited { filter, qos, identifier, before });
+                }
             }
             if matches!(found.record.presence, Presence::Connected { .. }) {
                 // Its time runs from now on, also if we end again before it is back.

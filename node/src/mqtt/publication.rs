@@ -78,7 +78,8 @@ impl Publication {
         self
     }
 
-    /// The number under which the store keeps it, where more than one of its rows refers to it; else 0.
+    /// The number of a retained message: later ones have higher numbers. Also the number under which the store, if
+    /// there is one, keeps a message that more than one of its rows refers to. Else 0.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }

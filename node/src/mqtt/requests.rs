@@ -15,9 +15,9 @@ use super::{
     inbox::Forgotten,
     memory::Pressure,
     out_buffer::OutBuffer,
-    publication::{Delivery, Via},
+    publication::{Delivery, Publication, Via},
     router::Router,
-    session::{OutOfPlace, Output, Session},
+    session::{Awaited, OutOfPlace, Output, Session},
     shared::{Client, Shared},
     store::Op,
     stored::Held,
@@ -131,13 +131,41 @@ pub(super) fn subscribe(
     };
     // None for a shared subscription (MQTT-5.0 4.8.2).
     if send_retained && !topic::is_shared(filter) {
-        let via = Via::identified(identifier);
-        let matching = router.retained_matching(filter, now).into_iter();
-        session.deliver_retained(matching.map(|publication| Delivery {
-            via: via.clone(),
-            retain: true,
-            ..Delivery::new(publication.clone(), publication.qos.min(options.qos))
-        }));
+        // An earlier wait for the same is over, and begins anew where it must.
+        session.cancel_awaited(filter);
+        let before = router.retained_before();
+        let awaited = Awaited { filter: filter.into(), qos: options.qos, identifier, before };
+        let room = session.retained_room();
+        match router.retained_matching(filter, before, now, room.unwrap_or(usize::MAX)) {
+            Some(matching) => {
+                if room.is_some() {
+                    session.count_added(matching.len());
+                }
+                session.deliver_retained(deliveries(&awaited, matching), None);
+            }
+            None => session.await_retained(awaited),
+        }
+    }
+}
+
+/// Retained messages that a client asked for.
+fn deliveries(awaited: &Awaited, matching: Vec<Arc<Publication>>) -> impl Iterator<Item = Delivery> + use<> {
+    let (via, qos) = (Via::identified(awaited.identifier), awaited.qos);
+    matching.into_iter().map(move |publication| {
+        let qos = publication.qos.min(qos);
+        Delivery { via: via.clone(), retain: true, ..Delivery::new(publication, qos) }
+    })
+}
+
+/// Goes on with retained messages that were held back, as far as the client has taken others.
+pub(super) fn feed_retained(router: &Router, session: &mut Session, now: i64) {
+    /// Subscriptions of a turn: each may have to look at many topics.
+    const AT_ONCE: usize = 16;
+    for _ in 0..AT_ONCE {
+        let Some(awaited) = session.next_awaited() else { return };
+        let matching =
+            router.retained_matching(&awaited.filter, awaited.before, now, usize::MAX).unwrap_or_default();
+        session.deliver_retained(deliveries(&awaited, matching), Some(awaited));
     }
 }
 
@@ -225,8 +253,7 @@ impl Client {
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;
         }
-        if session.has_retained_backlog() || shared.router.memory().pressure() != Pressure::None {
-            // It asks for retained messages faster than it takes them, or there is no memory for more.
+        if shared.router.memory().pressure() != Pressure::None {
             return ReasonCode::QuotaExceeded;
         }
         subscribe(&shared.router, session, &SubscribeFilter { filter, options }, identifier, now);

@@ -240,6 +240,7 @@ fn open(disk: &Disk, setup: Setup) -> (Held, Arc<Store>, Arc<Router>, Arc<Keeper
 
 impl World {
     fn new(setup: Setup) -> Self {
+        clock::tests::set_ahead(Duration::ZERO);
         let disk = Disk::default();
         let (memory, store, router, keeper) = open(&disk, setup);
         Self {
@@ -461,7 +462,6 @@ impl World {
         for mail in mails {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
-                Mail::Awaited => {}
                 Mail::Close(reason) => close = Some(reason),
                 Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Awaited => {}
             }
@@ -472,11 +472,13 @@ impl World {
                 session.shed(excess, out.tally);
             }
         }
+        requests::feed_retained(&self.router, session, clock::steady_now());
         session.pump(&mut out);
         inbox.release(std::mem::take(&mut session.released));
+        let wants_more = session.wants_retained();
         tally.flush(self.router.stats());
         let seen = read(device, self.setup.crashes);
-        let moved = taken.is_ready() || !seen.is_empty();
+        let moved = taken.is_ready() || !seen.is_empty() || wants_more;
         let crashes = self.setup.crashes;
         for seen in seen.into_iter().filter(|seen| !crashes || !matches!(seen, Seen::Release(_))) {
             self.see(client, seen);
@@ -573,7 +575,7 @@ impl World {
             self.act(&Step::Disconnect { client, normally: true });
         }
         for topic in
-            (0..4).map(|topic| format!("t/{topic}")).chain(CLIENTS.map(|client| format!("w/{client}")))
+            (0..10).map(|topic| format!("t/{topic}")).chain(CLIENTS.map(|client| format!("w/{client}")))
         {
             let publication =
                 crate::mqtt::publication::tests::publication(&topic, b"", QoS::AtMostOnce, true);
@@ -635,7 +637,6 @@ fn read(device: &mut Device, crashes: bool) -> Vec<Seen> {
 
 /// Plays a history; at these steps all connections are lost, and the process with them.
 fn play(setup: Setup, history: &[Step], at: &[usize], restarts: bool, seed: u64) -> Vec<Observed> {
-    clock::tests::set_ahead(Duration::ZERO);
     let mut world = World::new(setup);
     let mut all = Vec::new();
     for (number, step) in history.iter().enumerate() {
@@ -692,6 +693,106 @@ fn compare(seed: u64, crashes: bool) {
 fn seeds(count: usize) -> Vec<u64> {
     let seed = std::env::var("CAUSEWAY_SEED").ok().and_then(|seed| seed.parse().ok());
     seed.map_or_else(|| (0..count).map(|_| rand::random()).collect(), |seed| vec![seed])
+}
+
+/// A client with more retained messages under way than one more subscription is served beside.
+fn held_back() -> World {
+    let mut world = World::new(Setup {
+        crashes: false,
+        full: QueueFull::DropNewest,
+        strategy: ShareStrategy::RoundRobin,
+    });
+    for topic in 0..10 {
+        world.act(&publish(topic, true));
+    }
+    world.act(&connect());
+    for filter in ["t/+", "#", "t/1", "w/#"] {
+        world.act(&subscribe(filter));
+    }
+    world
+}
+
+fn connect() -> Step {
+    Step::Connect { client: 0, clean_start: false, expiry: 995, will: None, window: 1 }
+}
+
+fn publish(topic: u8, retain: bool) -> Step {
+    let qos = QoS::AtLeastOnce;
+    Step::Publish { topic, qos, retain, empty: false, expires: false, handed_over: false }
+}
+
+fn subscribe(filter: &'static str) -> Step {
+    let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    Step::Subscribe { client: 0, filter, options, identifier: None }
+}
+
+/// Everything that the client got since the last call, once it has acknowledged all of it: topics, and whether as
+/// retained messages. Repetitions are left out.
+fn taken(world: &mut World) -> Vec<(String, bool)> {
+    world.drain();
+    let seen = world.observe().seen.into_iter().flat_map(|(_, seen)| seen);
+    let delivered = seen.filter_map(|seen| match seen {
+        Seen::Publish { topic, retain, .. } => Some((topic, retain)),
+        Seen::Present(_) | Seen::Release(_) | Seen::Closed(_) => None,
+    });
+    let mut taken: Vec<_> = delivered.collect();
+    taken.dedup();
+    taken
+}
+
+fn retained(topics: impl Iterator<Item = u8>) -> Vec<(String, bool)> {
+    topics.map(|topic| (format!("t/{topic}"), true)).collect()
+}
+
+#[test]
+fn retained_messages_are_held_back_and_no_subscription_is_refused() {
+    for restarts in [false, true] {
+        let mut world = held_back();
+        // Not among what is held back: the client gets it because it is subscribed by now.
+        world.act(&publish(3, true));
+        if restarts {
+            world.restart(1);
+            world.act(&connect());
+        }
+        let session = world.devices.get_mut(&0).unwrap().lease.session().unwrap();
+        assert_eq!(session.filters.len(), 4);
+        assert!(!session.wants_retained(), "what is under way comes first");
+        let mut expected = retained(0..10);
+        expected.extend(retained([1].into_iter()));
+        expected.push((String::from("t/3"), false));
+        expected.extend(retained((0..10).filter(|topic| *topic != 3)));
+        assert_eq!(taken(&mut world), expected, "restarts: {restarts}");
+        // Once, also if the process ends again.
+        world.restart(2);
+        world.act(&connect());
+        assert_eq!(taken(&mut world), []);
+        world.end();
+    }
+}
+
+#[test]
+fn who_unsubscribes_gets_nothing_that_was_held_back() {
+    for restarts in [false, true] {
+        let mut world = held_back();
+        world.act(&Step::Unsubscribe { client: 0, filter: "#" });
+        if restarts {
+            world.restart(1);
+            world.act(&connect());
+        }
+        assert_eq!(taken(&mut world).len(), 11, "restarts: {restarts}");
+        world.end();
+    }
+}
+
+#[test]
+fn what_is_held_back_is_served_in_turn_and_once_for_each_filter() {
+    let mut world = held_back();
+    for filter in ["t/#", "#", "+/+"] {
+        world.act(&subscribe(filter));
+    }
+    // Asked for again, `#` is behind `t/#`.
+    assert_eq!(taken(&mut world).len(), 10 + 1 + 3 * 10);
+    world.end();
 }
 
 #[test]

@@ -323,9 +323,10 @@ impl Router {
             Stats::add(&self.stats.retained_refused, 1);
         }
         self.count_retained(&retained);
+        let removed = retained.take_removed();
         if let Some(store) = self.store.get() {
             // Under the lock: in the file the last one must be the last one, too.
-            store.retain(kept, retained.take_removed().into_iter(), hand_over);
+            store.retain(kept, removed.into_iter(), hand_over);
         }
     }
 
@@ -348,16 +349,34 @@ impl Router {
         self.store.get()
     }
 
-    /// The number that a publication needs, because more than one row of the store will refer to it.
+    /// The number that a publication needs, because it is retained or more than one row of the store will refer to it.
     pub(crate) fn number_for(&self, message: &Message<'_>, route: &Route) -> u64 {
-        let Some(store) = self.store.get() else { return 0 };
         let retained = message.retain && !message.payload.is_empty();
-        if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { store.new_message() } else { 0 }
+        if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { self.next_number() } else { 0 }
     }
 
-    /// Retained messages that match `filter` and have not expired.
-    pub(crate) fn retained_matching(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
-        let mut found = self.retained.lock().matching(filter, now);
+    /// The number that the retained messages of a subscription are below which was just added: later ones reach the
+    /// client by the subscription. No two calls give the same.
+    pub(crate) fn retained_before(&self) -> u64 {
+        self.next_number()
+    }
+
+    fn next_number(&self) -> u64 {
+        self.store
+            .get()
+            .map_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed), |store| store.new_message())
+    }
+
+    /// Retained messages with a number below `before` that match `filter` and have not expired; `None` where there are
+    /// more than `most`.
+    pub(crate) fn retained_matching(
+        &self,
+        filter: &str,
+        before: u64,
+        now: i64,
+        most: usize,
+    ) -> Option<Vec<Arc<Publication>>> {
+        let mut found = self.retained.lock().matching(filter, before, now, most)?;
         // There is no order among topics; tests that compare two nodes need one.
         #[cfg(test)]
         found.sort_by(|one, other| one.topic().cmp(other.topic()));
@@ -366,7 +385,7 @@ impl Router {
             let matching = sys.iter().filter(|(topic, _)| topic::matches(filter, topic));
             found.extend(matching.map(|(_, publication)| publication.clone()));
         }
-        found
+        (found.len() <= most).then_some(found)
     }
 
     /// Removes retained messages that have expired.

@@ -47,9 +47,29 @@ pub(crate) struct ClientLimits {
     pub(crate) window: usize,
 }
 
-/// Retained messages that may wait for a session when it subscribes again: what waits is then at most this
-/// and one whole store.
-const RETAINED_BACKLOG: usize = 10_000;
+/// Retained messages that may wait for a session when those of one more subscription are added: what waits is then
+/// at most this and one whole store. Those of further subscriptions are held back.
+const RETAINED_BACKLOG: usize = if cfg!(test) { 3 } else { 10_000 };
+
+/// A subscription with no more retained messages than this need not wait: few clients have one filter that matches
+/// much and many that match much.
+const RETAINED_FEW: usize = if cfg!(test) { 1 } else { 100 };
+
+/// A subscription whose retained messages are held back.
+pub(crate) struct Awaited {
+    pub(crate) filter: Box<str>,
+    pub(crate) qos: QoS,
+    pub(crate) identifier: Option<u32>,
+    /// Messages with this number and later ones were published after the client subscribed and reach it by the
+    /// subscription itself.
+    pub(crate) before: u64,
+}
+
+impl Awaited {
+    fn footprint(&self) -> usize {
+        size_of::<Self>() + self.filter.len()
+    }
+}
 
 enum State {
     /// PUBLISH sent, PUBACK or PUBREC outstanding.
@@ -97,6 +117,11 @@ pub(crate) struct Session {
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
     retained: Hollow<Delivery>,
+    /// Subscriptions whose retained messages are held back, in the order in which they are served. One for a filter
+    /// at most.
+    held_back: Hollow<Awaited>,
+    /// Retained messages that were added while there was a backlog.
+    added: usize,
     /// QoS 1 and 2 deliveries that wait for the window.
     waiting: Hollow<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
@@ -138,6 +163,8 @@ impl Session {
             owed: 0,
             exhausted: false,
             retained: Hollow::default(),
+            held_back: Hollow::default(),
+            added: 0,
             waiting: Hollow::default(),
             unsent: Hollow::default(),
         }
@@ -163,6 +190,7 @@ impl Session {
     /// A subscription goes; false where there was none.
     pub(crate) fn unsubscribed(&mut self, filter: &str) -> bool {
         let known = self.filters.remove(filter);
+        self.cancel_awaited(filter);
         if known {
             self.filter_bytes -= memory::SUBSCRIPTION + 2 * filter.len();
             self.count_held();
@@ -347,15 +375,21 @@ impl Session {
         }
     }
 
-    /// Retained messages that a new subscription matches.
-    pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
+    /// Retained messages that a subscription matches; `served`: they were held back.
+    pub(crate) fn deliver_retained(
+        &mut self,
+        deliveries: impl Iterator<Item = Delivery>,
+        served: Option<Awaited>,
+    ) {
         if let Some(durable) = &mut self.durable {
             let (unreliable, reliable): (Vec<_>, Vec<_>) =
                 deliveries.partition(|delivery| delivery.qos == QoS::AtMostOnce);
             self.retained.extend(unreliable.into_iter());
             durable.retained += reliable.len();
-            if !reliable.is_empty() {
-                self.inbox.offer_retained(reliable.into_iter());
+            let session = durable.stored.number;
+            let served = served.map(|served| Op::Await { session, filter: served.filter, before: None });
+            if !reliable.is_empty() || served.is_some() {
+                self.inbox.offer_retained(reliable.into_iter(), served);
             }
         } else {
             self.retained.extend(deliveries);
@@ -363,10 +397,66 @@ impl Session {
         self.count_held();
     }
 
-    /// True while so many retained messages wait that no more are added.
-    pub(crate) fn has_retained_backlog(&self) -> bool {
+    /// True while so many retained messages wait that those of further subscriptions are held back.
+    fn has_retained_backlog(&self) -> bool {
         let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
         self.retained.len() + stored > RETAINED_BACKLOG
+    }
+
+    /// How many retained messages of one more subscription may be added now; `None`: any number.
+    pub(crate) fn retained_room(&mut self) -> Option<usize> {
+        if self.has_retained_backlog() || !self.held_back.is_empty() {
+            return Some(RETAINED_FEW.min(RETAINED_BACKLOG.saturating_sub(self.added)));
+        }
+        self.added = 0;
+        None
+    }
+
+    /// Retained messages are about to be added although there is a backlog.
+    pub(crate) fn count_added(&mut self, count: usize) {
+        self.added += count;
+    }
+
+    /// Holds the retained messages of a subscription back.
+    pub(crate) fn await_retained(&mut self, awaited: Awaited) {
+        if let Some(durable) = &mut self.durable {
+            let (session, filter) = (durable.stored.number, awaited.filter.clone());
+            durable.put(Op::Await { session, filter, before: Some(awaited.before) });
+        }
+        self.restore_awaited(awaited);
+    }
+
+    /// Holds back what was held back before a restart.
+    pub(crate) fn restore_awaited(&mut self, awaited: Awaited) {
+        self.filter_bytes += awaited.footprint();
+        self.held_back.push_back(awaited);
+        self.count_held();
+    }
+
+    /// No retained messages for a filter are waited for any more.
+    pub(crate) fn cancel_awaited(&mut self, filter: &str) {
+        let Some(at) = self.held_back.iter().position(|awaited| *awaited.filter == *filter) else { return };
+        let Some(awaited) = self.held_back.remove(at) else { return };
+        self.filter_bytes -= awaited.footprint();
+        if let Some(durable) = &mut self.durable {
+            durable.put(Op::Await { session: durable.stored.number, filter: awaited.filter, before: None });
+        }
+    }
+
+    /// True when the retained messages of a subscription need not be held back any more.
+    pub(crate) fn wants_retained(&self) -> bool {
+        !self.held_back.is_empty() && !self.has_retained_backlog()
+    }
+
+    /// The next subscription whose retained messages need not be held back any more.
+    pub(crate) fn next_awaited(&mut self) -> Option<Awaited> {
+        if !self.wants_retained() {
+            return None;
+        }
+        let awaited = self.held_back.pop_front()?;
+        self.filter_bytes -= awaited.footprint();
+        self.held_back.rest();
+        Some(awaited)
     }
 
     /// Sends what waits, as far as window and buffer allow.

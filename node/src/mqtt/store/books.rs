@@ -11,7 +11,7 @@
 //!   stays done.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -42,6 +42,8 @@ pub(crate) enum Op {
     Subscribe { session: u64, filter: Box<str>, options: SubscriptionOptions, identifier: Option<u32> },
     /// A subscription ends.
     Unsubscribe { session: u64, filter: Box<str> },
+    /// The retained messages for a subscription, with numbers below `before`, are held back; none: not any more.
+    Await { session: u64, filter: Box<str>, before: Option<u64> },
     /// A delivery is queued.
     Append { session: u64, position: u64, entry: Entry },
     /// Nothing is owed for a position any more.
@@ -67,6 +69,7 @@ pub(super) enum Row {
     /// All subscriptions of a session, to be removed.
     Subscriptions(u64),
     Subscription(u64, Box<str>, Option<[u8; 5]>),
+    Awaited(u64, Box<str>, Option<u64>),
     Run(u64, u64, Option<Bytes>),
     Progress(u64, Option<Bytes>),
     Message(u64, Option<Bytes>),
@@ -97,6 +100,8 @@ pub(super) struct SessionBooks {
     /// In the file, by first position.
     pub(super) runs: VecDeque<RunBooks>,
     pub(super) progress: Progress,
+    /// Filters whose retained messages are held back.
+    pub(super) awaited: BTreeSet<Box<str>>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -158,6 +163,15 @@ impl Books {
                 rows.push(Row::Subscription(session, filter, Some(value)));
             }
             Op::Unsubscribe { session, filter } => rows.push(Row::Subscription(session, filter, None)),
+            Op::Await { session, filter, before } => {
+                let Some(books) = self.sessions.get_mut(&session) else { return };
+                if before.is_some() {
+                    books.awaited.insert(filter.clone());
+                } else if !books.awaited.remove(&filter) {
+                    return;
+                }
+                rows.push(Row::Awaited(session, filter, before));
+            }
             Op::Append { session, position, entry } => self.append(session, position, entry),
             Op::Done { session, position } => {
                 let Some(books) = self.sessions.get_mut(&session) else { return };
@@ -289,6 +303,7 @@ impl Books {
             }
             rows.push(Row::Run(session, run.first, None));
         }
+        rows.extend(books.awaited.iter().map(|filter| Row::Awaited(session, filter.clone(), None)));
         rows.push(Row::Subscriptions(session));
         rows.push(Row::Progress(session, None));
         rows.push(Row::Session(session, None));

@@ -87,6 +87,8 @@ pub(crate) struct LoadedSession {
     pub(crate) session: u64,
     pub(crate) record: Record,
     pub(crate) subscriptions: Vec<(Box<str>, SubscriptionOptions, Option<u32>)>,
+    /// Filters whose retained messages are held back, with the number that those are below; the oldest first.
+    pub(crate) awaited: Vec<(Box<str>, u64)>,
     /// What is queued, by position.
     pub(crate) entries: Vec<(u64, Entry)>,
     /// Positions between PUBREC and PUBCOMP.
@@ -364,6 +366,7 @@ fn create(database: &Database) -> Result<(), redb::Error> {
     transaction.open_table(v2::META)?.insert(v2::FORMAT.0, v2::FORMAT.1)?;
     transaction.open_table(v2::SESSIONS)?;
     transaction.open_table(v2::SUBSCRIPTIONS)?;
+    transaction.open_table(v2::AWAITED)?;
     transaction.open_table(v2::RUNS)?;
     transaction.open_table(v2::PROGRESS)?;
     transaction.open_table(v2::MESSAGES)?;
@@ -403,6 +406,11 @@ fn write_rows(transaction: &WriteTransaction, rows: &[Row]) -> Result<(), redb::
         Row::Subscriptions(session) => {
             table.retain_in((*session, "")..(*session + 1, ""), |_, _| false)?;
         }
+        _ => {}
+    });
+    each!(v2::AWAITED, Row::Awaited(..), |table, row| match row {
+        Row::Awaited(session, filter, Some(before)) => drop(table.insert((*session, &**filter), before)?),
+        Row::Awaited(session, filter, None) => drop(table.remove((*session, &**filter))?),
         _ => {}
     });
     each!(v2::RUNS, Row::Run(..), |table, row| match row {
@@ -471,6 +479,7 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
             session,
             record: v2::read_record(value).map_err(LoadError::Damaged)?,
             subscriptions: Vec::new(),
+            awaited: Vec::new(),
             entries: Vec::new(),
             released: Vec::new(),
             received: Vec::new(),
@@ -486,6 +495,14 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
         if let Some(place) = places.get(&session).and_then(|at| loaded.sessions.get_mut(*at)) {
             place.subscriptions.push((filter.into(), options, identifier));
         }
+    }
+    for row in transaction.open_table(v2::AWAITED)?.iter()? {
+        let (key, before) = row?;
+        let (session, filter) = key.value();
+        let place = places.get(&session).and_then(|at| loaded.sessions.get_mut(*at));
+        let (Some(found), Some(books)) = (place, books.sessions.get_mut(&session)) else { continue };
+        found.awaited.push((filter.into(), before.value()));
+        books.awaited.insert(filter.into());
     }
     for row in transaction.open_table(v2::PROGRESS)?.iter()? {
         let (session, value) = row?;
@@ -535,6 +552,7 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
     }
     books.sweep();
     for found in &mut loaded.sessions {
+        found.awaited.sort_unstable_by_key(|(_, before)| *before);
         let Some(books) = books.sessions.get_mut(&found.session) else { continue };
         let progress = &mut books.progress;
         let last = progress.done.iter().last().map_or(0, |range| range.end);

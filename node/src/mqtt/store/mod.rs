@@ -210,6 +210,11 @@ impl Store {
         self.next_message.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The number that the next message gets.
+    pub(crate) fn next_message(&self) -> u64 {
+        self.next_message.load(Ordering::Relaxed)
+    }
+
     /// Opens a turn.
     pub(crate) fn gate(&self) -> Gate<'_> {
         Gate { store: self, _open: self.gate.read() }

@@ -130,6 +130,10 @@ fn what_was_put_in_is_found_again() {
         store.put(Op::Subscribe { session, filter: filter.into(), options, identifier: Some(300) });
     }
     store.put(Op::Unsubscribe { session, filter: "b".into() });
+    for (filter, before) in [("c", Some(7)), ("a/#", Some(9)), ("b", Some(8)), ("b", None), ("a/#", Some(5))]
+    {
+        store.put(Op::Await { session, filter: filter.into(), before });
+    }
     let identified = Entry { via: Via::identified([1, 2_000]), retain: true, ..entry(b"first", 0) };
     let shared = entry(b"shared", store.new_message());
     let ops = [append(session, 0, &identified), append(session, 1, &shared), append(session, 3, &shared)];
@@ -143,6 +147,7 @@ fn what_was_put_in_is_found_again() {
     assert_eq!((found.session, &found.record, found.next), (session, &full, 4));
     let subscriptions: Vec<_> = found.subscriptions.iter().map(|(f, o, i)| (&**f, *o, *i)).collect();
     assert_eq!(subscriptions, [("a/#", options, Some(300)), ("c", options, Some(300))]);
+    assert_eq!(found.awaited, [("a/#".into(), 5), ("c".into(), 7)], "the oldest first");
     assert_eq!(payloads(found), [(0, b"first".to_vec()), (3, b"shared".to_vec())]);
     assert_eq!(found.entries[0].1.via.as_ref().map(|via| &via.identifiers[..]), Some(&[1, 2_000][..]));
     assert!(found.entries[0].1.retain && !found.entries[1].1.retain);
@@ -157,6 +162,24 @@ fn what_was_put_in_is_found_again() {
     store.close_and_wait();
     let (store, loaded) = open(&disk, CAPACITY).unwrap();
     assert!(loaded.sessions.is_empty());
+    store.close_and_wait();
+}
+
+#[test]
+fn what_is_held_back_goes_with_its_session() {
+    let disk = Disk::default();
+    let (store, _) = open(&disk, CAPACITY).unwrap();
+    let session = store.new_session();
+    store.put(Op::Session { session, record: Box::new(record("c")) });
+    store.put(Op::Await { session, filter: "a".into(), before: Some(1) });
+    store.close_and_wait();
+    let (store, loaded) = open(&disk, CAPACITY).unwrap();
+    assert_eq!(loaded.sessions[0].awaited.len(), 1);
+    store.put(Op::End { session });
+    store.put(Op::Session { session, record: Box::new(record("d")) });
+    store.close_and_wait();
+    let (store, loaded) = open(&disk, CAPACITY).unwrap();
+    assert!(loaded.sessions[0].awaited.is_empty());
     store.close_and_wait();
 }
 

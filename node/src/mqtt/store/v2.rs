@@ -8,6 +8,7 @@
 //! | `v2.meta` | name | `format`: 2; `life`: the last life of the node that had the file |
 //! | `v2.sessions` | session | [`Record`]: identity, client id, expiry, presence, will |
 //! | `v2.subscriptions` | session, filter | options, subscription identifier |
+//! | `v2.awaited` | session, filter | retained messages that are held back: those with numbers below this |
 //! | `v2.runs` | session, first position | consecutive queue entries: what they go through, and the message or a reference to one |
 //! | `v2.progress` | session | which positions are done, what is between PUBREC and PUBCOMP, both ways |
 //! | `v2.messages` | message | flags, message: those that several sessions have, and retained ones |
@@ -38,6 +39,7 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("v2.met
 pub(super) const SESSIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("v2.sessions");
 pub(super) const SUBSCRIPTIONS: TableDefinition<(u64, &str), &[u8]> =
     TableDefinition::new("v2.subscriptions");
+pub(super) const AWAITED: TableDefinition<(u64, &str), u64> = TableDefinition::new("v2.awaited");
 pub(super) const RUNS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("v2.runs");
 pub(super) const PROGRESS: TableDefinition<u64, &[u8]> = TableDefinition::new("v2.progress");
 pub(super) const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("v2.messages");
