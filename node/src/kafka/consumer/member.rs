@@ -277,8 +277,10 @@ fn note_committed(partitions: &[Arc<Partition>], taken: &[Commit]) {
 /// What can be committed of these partitions.
 fn uncommitted(partitions: &[Arc<Partition>], topics: &Mutex<Topics>) -> Vec<Commit> {
     let topics = topics.lock();
+    let now = Instant::now();
     let commit = |partition: &Arc<Partition>| {
-        let (offset, topic_id) = partition.uncommitted()?;
+        let again = topics.may_lose_commits(&partition.name.topic, now);
+        let (offset, topic_id) = partition.to_commit(again)?;
         let origin = topics.origin(&partition.name.topic, topic_id);
         Some(Commit { partition: partition.name.clone(), offset, origin })
     };

@@ -286,15 +286,16 @@ impl Partition {
         self.state.lock().tracker.position()
     }
 
-    /// Position to commit and the incarnation of the topic that it is about, where it is known and not committed yet.
-    pub(super) fn uncommitted(&self) -> Option<(i64, TopicId)> {
+    /// Position to commit and the incarnation of the topic that it is about, where it is known and not committed yet;
+    /// with `again` also where it is.
+    pub(super) fn to_commit(&self, again: bool) -> Option<(i64, TopicId)> {
         let state = self.state.lock();
         // Without an offset nothing was read: there is nothing to say.
         if state.next_fetch.is_none() && state.tracker.seen_to() <= 0 {
             return None;
         }
         let position = state.tracker.position();
-        (position != self.committed.load(Ordering::Acquire)).then_some((position, state.topic_id))
+        (again || position != self.committed.load(Ordering::Acquire)).then_some((position, state.topic_id))
     }
 
     /// Records out.

@@ -13,6 +13,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::TopicPartition;
 use crate::kafka::client::{ResponseError, TopicView};
@@ -22,6 +25,10 @@ pub(super) type TopicId = [u8; 16];
 
 /// Replaced ids that are remembered of one topic.
 const RETIRED_IDS: usize = 16;
+
+/// Kafka deletes a group's offsets of a deleted topic by name and in its own time, and then those of the new topic as
+/// well. For so long they are committed again and again.
+const FORGETFUL_FOR: Duration = Duration::from_mins(2);
 
 /// What the metadata of a committed offset begins with.
 const MARK: &str = "causeway/1";
@@ -98,6 +105,7 @@ struct Known {
     partitions: i32,
     preexisting: i32,
     retired: Vec<TopicId>,
+    recreated_at: Option<Instant>,
 }
 
 /// Our topics as far as they were looked at.
@@ -142,7 +150,14 @@ impl Topics {
                 known.retired.remove(0);
             }
             let retired = std::mem::take(&mut known.retired);
-            *known = Known { topic_id: view.topic_id, partitions: told, retired, ..Known::default() };
+            let recreated_at = Some(view.as_of);
+            *known = Known {
+                topic_id: view.topic_id,
+                partitions: told,
+                retired,
+                recreated_at,
+                ..Known::default()
+            };
             return Learned::Recreated;
         }
         known.missing = false;
@@ -170,6 +185,12 @@ impl Topics {
     /// The present incarnation of a topic.
     pub(super) fn topic_id(&self, topic: &str) -> TopicId {
         self.known.get(topic).map_or(NO_ID, |known| known.topic_id)
+    }
+
+    /// Whether Kafka may still delete offsets that were committed in this topic.
+    pub(super) fn may_lose_commits(&self, topic: &str, now: Instant) -> bool {
+        let recreated_at = self.known.get(topic).and_then(|known| known.recreated_at);
+        recreated_at.is_some_and(|at| now < at + FORGETFUL_FOR)
     }
 
     /// What a commit to the incarnation `topic_id` of a topic has to say.
@@ -215,8 +236,6 @@ impl Topics {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::kafka::client::PartitionView;
 
@@ -266,6 +285,8 @@ mod tests {
         assert_eq!(topics.count("t"), Some(3));
         assert_eq!(topics.learn(&view(B, 1)), Learned::Recreated);
         assert_eq!((topics.count("t"), topics.topic_id("t")), (Some(1), B));
+        let now = Instant::now();
+        assert!(topics.may_lose_commits("t", now) && !topics.may_lose_commits("t", now + FORGETFUL_FOR));
         assert_eq!(topics.learn(&view(A, 3)), Learned::Outdated);
         assert_eq!((topics.count("t"), topics.topic_id("t")), (Some(1), B));
     }

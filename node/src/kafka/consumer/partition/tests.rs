@@ -137,25 +137,25 @@ async fn a_topic_that_was_made_again_voids_what_was_read_of_the_former_one() {
     put(&partition, vec![batch(500, 2)], 502);
     keep.wait_for(2).await;
     let late = partition.wants().unwrap();
-    assert_eq!(partition.uncommitted(), None);
+    assert_eq!(partition.to_commit(false), None);
     assert!(!partition.belongs_to([1; 16]) && !partition.belongs_to([0; 16]), "the same, or none told");
     assert!(partition.belongs_to([2; 16]));
-    assert_eq!((partition.needs_offset(), partition.uncommitted()), (Some(Start::Beginning), None));
+    assert_eq!((partition.needs_offset(), partition.to_commit(false)), (Some(Start::Beginning), None));
     // What was asked of the former topic is answered, and its records are handed over: neither counts.
     assert!(!partition.expects(&late));
     partition.put(&late, vec![batch(502, 2)], vec![], 504);
     keep.finish_all();
     partition.note_committed(502, [1; 16]);
-    assert_eq!((partition.uncommitted(), partition.outstanding()), (None, 0));
+    assert_eq!((partition.to_commit(false), partition.outstanding()), (None, 0));
     partition.begin_at(0);
-    assert_eq!(partition.uncommitted(), Some((0, [2; 16])));
+    assert_eq!(partition.to_commit(false), Some((0, [2; 16])));
     put(&partition, vec![batch(0, 3)], 3);
     keep.wait_for(3).await;
     assert_eq!(keep.offsets(), [0, 1, 2]);
     keep.finish_all();
-    assert_eq!(partition.uncommitted(), Some((3, [2; 16])));
+    assert_eq!(partition.to_commit(false), Some((3, [2; 16])));
     partition.note_committed(3, [2; 16]);
-    assert_eq!(partition.uncommitted(), None);
+    assert_eq!((partition.to_commit(false), partition.to_commit(true)), (None, Some((3, [2; 16]))));
     // An answer to the same offset of the former topic would not count either.
     let now = partition.wants().unwrap();
     assert!(!partition.expects(&Want { era: late.era, ..now }));
