@@ -53,7 +53,7 @@ pub struct Message<'a> {
 pub enum Outcome {
     /// Carried on as far as the sink promises.
     Success,
-    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x90, 0x97, 0x99).
+    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x87, 0x90, 0x97, 0x99).
     Failed(ReasonCode),
 }
 
@@ -71,10 +71,25 @@ pub trait AckSink: Send + Sync {
     /// The outcome of all sequences in `ranges`, which are in the order the sink finished them.
     fn acknowledge(&self, ranges: &[SequenceRange], outcome: Outcome);
 
-    /// The number of the session that publishes, where that outlives the process.
-    fn session(&self) -> Option<u64> {
+    /// The session that publishes, where that outlives the process.
+    fn session(&self) -> Option<SessionId> {
         None
     }
+
+    /// True where the issuer of the tickets brings nothing more until some of them are complete. `standstill` names a
+    /// client that keeps one of them; it may be shown to people as long as it lives.
+    fn waits_for(&self, _standstill: &Arc<Standstill>) -> bool {
+        false
+    }
+}
+
+/// A connected client that takes nothing while others wait for it. It lives as long as that is so.
+#[derive(Debug)]
+pub struct Standstill {
+    /// Client identifier.
+    pub client_id: Box<str>,
+    /// Since when.
+    pub since: tokio::time::Instant,
 }
 
 /// The obligation to report one message's outcome.
@@ -102,17 +117,48 @@ impl Ticket {
     }
 }
 
+/// The identity of a session that outlives the process: 128 random bits, made with the session and stored with it. Never
+/// given out twice, by any node: not after a crash, nor by a node that goes on from a backup or a copy of its data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// The identity of a new session.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+/// Lives of the node: one from each start to the next. Each has a random number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lives {
+    /// The one before this, where all that is kept on disk is known to be from its end.
+    pub before: Option<u64>,
+    /// This one; never 0.
+    pub now: u64,
+}
+
 /// A QoS 2 publication from its PUBLISH to its PUBREL, for those who remember it longer than the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
-    /// Number of the session, which no other session ever gets.
-    pub session: u64,
+    /// The session that publishes.
+    pub session: SessionId,
     /// Packet identifier.
     pub identifier: u16,
 }
 
 /// Remembers marks on a disk together with the messages, so that one that is sent again after a crash is not taken again.
+///
+/// A mark stands for its publication only as long as every release of its packet identifier has been heard. So what is on the
+/// disk carries the life of the node that heard the releases, and counts for the next life alone.
 pub trait Remembers: Send + Sync {
+    /// The life in which the marks that were found at the start were kept up to date.
+    fn life(&self) -> Option<u64>;
+
+    /// Hears of all releases from now on, in the life `now`. Of the marks that were found those count that are `meant`; the
+    /// others are never believed again.
+    fn believe(&self, now: u64, meant: &dyn Fn(Mark) -> bool);
+
     /// Whether it has this one.
     fn remembers(&self, mark: Mark) -> bool;
 
@@ -120,7 +166,10 @@ pub trait Remembers: Send + Sync {
     fn forget(&self, mark: Mark, then: Arc<HandOver>);
 
     /// The session has ended.
-    fn session_ended(&self, session: u64);
+    fn session_ended(&self, session: SessionId);
+
+    /// Forgets what it found of sessions that do not exist.
+    fn keep_sessions(&self, exists: &dyn Fn(SessionId) -> bool);
 }
 
 /// A message sink's answer.
@@ -199,6 +248,11 @@ impl HandOver {
     /// A hand-over that completes `ticket`.
     pub fn new(ticket: Ticket) -> Arc<Self> {
         Arc::new(Self { ticket, fate: parking_lot::Mutex::new(Fate::Success) })
+    }
+
+    /// Receives the outcome.
+    pub(crate) fn sink(&self) -> &Arc<dyn AckSink> {
+        &self.ticket.sink
     }
 
     /// Makes the outcome a failure; the first reason stays.

@@ -1,14 +1,14 @@
 //! Which life of the node this is, so that what one life wrote is not taken for what the one before left.
 //!
-//! The file `life` in the data directory holds a random number that each start replaces. Disk buffers write it beside the QoS 2
-//! publications that they remember: those of the life before count, unless the stored sessions are gone.
+//! The file `life` in the data directory holds a random number that each start replaces. The stored sessions and the disk buffers
+//! carry the number of the life that used them last: only what was used by the life before this one is known to be up to date, and
+//! a file that was left out, put back from a backup or brought from elsewhere is not. Without the file nothing is.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::kafka::buffer::Lives;
-use crate::mqtt::SESSION_FILE;
+use crate::flow::Lives;
 
 /// Name of the file.
 const FILE: &str = "life";
@@ -20,15 +20,14 @@ const FILE: &str = "life";
 pub(crate) fn begin(data_dir: &Path) -> io::Result<Lives> {
     let path = data_dir.join(FILE);
     let before = fs::read_to_string(&path).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    let now = rand::random();
+    let now = rand::random_range(1..=u64::MAX);
     let new = data_dir.join(format!("{FILE}.new"));
     let mut file = fs::File::create(&new)?;
     writeln!(file, "{now:016x}")?;
     file.sync_all()?;
     fs::rename(&new, &path)?;
     fs::File::open(data_dir)?.sync_all()?;
-    let sessions_are_there = data_dir.join(SESSION_FILE).exists();
-    Ok(Lives { before: before.filter(|_| sessions_are_there), now })
+    Ok(Lives { before, now })
 }
 
 #[cfg(test)]
@@ -36,14 +35,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_knows_the_one_before_unless_the_sessions_are_gone() {
+    fn a_life_knows_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
         let first = begin(folder.path()).unwrap();
         assert_eq!(first.before, None);
-        fs::write(folder.path().join(SESSION_FILE), "").unwrap();
         let second = begin(folder.path()).unwrap();
         assert_eq!(second.before, Some(first.now));
-        fs::remove_file(folder.path().join(SESSION_FILE)).unwrap();
+        assert!(![0, first.now].contains(&second.now));
+        fs::remove_file(folder.path().join(FILE)).unwrap();
         assert_eq!(begin(folder.path()).unwrap().before, None);
     }
 }

@@ -99,7 +99,7 @@ pub struct Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// An empty mailbox with a receiver attached.
+    /// An empty mailbox without a receiver: who drains it attaches first ([`Self::set_attached`]).
     pub fn new(capacity: Capacity) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -108,7 +108,7 @@ impl<T> Mailbox<T> {
                 capacity,
                 sleeper: None,
                 room: None,
-                attached: true,
+                attached: false,
                 closed: false,
             }),
         }
@@ -207,6 +207,12 @@ impl<T> Mailbox<T> {
     /// Notified once when at least half of the capacity is free again, or the mailbox closes.
     pub fn room(&self) -> Room {
         self.lock().room()
+    }
+
+    /// Notifies those who wait for room, although there is none: what they put in is treated differently now.
+    pub fn ask_again(&self) {
+        let room = self.inner.lock().room.take();
+        notify(room);
     }
 
     /// Says whether a receiver listens: senders may see it and behave differently. A mailbox without

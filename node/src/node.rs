@@ -1,6 +1,7 @@
 //! One node: the parts put together, started in the order in which nothing is lost, and stopped in the
 //! reverse of it.
 //!
+//! * Stored sessions are read before a bridge opens its disk buffer: they say whether what it remembers of them is still meant.
 //! * Producer bridges are registered before a listener opens: no publication finds them missing.
 //! * Listeners are open before a consumer bridge fetches its first record: no record is published to
 //!   nobody because its subscribers could not connect yet.
@@ -19,9 +20,10 @@ use crate::bridge::admin::NodeAdmin;
 use crate::bridge::overlay::Overlay;
 use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;
+use crate::flow::Lives;
 use crate::kafka::producer::NodeMemory;
 use crate::life;
-use crate::mqtt::{self, Front, FrontHandle, Listener, Router};
+use crate::mqtt::{self, Front, FrontHandle, Listener, Router, StoredSessions};
 use crate::sysmon;
 
 /// How long bridges may take to finish what they hold when the node stops.
@@ -81,13 +83,17 @@ impl Node {
         let sysmon = &config.sysmon.os;
         let (watermark, interval) = (sysmon.sysmem_high_watermark, sysmon.mem_check_interval);
         tokio::spawn(sysmon::watch(memory.clone(), watermark, interval, sysmon::memory_use));
+        let lives = life::begin(&config.node.data_dir)
+            .map_err(|source| Error::DataDir { path: config.node.data_dir.clone(), source })?;
+        let sessions = StoredSessions::read(options.session_store.as_deref(), Some(lives), &router).await?;
+        // What bridges remember of sessions is worth as much as the sessions.
+        let before = lives.before.filter(|_| sessions.continue_the_last_run());
         let surroundings = Surroundings {
             router: router.clone(),
             clients: Arc::default(),
             node: config.node.name.as_str().into(),
             data_dir: config.node.data_dir.as_path().into(),
-            lives: life::begin(&config.node.data_dir)
-                .map_err(|source| Error::DataDir { path: config.node.data_dir.clone(), source })?,
+            lives: Lives { before, ..lives },
             memory: memory.clone(),
             drain: DRAIN,
         };
@@ -99,7 +105,7 @@ impl Node {
         for (id, definition) in producers {
             let _ = bridges.put(&id.name, definition).await;
         }
-        let front = Front::start(options, router).await?;
+        let front = Front::start_with(options, router, sessions).await?;
         for (id, definition) in consumers {
             let _ = bridges.put(&id.name, definition).await;
         }

@@ -371,7 +371,7 @@ async fn bridges_of(overlay: Overlay, wanted: BTreeMap<BridgeId, Definition>) ->
         clients: Arc::default(),
         node: "n1".into(),
         data_dir: data_dir.path().into(),
-        lives: causeway::kafka::buffer::Lives::default(),
+        lives: causeway::flow::Lives::default(),
         memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
         drain: Duration::from_secs(1),
     };

@@ -7,6 +7,7 @@ mod bridge_support;
 use std::time::Duration;
 
 use bridge_support::*;
+use causeway::bridge::service::Status;
 use causeway::dev_kafka::{ApiKey, DevKafka, Match, TopicSpec};
 use causeway::flow::Outcome;
 use causeway_protocol::kafka::batch::batches;
@@ -320,4 +321,40 @@ async fn without_acks_a_batch_is_a_success_once_it_is_sent() {
     assert_eq!((ledger.matched, ledger.success, ledger.failed), (sent, sent, 0));
     node.stop().await;
     kafka.stop().await;
+}
+
+/// P25. That Kafka refuses everything shows all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_acks_connections_that_kafka_closes_over_batches_show() {
+    let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
+    let node =
+        Node::start(&kafka.bootstrap(), &format!("{RAW}, required_acks = none, reconnect_delay = 50ms"))
+            .await;
+    node.connected().await;
+    kafka.faults().error(Match::api(ApiKey::Produce), 29, 1000);
+    let closing = |reason: &str| reason.contains("closes the connection over a batch");
+    until_async(async || {
+        assert_eq!(node.publish("t/1", b"refused").await, Outcome::Success);
+        matches!(node.row().status, Status::Disconnected(reason) if closing(&reason))
+    })
+    .await;
+    kafka.faults().clear();
+    until_async(async || {
+        assert_eq!(node.publish("t/1", b"taken").await, Outcome::Success);
+        node.row().status == Status::Connected
+    })
+    .await;
+    assert!(values(&kafka).contains(&"taken".to_owned()));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// Does it again and again, until it is met.
+async fn until_async(mut met: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !met().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.expect("it comes");
 }

@@ -7,6 +7,7 @@ mod bridge_support;
 use std::time::{Duration, Instant};
 
 use bridge_support::*;
+use causeway::bridge::service::Status;
 use causeway::dev_kafka::{ApiKey, Match, TopicSpec};
 use causeway::flow::Outcome;
 use causeway::kafka::buffer::disk::Directory;
@@ -139,6 +140,119 @@ async fn a_record_that_is_too_large_is_a_dead_letter_and_its_neighbours_pass() {
     let ledger = node.ledger();
     assert_eq!((ledger.matched, ledger.success, ledger.failed), (3, 2, 1));
     assert_eq!((ledger.dead_lettered, ledger.dead_letters_lost), (1, 0));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+const INVALID_TIMESTAMP: i16 = 32;
+
+/// P4, P13
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_refused_for_its_timestamp_reaches_the_dead_letter_topic() {
+    let kafka = kafka(&[TopicSpec::new("in", 1), TopicSpec::new("dead", 1)]).await;
+    let settings = r#"topic = in, dead_letter_topic = dead, message { value = "${payload}", timestamp = "${payload.at}" }"#;
+    let node = Node::start(&kafka.bootstrap(), settings).await;
+    let now = now_ms();
+    let at = |at: i64| format!(r#"{{"at": {at}}}"#).into_bytes();
+    let refused = Outcome::Failed(ReasonCode::PayloadFormatInvalid);
+    // In microseconds; by a clock that is two hours ahead.
+    let far = [now * 1000, now + 2 * 3_600_000];
+    assert_eq!(node.publish("t/1", &at(now)).await, Outcome::Success);
+    for far in far {
+        assert_eq!(node.publish("t/1", &at(far)).await, refused);
+    }
+    // Kafka does not take the time of this node, either.
+    kafka.faults().error(Match::api(ApiKey::Produce).topic("dead"), INVALID_TIMESTAMP, 1);
+    assert_eq!(node.publish("t/1", &at(far[0])).await, refused);
+    let dead = read(&kafka, "dead", 1);
+    assert_eq!((read(&kafka, "in", 1).len(), dead.len()), (1, 3));
+    for (dead, wanted) in dead.iter().zip([far[0], far[1], far[0]]) {
+        assert_eq!(dead.header("dead_letter.timestamp"), Some(wanted.to_string().as_str()));
+        assert_eq!(dead.header("dead_letter.error_code"), Some("32"));
+        assert_eq!(dead.value.as_deref().unwrap().as_bytes(), at(wanted));
+    }
+    assert!(dead[..2].iter().all(|dead| (now..now + 600_000).contains(&dead.timestamp)), "{dead:?}");
+    assert_eq!(dead[2].timestamp, -1);
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed), (4, 1, 3));
+    assert_eq!((ledger.dead_lettered, ledger.dead_letters_lost), (3, 0));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// P13. Whatever Kafka refuses a record for, the dead letter may meet the same fate: it is counted, and the publisher hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_refused_as_its_record_was_is_counted_as_lost() {
+    let kafka = kafka(&[TopicSpec::new("in", 1), TopicSpec::new("dead", 1)]).await;
+    let settings = "topic = in, dead_letter_topic = dead, message.timestamp = 123";
+    let node = Node::start(&kafka.bootstrap(), settings).await;
+    node.connected().await;
+    let mut lost = 0;
+    // Every code by which a record is given up for good.
+    for code in [2, 10, 17, 18, 21, 32, 42, 43, 44, 76, 87] {
+        kafka.faults().error(Match::api(ApiKey::Produce), code, 1000);
+        let outcome = node.publish("t/1", b"v").await;
+        kafka.faults().clear();
+        assert!(matches!(outcome, Outcome::Failed(_)), "code {code}");
+        lost += 1;
+        let ledger = node.ledger();
+        assert_eq!(
+            (ledger.failed, ledger.dead_letters_lost, ledger.dead_lettered),
+            (lost, lost, 0),
+            "code {code}"
+        );
+    }
+    assert_eq!((read(&kafka, "in", 1).len(), read(&kafka, "dead", 1).len()), (0, 0));
+    node.stop().await;
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_of_arrival_that_kafka_does_not_take_is_held_and_the_status_speaks_of_clocks() {
+    let kafka = kafka(&[TopicSpec::new("in", 1), TopicSpec::new("dead", 1)]).await;
+    for timestamp in ["", "message.timestamp = \"${payload.at}\""] {
+        let node =
+            Node::start(&kafka.bootstrap(), &format!("topic = in, dead_letter_topic = dead\n{timestamp}"))
+                .await;
+        node.connected().await;
+        kafka.faults().error(Match::api(ApiKey::Produce).topic("in"), INVALID_TIMESTAMP, 1000);
+        node.received_at.store(now_ms(), std::sync::atomic::Ordering::Relaxed);
+        let held = [node.begin("t/1", b"a").await, node.begin("t/1", b"b").await];
+        until("the clock is named", || {
+            matches!(node.row().status, Status::Disconnected(reason) if reason.contains("clock of this node"))
+        })
+        .await;
+        assert_eq!(held.map(|publication| node.told(publication)), [None; 2]);
+        let ledger = node.ledger();
+        assert_eq!((ledger.failed, ledger.dead_lettered, ledger.queuing + ledger.inflight), (0, 0, 2));
+        // The clocks agree again.
+        kafka.faults().clear();
+        for publication in held {
+            assert_eq!(node.outcome(publication).await, Outcome::Success);
+        }
+        node.connected().await;
+        node.stop().await;
+    }
+    assert_eq!((read(&kafka, "in", 1).len(), read(&kafka, "dead", 1).len()), (4, 0));
+    kafka.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_whose_records_are_all_refused_is_not_connected() {
+    let small = TopicSpec::new("in", 1).config("max.message.bytes", "300");
+    let kafka = kafka(&[small]).await;
+    let node = Node::start(&kafka.bootstrap(), r#"topic = in, message.value = "${payload}""#).await;
+    node.connected().await;
+    for _ in 0..3 {
+        assert_eq!(node.publish("t/1", &[b'x'; 400]).await, Outcome::Failed(ReasonCode::QuotaExceeded));
+    }
+    until(
+        "all are refused",
+        || matches!(node.row().status, Status::Disconnected(reason) if reason.contains("refused")),
+    )
+    .await;
+    assert_eq!(node.publish("t/1", b"small").await, Outcome::Success);
+    node.connected().await;
     node.stop().await;
     kafka.stop().await;
 }

@@ -90,6 +90,88 @@ async fn a_topic_that_kafka_does_not_know_is_looked_for_twice_and_then_not_for_a
     kafka.stop().await;
 }
 
+/// P17, with access control: Kafka tells that we may not write to a topic with the metadata, or, where we may see it, with the answer to a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_we_may_not_write_to_is_asked_for_twice_and_then_not_for_a_while() {
+    const FORBIDDEN: i16 = 29;
+    let kafka =
+        kafka(&[TopicSpec::new("pct1", 1), TopicSpec::new("pct2", 1), TopicSpec::new("dead", 1)]).await;
+    let node = Node::start(&kafka.bootstrap(), &format!("{SETTINGS}, dead_letter_topic = dead")).await;
+    node.connected().await;
+    let forbidden = Outcome::Failed(ReasonCode::NotAuthorized);
+    for (api, topic) in [(ApiKey::Metadata, 9), (ApiKey::Produce, 2)] {
+        // One answer alone is not believed.
+        kafka.faults().error(Match::api(api).topic("pct1"), FORBIDDEN, 1);
+        assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+        let name = format!("pct{topic}");
+        kafka.faults().error(Match::api(api).topic(&name), FORBIDDEN, 1000);
+        let waiting =
+            [node.begin("t/1", &message(topic, 1, 1)).await, node.begin("t/1", &message(topic, 2, 2)).await];
+        for publication in waiting {
+            assert_eq!(node.outcome(publication).await, forbidden, "{name}");
+        }
+        // It is not asked for again, and the others go on.
+        kafka.faults().clear();
+        assert_eq!(node.publish("t/1", &message(topic, 1, 3)).await, forbidden, "{name}");
+        assert_eq!(node.publish("t/1", &message(1, 1, 4)).await, Outcome::Success);
+    }
+    let all = |ledger: causeway::bridge::ledger::Ledger| ledger.dead_lettered + ledger.dead_letters_lost >= 6;
+    tokio::time::timeout(LONG, async {
+        while !all(node.ledger()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{:?} {:?}", node.ledger(), read(&kafka, "dead", 1)));
+    assert_eq!(node.ledger().dead_lettered, 6, "{:?} {:?}", node.ledger(), read(&kafka, "dead", 1));
+    let dead = read(&kafka, "dead", 1);
+    let reasons = dead.iter().map(|dead| dead.header("dead_letter.reason").unwrap());
+    assert!(reasons.into_iter().all(|reason| reason.contains("not authorized")), "{dead:?}");
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed), (10, 4, 6));
+    assert_eq!(node.row().status, Status::Connected);
+    node.stop().await;
+    kafka.stop().await;
+}
+
+/// W15
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_are_of_no_use_or_wait_take_no_place_of_others() {
+    const LEADER_NOT_AVAILABLE: i16 = 5;
+    let specs: Vec<_> = (1..=4).map(|topic| TopicSpec::new(format!("pct{topic}"), 1)).collect();
+    let kafka = kafka(&specs).await;
+    let settings = format!("{SETTINGS}, dynamic_topics {{ max_topics = 2 }}");
+    let node = Node::start(&kafka.bootstrap(), &settings).await;
+    node.connected().await;
+    // Names that nobody waits for.
+    for topic in [8, 9] {
+        kafka.faults().error(Match::api(ApiKey::Metadata).topic(format!("pct{topic}")), 29, 1000);
+        node.publish_unacknowledged("t/1", &message(topic, 1, 1)).await;
+    }
+    assert_eq!(node.publish("t/1", &message(1, 1, 1)).await, Outcome::Success);
+    until("both names fail", || node.ledger().failed == 2).await;
+    // As many as there are places, each with a record that waits.
+    for topic in [2, 3] {
+        kafka.faults().error(
+            Match::api(ApiKey::Metadata).topic(format!("pct{topic}")),
+            LEADER_NOT_AVAILABLE,
+            1000,
+        );
+    }
+    let waiting = [node.begin("t/1", &message(2, 1, 1)).await, node.begin("t/1", &message(3, 1, 1)).await];
+    assert_eq!(node.publish("t/1", &message(4, 1, 1)).await, Outcome::Success);
+    assert_eq!(node.publish("t/1", &message(1, 1, 2)).await, Outcome::Success);
+    assert_eq!(waiting.map(|publication| node.told(publication)), [None; 2]);
+    kafka.faults().clear();
+    for publication in waiting {
+        assert_eq!(node.outcome(publication).await, Outcome::Success);
+    }
+    let ledger = node.ledger();
+    assert_eq!((ledger.matched, ledger.success, ledger.failed), (7, 5, 2));
+    node.stop().await;
+    kafka.stop().await;
+}
+
 /// W16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_fails_what_it_holds() {

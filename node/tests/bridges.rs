@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod mqtt_front;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,10 @@ use causeway::bridge::service::{BridgeId, Bridges, Definition, Error, Kind, Row,
 use causeway::config::{parse_consumer_bridge, parse_producer_bridge};
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::{Accepted, Message, MessageSink, Outcome, Room, SequenceRange, Ticket, WakeList};
+use causeway::mailbox::Capacity;
 use causeway::mqtt::{RetainedLimits, Router};
+use causeway_protocol::mqtt::{AckKind, Connect, QoS, Version};
+use mqtt_front::{Client, Seen, broker_with, connect};
 use parking_lot::Mutex;
 use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::ClientBuilder;
@@ -108,7 +113,7 @@ async fn bridges(router: &Arc<Router>) -> Bridges {
         clients: Arc::default(),
         node: "n1".into(),
         data_dir: std::env::temp_dir().into(),
-        lives: causeway::kafka::buffer::Lives::default(),
+        lives: causeway::flow::Lives::default(),
         memory: causeway::kafka::producer::NodeMemory::new(usize::MAX),
         drain: Duration::from_secs(2),
     })
@@ -326,4 +331,33 @@ async fn a_producer_bridge_is_disabled_enabled_restarted_and_removed() {
 
 fn committed(kafka: &DevKafka) -> Option<i64> {
     kafka.committed_offset("causeway-kafka-consumer-back", "out", 0).map(|committed| committed.offset)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_names_the_client_that_it_waits_for() {
+    let kafka = kafka().await;
+    let broker = broker_with(|options| {
+        options.slow_subscriber_timeout = None;
+        options.session_queue = Capacity { bytes: 1 << 20, items: 2 };
+    })
+    .await;
+    let mut slow = Client::open(broker.address, Version::V5).await;
+    slow.connect(&Connect { receive_maximum: 1, ..connect(Version::V5, "slow one") }).await;
+    slow.subscribe("back/#", QoS::AtLeastOnce).await;
+    let bridges = bridges(&broker.router).await;
+    bridges.put("back", consumer(&kafka, "back/x")).await.unwrap();
+    produce(&kafka, &["0", "1", "2", "3", "4", "5", "6", "7"]).await;
+    let names =
+        |row: Row| row.waits.is_some_and(|waits| waits.starts_with("waits for client \"slow one\", "));
+    until("its row names the client", || names(back(&bridges))).await;
+    assert_eq!(back(&bridges).status, Status::Connected);
+    for number in 0..8 {
+        let Seen::Publish { payload, identifier, .. } = slow.next().await else { panic!("a delivery") };
+        assert_eq!(payload, number.to_string().into_bytes());
+        slow.ack(AckKind::PubAck, identifier).await;
+    }
+    until("it waits no longer", || back(&bridges).waits.is_none()).await;
+    until("the books say so", || back(&bridges).ledger.success == 8).await;
+    bridges.stop_all(Kind::Consumer).await.unwrap();
+    kafka.stop().await;
 }

@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "kafka_consumer/beginnings.rs"]
+mod beginnings;
 #[path = "kafka_consumer/harness.rs"]
 mod harness;
+#[path = "kafka_consumer/membership.rs"]
+mod membership;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +161,7 @@ async fn two_members_share_the_partitions_and_nothing_is_missed_when_one_comes_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_static_member_restarts_without_a_rebalance_and_a_second_one_is_told() {
+async fn a_static_member_restarts_without_a_rebalance() {
     let kafka = Kafka::start(1).await;
     let topic = kafka.topic("static", 4).await;
     let named = |name: &str| {
@@ -183,16 +187,7 @@ async fn a_static_member_restarts_without_a_rebalance_and_a_second_one_is_told()
     assert_eq!((names(one.partitions()), names(two.partitions())), (before_one, before_two));
     assert!(!statuses.has_changed().unwrap(), "the other member noticed: {:?}", one.status());
 
-    // A second process with the same name takes over; the first says so and does not fight.
-    let usurper = start(named("two")).await.unwrap();
-    at_last(|| usurper.partitions().len() == 2).await;
-    eventually(
-        || matches!(two.status(), ConsumerStatus::Disconnected { reason } if reason.contains("two")),
-        || format!("{:?}", two.status()),
-    )
-    .await;
-    assert_eq!(usurper.status(), ConsumerStatus::Connected);
-    for member in [one, two, usurper] {
+    for member in [one, two] {
         member.stop(Leave::Final).await;
     }
 }

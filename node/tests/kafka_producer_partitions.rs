@@ -14,6 +14,7 @@ use causeway::kafka::client::RawRequest;
 use causeway::kafka::producer::{
     DeadLetters, Dispatchers, Partitioner, TopicProducer, TopicProducerHandle, TopicProducerOptions,
 };
+use causeway_protocol::kafka::batch::Record;
 use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -174,4 +175,69 @@ async fn records_for_a_partition_that_is_gone_fail_where_their_key_binds_them_an
         publisher.publish(&producer, "again", "v").await;
         assert_eq!(publisher.outcomes().await[&31], Outcome::Success);
     }
+}
+
+/// P24. A broker whose own metadata is not complete is no reason to give anything up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitions_that_metadata_lacks_for_a_while_keep_what_they_hold() {
+    for partitioner in [Partitioner::Murmur2, Partitioner::Random] {
+        let kafka = kafka(1, 3).await;
+        let producer = start(&kafka, quick_refresh(partitioner));
+        let publisher = Arc::new(Publisher::default());
+        until_partitions(&producer, 3).await;
+        // What waits meanwhile: the leaders are said to be others.
+        kafka.faults().error(Match::api(ApiKey::Produce), 6, 3);
+        kafka.faults().hide(Match::api(ApiKey::Metadata).partition(2), 5);
+        for key in 0..30 {
+            publisher.publish(&producer, &key.to_string(), "0").await;
+        }
+        publisher.all_succeed().await;
+        tokio::time::timeout(LONG, async {
+            while kafka.faults().pending() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("all answers that lack a partition");
+        assert_eq!(producer.partitions().len(), 3);
+        for key in 0..30 {
+            publisher.publish(&producer, &key.to_string(), "1").await;
+        }
+        publisher.all_succeed().await;
+        if partitioner.is_keyed() {
+            judge(&kafka, 3, 30, 2);
+        }
+        assert_eq!((0..3).map(|partition| read(&kafka, partition).len()).sum::<usize>(), 60);
+        assert_books(&producer, 60, 60);
+    }
+}
+
+/// P24
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn records_without_a_key_outlast_their_partition() {
+    let kafka = kafka(1, 3).await;
+    let producer = start(&kafka, quick_refresh(Partitioner::Murmur2));
+    let publisher = Arc::new(Publisher::default());
+    until_partitions(&producer, 3).await;
+    kafka.delete_topic(TOPIC).unwrap();
+    // Some are under way, the others wait; without a key they go to one partition after another.
+    for number in 0..60 {
+        let keyed = number % 2 == 0;
+        let (key, value) = (number.to_string(), number.to_string());
+        let record = Record { key: keyed.then_some(key.as_bytes()), ..record("", &value) };
+        publisher.publish_record(&producer, &record).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    kafka.create_topic(&TopicSpec::new(TOPIC, 1)).unwrap();
+    let outcomes = publisher.outcomes().await;
+    let binds = |number: u64| {
+        number.is_multiple_of(2) && KeyHash::Murmur2.partition(number.to_string().as_bytes(), 3) != Some(0)
+    };
+    for (number, outcome) in &outcomes {
+        assert_eq!(*outcome == Outcome::Success, !binds(*number), "{number}");
+    }
+    let failed = (0..60).filter(|number| binds(*number)).count();
+    assert_eq!(read(&kafka, 0).len(), 60 - failed);
+    let ledger = producer.ledger();
+    assert_eq!((ledger.matched, ledger.failed, ledger.imbalance()), (60, failed as u64, 0));
 }

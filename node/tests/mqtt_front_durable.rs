@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod mqtt_front;
+mod qos2_memory;
 
 use std::{
     sync::{Arc, atomic::Ordering},

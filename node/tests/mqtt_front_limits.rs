@@ -1,6 +1,8 @@
 //! What happens when something is full: a session's queue, the memory of the device side.
 
 mod mqtt_front;
+#[path = "mqtt_front_limits/standstill.rs"]
+mod standstill;
 
 use std::time::Duration;
 

@@ -148,7 +148,7 @@ impl Node {
     pub fn start_again(&mut self) -> Result<()> {
         self.process = None;
         let file = self.directory.path().join("causeway.conf");
-        let data = self.data.clone().unwrap_or_else(|| self.directory.path().join("data"));
+        let data = self.data();
         let text = format!(
             "node {{ name = \"{}\", data_dir = \"{}\" }}\n\
              listeners.tcp.default {{ bind = \"{}\" }}\n\
@@ -179,6 +179,11 @@ impl Node {
     /// Changes the configuration that the next start takes.
     pub fn configure(&mut self, bridges: &str) {
         bridges.clone_into(&mut self.bridges);
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// Where MQTT clients connect, `127.0.0.1:PORT`.

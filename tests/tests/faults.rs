@@ -16,7 +16,8 @@ fn judge(place: &Where, time: Duration) -> Result<()> {
     let seed = std::env::var("CAUSEWAY_SEED")
         .ok()
         .map_or(Ok(rand::random_range(0..1_000_000_000)), |seed| seed.parse())?;
-    let report = run(&Options { time, seed, episodes: None, place: place.clone(), buffer: None })?;
+    let report =
+        run(&Options { time, seed, episodes: None, place: place.clone(), buffer: None, kinds: None })?;
     say(&format!("judge on Kafka {place}, from seed {seed}: {} episodes, {report}", report.episodes));
     Ok(())
 }

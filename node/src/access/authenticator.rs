@@ -51,6 +51,15 @@ impl Access {
         !self.authenticator.backends.is_empty()
     }
 
+    /// Whether a user name may be a token.
+    pub(crate) fn has_tokens_for_usernames(&self) -> bool {
+        let takes = |backend: &Backend| match backend {
+            Backend::Jwt(jwt) => jwt.options().field == Field::Username,
+            _ => false,
+        };
+        self.authenticator.backends.iter().any(takes)
+    }
+
     /// Decides about a CONNECT without an authentication method.
     pub fn authenticate(self: &Arc<Self>, credentials: &Credentials<'_>) -> Answer {
         let Credentials { username, password, certificate, listener, .. } = *credentials;

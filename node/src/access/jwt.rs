@@ -219,6 +219,30 @@ impl KeySource {
     }
 }
 
+/// The text that a claim must be, for one client. One walk: what a client calls itself is never looked at for
+/// placeholders. `None` where a user name is wanted and there is none.
+fn expand(wanted: &str, client_id: &str, username: Option<&str>) -> Option<String> {
+    const CLIENT_ID: &str = "${clientid}";
+    const USERNAME: &str = "${username}";
+    let mut text = String::with_capacity(wanted.len() + client_id.len());
+    let mut rest = wanted;
+    while let Some((before, placeholder)) = rest.find("${").and_then(|at| rest.split_at_checked(at)) {
+        text.push_str(before);
+        rest = if let Some(behind) = placeholder.strip_prefix(CLIENT_ID) {
+            text.push_str(client_id);
+            behind
+        } else if let Some(behind) = placeholder.strip_prefix(USERNAME) {
+            text.push_str(username?);
+            behind
+        } else {
+            text.push_str("${");
+            placeholder.strip_prefix("${")?
+        };
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
 impl Jwt {
     pub(super) fn new(options: JwtOptions) -> Result<Self, String> {
         let keys = ArcSwap::from_pointee(options.keys.load()?);
@@ -273,12 +297,7 @@ impl Jwt {
         }
         for (name, wanted) in &self.options.verify_claims {
             let wrong = || Refused::Claim(name.clone());
-            let wanted = wanted.replace("${clientid}", client_id);
-            let wanted = if wanted.contains("${username}") {
-                wanted.replace("${username}", username.ok_or_else(wrong)?)
-            } else {
-                wanted
-            };
+            let wanted = expand(wanted, client_id, username).ok_or_else(wrong)?;
             let is = |value: &Value| match value {
                 Value::String(text) => *text == wanted,
                 Value::Number(number) => number.to_string() == wanted,

@@ -215,6 +215,30 @@ fn claims_are_compared_with_the_client() {
     }
 }
 
+/// A client id or user name that looks like a placeholder is a name like any other.
+#[test]
+fn what_a_client_calls_itself_is_not_expanded_again() {
+    let judged = |wanted: &str, claim: &str, client_id: &str, username: Option<&str>| {
+        let verify_claims = vec![("device".to_owned(), wanted.to_owned())];
+        let jwt = Jwt::new(JwtOptions { verify_claims, ..options(secret()) }).unwrap();
+        let token = hmac(Algorithm::HS256, &json!({ "device": claim }));
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        jwt.judge(&jwt.verify(&token).unwrap(), client_id, username, now).is_ok()
+    };
+    for placeholder in ["${username}", "${clientid}"] {
+        assert!(!judged("${clientid}", "ann", placeholder, Some("ann")), "{placeholder}");
+        assert!(!judged("${username}", "c1", "c1", Some(placeholder)), "{placeholder}");
+        assert!(judged("${clientid}", placeholder, placeholder, Some("ann")));
+        assert!(judged("${username}", placeholder, "c1", Some(placeholder)));
+    }
+    // Nor across the seam of two of them.
+    assert!(!judged("${clientid}${username}", "annann", "${user", Some("name}")));
+    assert!(judged("${clientid}${username}", "${username}", "${user", Some("name}")));
+    assert!(judged("x-${clientid}-${username}-${clientid}", "x-c1-ann-c1", "c1", Some("ann")));
+    assert!(judged("${other}${", "${other}${", "c1", None), "not a placeholder: taken as it stands");
+    assert!(!judged("${clientid}${username}", "c1", "c1", None));
+}
+
 #[test]
 fn a_key_set_is_chosen_from_by_key_id_and_read_again() {
     let entry = |id: &str, secret: &[u8]| json!({ "kty": "oct", "kid": id, "alg": "HS256", "k": BASE64_URL_SAFE_NO_PAD.encode(secret) });

@@ -4,13 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::link::{Link, LinkError, Patience};
 use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo, Request};
 use super::v1_access::{AccessAnswer, AccessRequest};
 use super::v1_bridges::{BridgeAnswer, BridgeRequest};
+use crate::dial;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(5);
@@ -71,10 +70,11 @@ impl AdminClient {
     /// [`ClientError::Connect`].
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { address: address.into(), source };
-        let stream = timeout(CONNECT, TcpStream::connect(address))
-            .await
-            .map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut)))?
-            .map_err(failed)?;
+        let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "write HOST:PORT");
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| failed(wrong()))?;
+        let port = port.parse().map_err(|_| failed(wrong()))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let stream = dial::connect(host, port, CONNECT).await.map_err(failed)?;
         Ok(Self { link: Link::new(stream, v1::answers(), v1::requests()), address: address.into() })
     }
 

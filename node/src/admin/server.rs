@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::link::{Link, LinkError, Patience};
 use super::service::AdminService;
 use super::v1::{self, AdminError, Answer, Request};
+use crate::throttle::Doublings;
 
 /// Limits of the admin link.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +54,7 @@ impl Default for AdminOptions {
 
 /// Refusals at one time; what comes beyond them is closed without a word.
 const MAX_REFUSALS: usize = 8;
-/// After an `accept` that failed for want of a file handle: an immediate retry would spin.
+/// After an `accept` that failed for want of a file descriptor, and no reserve was left: an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the admin link cannot be opened.
@@ -72,6 +73,39 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// A file descriptor that nothing needs, given up when there is no other one: who looks after a node that has none left
+/// gets in, and one at a time is enough for that.
+struct Reserve(Option<std::fs::File>);
+
+impl Reserve {
+    fn take() -> Self {
+        Self(std::fs::File::open("/dev/null").ok())
+    }
+
+    /// Accepts once more with the descriptor in reserve, where that is what was wanting. The reserve is taken again as soon as
+    /// there is a descriptor for it.
+    async fn accept(&mut self, listener: &TcpListener, error: io::Error) -> io::Result<TcpStream> {
+        // EMFILE, ENFILE: of the process, of the machine.
+        if !matches!(error.raw_os_error(), Some(24 | 23)) || self.0.take().is_none() {
+            return Err(error);
+        }
+        // Somebody waits: that is what failed.
+        let accepted = timeout(ACCEPT_PAUSE, listener.accept()).await;
+        match accepted {
+            Ok(Ok((stream, _))) => Ok(stream),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Fills the reserve.
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            *self = Self::take();
+        }
+    }
 }
 
 /// Starts the admin link of a node.
@@ -146,17 +180,26 @@ async fn accept(listener: TcpListener, desk: Desk, mut stopped: watch::Receiver<
     let places = Arc::new(Semaphore::new(desk.options.max_connections));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut connections = JoinSet::new();
+    let mut reserve = Reserve::take();
+    let failures = Doublings::default();
     loop {
+        reserve.fill();
         let accepted = tokio::select! {
             // Nothing is ever sent: the sender's end is the signal.
             _ = stopped.changed() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
+        let accepted = match accepted {
+            Ok((stream, _)) => Ok(stream),
+            Err(error) => reserve.accept(&listener, error).await,
+        };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
-                warn!(%error, "the admin link cannot accept a connection");
+                if let Some(times) = failures.count() {
+                    warn!(%error, times, "the admin link cannot accept a connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -281,5 +324,32 @@ impl Desk {
             Ok(Err(error)) => Err(AdminError::failed(format_args!("the operation ended badly: {error}"))),
             Err(_) => Err(AdminError::Timeout { seconds: self.options.operation.as_secs() }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reserve_lets_one_in_when_there_is_no_file_descriptor_and_is_filled_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut reserve = Reserve::take();
+        let none_left = |code| io::Error::from_raw_os_error(code);
+        for code in [24, 23] {
+            let waits = TcpStream::connect(address).await.unwrap();
+            let stream = reserve.accept(&listener, none_left(code)).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), waits.local_addr().unwrap());
+            assert!(reserve.0.is_none());
+            // As long as it is used up nobody is let in by it.
+            let error = reserve.accept(&listener, none_left(code)).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(code));
+            reserve.fill();
+            assert!(reserve.0.is_some());
+        }
+        // Nor for another reason.
+        let error = reserve.accept(&listener, io::ErrorKind::ConnectionAborted.into()).await.unwrap_err();
+        assert!(error.kind() == io::ErrorKind::ConnectionAborted && reserve.0.is_some());
     }
 }

@@ -219,7 +219,7 @@ async fn access(access: &Access, request: AccessRequest) -> Result<AccessAnswer,
 
 pub(super) fn info(row: &Row) -> BridgeInfo {
     let (status, reason) = match &row.status {
-        Status::Connected => (BridgeStatus::Connected, None),
+        Status::Connected => (BridgeStatus::Connected, row.waits.clone()),
         Status::Connecting(reason) => (BridgeStatus::Connecting, Some(reason.clone())),
         Status::Disconnected(reason) => (BridgeStatus::Disconnected, Some(reason.clone())),
         Status::Stopped if row.ledger.queuing > 0 => {
@@ -248,6 +248,7 @@ fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
         id: BridgeId { kind, name: "(past)".to_owned() },
         enabled: false,
         status: Status::Stopped,
+        waits: None,
         ledger,
         disk_bytes: 0,
         places: Vec::new(),

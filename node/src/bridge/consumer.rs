@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode, topic};
@@ -18,18 +18,24 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::ledger::Ledger;
+use super::member_id::{former_member_id, member_id};
 use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
 use super::template::Template;
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Ticket, WakeList};
+use crate::flow::{
+    AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,
+};
 use crate::kafka::consumer::{
     ConsumedRecord, ConsumerHandle, ConsumerOptions, ConsumerStatus, GroupConsumer, Leave, Offer,
     OffsetReset, PartitionSink, RecordSink, TimestampType,
 };
 use crate::mqtt::{PublishProgress, Published, Router};
+use crate::throttle::Doublings;
 
 type Books = Arc<Mutex<Ledger>>;
+/// The client that the bridge waits for, as long as that is so.
+type Waits = Arc<Mutex<Weak<Standstill>>>;
 type Places = Arc<Mutex<BTreeMap<(Arc<str>, i32), Books>>>;
 
 /// How the records of one Kafka topic become messages.
@@ -48,8 +54,12 @@ struct Program {
     origin: Arc<Origin>,
     router: Arc<Router>,
     places: Places,
+    waits: Waits,
     /// A record waits as long as nobody takes its topic.
     hold: bool,
+    bridge: Box<str>,
+    /// Records of which a template wanted a member and which are not JSON.
+    not_json: Doublings,
 }
 
 impl Mapping {
@@ -77,6 +87,7 @@ fn encoding(config: config::Encoding) -> Encoding {
 pub(super) struct RunningConsumer {
     handle: ConsumerHandle,
     places: Places,
+    waits: Waits,
 }
 
 impl RunningConsumer {
@@ -92,7 +103,7 @@ impl RunningConsumer {
             .connection
             .client_options(&format!("kafka_consumer:{name}:{node}"), None)
             .map_err(|error| error.to_string())?;
-        let places = Places::default();
+        let (places, waits) = (Places::default(), Waits::default());
         let program = Program {
             mappings: config
                 .topic_mapping
@@ -108,11 +119,15 @@ impl RunningConsumer {
             }),
             router: surroundings.router.clone(),
             places: places.clone(),
+            waits: waits.clone(),
             hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
+            bridge: name.into(),
+            not_json: Doublings::default(),
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
         let options = ConsumerOptions {
-            group_instance_id: Some(format!("causeway-{node}").into()),
+            group_instance_id: Some(member_id(None, node, name).into()),
+            former_instance_id: Some(former_member_id(node).into()),
             offset_reset: match config.kafka.offset_reset_policy {
                 config::OffsetReset::Latest => OffsetReset::Latest,
                 config::OffsetReset::Earliest => OffsetReset::Earliest,
@@ -128,7 +143,7 @@ impl RunningConsumer {
             GroupConsumer::start(surroundings.clients.client(&client), options, sink, Some(supervisor))
                 .await
                 .map_err(|error| error.to_string())?;
-        Ok(Self { handle, places })
+        Ok(Self { handle, places, waits })
     }
 
     /// The actor behind it.
@@ -143,6 +158,13 @@ impl RunningConsumer {
             ConsumerStatus::Connecting { reason } => Status::Connecting(reason),
             ConsumerStatus::Disconnected { reason } => Status::Disconnected(reason),
         }
+    }
+
+    /// The connected client that it waits for, in words.
+    pub(super) fn waits(&self) -> Option<String> {
+        let standstill = self.waits.lock().upgrade()?;
+        let seconds = standstill.since.elapsed().as_secs();
+        Some(format!("waits for client {:?}, which has taken nothing for {seconds} s", standstill.client_id))
     }
 
     /// Its books.
@@ -224,6 +246,7 @@ struct Begun {
 /// A partition's tickets on their way back, past its books.
 struct Booked {
     books: Books,
+    waits: Waits,
     inner: Arc<dyn AckSink>,
 }
 
@@ -239,6 +262,14 @@ impl AckSink for Booked {
             }
         }
         self.inner.acknowledge(ranges, outcome);
+    }
+
+    fn waits_for(&self, standstill: &Arc<Standstill>) -> bool {
+        let waits = self.inner.waits_for(standstill);
+        if waits {
+            *self.waits.lock() = Arc::downgrade(standstill);
+        }
+        waits
     }
 }
 
@@ -259,7 +290,11 @@ impl PartitionTaker {
         let booked = match &self.booked {
             Some(booked) if Arc::ptr_eq(&booked.inner, &ticket.sink) => booked.clone(),
             _ => {
-                let booked = Arc::new(Booked { books: self.books.clone(), inner: ticket.sink.clone() });
+                let booked = Arc::new(Booked {
+                    books: self.books.clone(),
+                    waits: self.program.waits.clone(),
+                    inner: ticket.sink.clone(),
+                });
                 self.booked.insert(booked).clone()
             }
         };
@@ -291,6 +326,18 @@ impl PartitionTaker {
         let mut name = std::mem::take(&mut self.topic).into_bytes();
         name.clear();
         mapping.topic.render(&scope, &mut name);
+        if scope.not_json()
+            && let Some(records) = self.program.not_json.count()
+        {
+            tracing::warn!(
+                bridge = &*self.program.bridge,
+                records,
+                kafka_topic = record.topic,
+                partition = record.partition,
+                offset = record.offset,
+                "a template asks for a member of a record's text that is not JSON: it renders as nothing"
+            );
+        }
         self.topic = String::from_utf8(name).unwrap_or_default();
         topic::validate_topic_name(&self.topic, topic::DEFAULT_MAX_LEVELS).is_ok()
     }
@@ -344,6 +391,9 @@ impl PartitionSink for PartitionTaker {
                 Offer::Taken
             }
             Published::Full(room) => {
+                if let Some(standstill) = self.progress.standstill() {
+                    *program.waits.lock() = Arc::downgrade(&standstill);
+                }
                 self.begun = Some(begun);
                 Offer::Full(room)
             }

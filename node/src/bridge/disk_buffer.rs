@@ -43,7 +43,7 @@ pub(super) fn open(
 ) -> Result<(Arc<Buffer>, Found), String> {
     let path = directory(&surroundings.data_dir, name);
     let segment_bytes = config.kafka.buffer.segment_bytes.bytes();
-    let (buffer, found) = Buffer::open(&path, segment_bytes, surroundings.lives)
+    let (buffer, found) = Buffer::open(&path, segment_bytes)
         .map_err(|error| format!("its disk buffer {} cannot be used: {error}", path.display()))?;
     // Where messages name their topic, those on the disk have done so.
     let mut others: BTreeMap<Arc<str>, u64> = BTreeMap::new();

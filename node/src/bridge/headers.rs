@@ -19,10 +19,10 @@
 use std::ops::Range;
 
 use causeway_protocol::kafka::batch::Header;
-use serde_json::Value as Json;
 use smallvec::SmallVec;
 
 use super::json;
+use super::json_text;
 use super::template::{Scope, Slot, Template, Value, has_placeholder};
 use crate::config::{ExtHeaderConfig, HeaderEncoding};
 
@@ -132,9 +132,11 @@ impl<N: Slot> Headers<N> {
             && !template.members(scope, &mut |name, value| out.add(Lent::Lent(name), value))
         {
             match template.value(scope) {
-                Value::Missing | Value::Json(Json::Null) => {}
-                Value::Json(json) => out.add_json(json)?,
-                Value::Bytes(text) => out.add_json(serde_json::from_slice(text).map_err(|_| NoHeaders)?)?,
+                Value::Missing => {}
+                Value::Json(json) if json_text::is_null(&json) => {}
+                Value::Json(json) => out.add_json(&json)?,
+                Value::Bytes(text) => out.add_text(text)?,
+                Value::Text(text) => out.add_text(&text)?,
                 Value::Int(_) | Value::Bool(_) => return Err(NoHeaders),
             }
         }
@@ -203,52 +205,67 @@ impl<'a> Out<'a, '_> {
                 self.headers.push((name, Lent::Lent(bytes)));
                 return;
             }
-            (HeaderEncoding::None, Value::Json(Json::String(text))) => {
-                values.extend_from_slice(text.as_bytes());
-            }
+            (HeaderEncoding::None, Value::Text(text)) => values.extend_from_slice(&text),
             (_, Value::Missing) | (HeaderEncoding::None, Value::Int(_) | Value::Bool(_) | Value::Json(_)) => {
                 return;
             }
             (HeaderEncoding::Json, Value::Bytes(bytes)) => json::write_string(values, bytes),
+            (HeaderEncoding::Json, Value::Text(text)) => json::write_string(values, &text),
             (HeaderEncoding::Json, Value::Int(value)) => json::write_int(values, value),
             (HeaderEncoding::Json, Value::Bool(value)) => {
                 values.extend_from_slice(if value { b"true" } else { b"false" });
             }
-            // Display of a JSON tree is its compact text.
-            (HeaderEncoding::Json, Value::Json(tree)) => {
-                values.extend_from_slice(tree.to_string().as_bytes());
-            }
+            (HeaderEncoding::Json, Value::Json(json)) => json_text::write_compact(&json, values),
         }
         let end = self.space.values.len();
         self.headers.push((name, Lent::Made(start..end)));
     }
 
-    fn add_json(&mut self, json: Json) -> Result<(), NoHeaders> {
-        match json {
-            Json::Object(members) => {
-                for (name, value) in members {
-                    let name = self.name(&name);
-                    self.add(name, Value::Json(value));
-                }
-                Ok(())
-            }
-            Json::Array(elements) => elements.into_iter().try_for_each(|element| {
-                let Json::Object(mut pair) = element else { return Err(NoHeaders) };
-                let (Some(Json::String(name)), Some(value)) = (pair.remove("key"), pair.remove("value"))
-                else {
-                    return Err(NoHeaders);
-                };
-                let name = self.name(&name);
-                self.add(name, Value::Json(value));
-                Ok(())
-            }),
-            // JSON text inside JSON, as `${payload.headers}` may be.
-            Json::String(text) => match serde_json::from_str(&text) {
-                Ok(json @ (Json::Object(_) | Json::Array(_))) => self.add_json(json),
-                _ => Err(NoHeaders),
+    /// Adds a header with a JSON value, unless the encoding leaves it out.
+    fn add_member(&mut self, name: &str, value: &[u8]) {
+        let name = self.name(name);
+        let start = self.space.values.len();
+        match self.encoding {
+            HeaderEncoding::Json => json_text::write_compact(value, &mut self.space.values),
+            HeaderEncoding::None => match json_text::string(value) {
+                Some(text) => self.space.values.extend_from_slice(&text),
+                None => return,
             },
-            Json::Null | Json::Bool(_) | Json::Number(_) => Err(NoHeaders),
         }
+        let end = self.space.values.len();
+        self.headers.push((name, Lent::Made(start..end)));
+    }
+
+    /// Adds the headers that a JSON value stands for.
+    fn add_json(&mut self, json: &[u8]) -> Result<(), NoHeaders> {
+        if json_text::each_member(json, |name, value| self.add_member(name, value)) {
+            return Ok(());
+        }
+        let mut all = Ok(());
+        if json_text::each_element(json, |element| {
+            all = all.and_then(|()| self.add_pair(element));
+        }) {
+            return all;
+        }
+        Err(NoHeaders)
+    }
+
+    /// Adds the headers that a text stands for.
+    fn add_text(&mut self, text: &[u8]) -> Result<(), NoHeaders> {
+        let json = json_text::document(text).map_err(|_| NoHeaders)?;
+        // A string may hold JSON text once more.
+        match json_text::string(json) {
+            Some(inner) => self.add_json(json_text::document(&inner).map_err(|_| NoHeaders)?),
+            None => self.add_json(json),
+        }
+    }
+
+    /// Adds the header that an element of a list stands for.
+    fn add_pair(&mut self, element: &[u8]) -> Result<(), NoHeaders> {
+        let part = |name| json_text::member(element, name).unwrap_or(None).ok_or(NoHeaders);
+        let (name, value) = (json_text::string(part("key")?).ok_or(NoHeaders)?, part("value")?);
+        self.add_member(&String::from_utf8_lossy(&name), value);
+        Ok(())
     }
 }
 

@@ -170,7 +170,11 @@ impl Entry {
             Some(Running::Producer(producer)) => producer.disk_bytes(),
             _ => self.stored.queuing_bytes,
         };
-        Row { id: id.clone(), enabled, status, ledger, disk_bytes, places, rates, latency, oldest }
+        let waits = match &self.running {
+            Some(Running::Consumer(consumer)) => consumer.waits(),
+            _ => None,
+        };
+        Row { id: id.clone(), enabled, status, waits, ledger, disk_bytes, places, rates, latency, oldest }
     }
 }
 

@@ -4,6 +4,7 @@
 //! into the open batch of a partition. Runs in the publisher's task; nothing here waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use causeway_protocol::kafka::batch::Compression;
@@ -15,7 +16,7 @@ use super::hybrid_buffer;
 use super::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use super::template::has_placeholder;
+use super::template::{Piece, has_placeholder, pieces};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
@@ -25,7 +26,7 @@ use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
 use crate::kafka::producer::{
     self, Cause, DeadLetters, DiskStore, DynamicOptions, DynamicTopics, HandedOver, Latency,
-    LatencyHistogram, NoSuchTopic, Partitioner, RequiredAcks, Restored, Routes, TopicProducer,
+    LatencyHistogram, NoTopic, Partitioner, RequiredAcks, Restored, Routes, TimestampSource, TopicProducer,
     TopicProducerHandle, TopicProducerOptions,
 };
 use crate::kafka::spill::Spill;
@@ -74,10 +75,10 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         match (&self.target, made.topic) {
             (Target::Named(topics), Some(topic)) => topics.append(topic, &made.record, ticket, wakes),
-            (Target::Named(_), None) => Err(NoSuchTopic),
+            (Target::Named(_), None) => Err(NoTopic::Unknown),
             (Target::Fixed(topic), _) => Ok(topic.append(&made.record, ticket, wakes)),
         }
     }
@@ -88,7 +89,7 @@ impl ProducerBridge {
         made: &Made<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
             return self.append(made, ticket, wakes);
         };
@@ -151,7 +152,7 @@ impl MessageSink for ProducerBridge {
             }
             match self.carry(made, ticket, wakes) {
                 Ok(accepted) => accepted,
-                Err(NoSuchTopic) => self.refuse(message, made, Unfit::TopicUnknown, ticket, wakes),
+                Err(why) => self.refuse(message, made, Unfit::NoTopic(why), ticket, wakes),
             }
         })
     }
@@ -175,6 +176,8 @@ pub(super) struct RunningProducer {
     buffer: Option<Arc<Buffer>>,
     spill: Option<Arc<Spill>>,
     router: Arc<Router>,
+    /// It stops, and the node does not.
+    deaf_from_now: AtomicBool,
 }
 
 impl RunningProducer {
@@ -277,7 +280,7 @@ impl RunningProducer {
             holds_acknowledgement: config.ack_wait,
         });
         if let Some(buffer) = &buffer {
-            surroundings.router.add_remembering(buffer.clone());
+            surroundings.router.add_remembering(buffer.clone(), surroundings.lives);
         }
         if config.local_topic.is_none() {
             tracing::warn!(bridge = name, "the bridge has no source topic (local_topic): nothing reaches it");
@@ -294,6 +297,7 @@ impl RunningProducer {
             buffer,
             spill,
             router: surroundings.router.clone(),
+            deaf_from_now: AtomicBool::new(false),
         })
     }
 
@@ -438,14 +442,23 @@ impl RunningProducer {
         }
         if let Some(buffer) = &self.buffer {
             buffer.close().await;
+            if self.deaf_from_now.load(Ordering::Relaxed) && buffer.must_hear() {
+                tracing::error!(
+                    topic = self.topic_name,
+                    "the disk buffer could not be told to forget its QoS 2 publications: clients cannot release them before \
+                     the node is started again"
+                );
+                return;
+            }
             let remembering: Arc<dyn Remembers> = buffer.clone();
             self.router.remove_remembering(&remembering);
         }
     }
 
-    /// Forgets which QoS 2 publications it has, as nobody will tell it any more when they are released.
+    /// Forgets which QoS 2 publications it has: it is about to stop, and will not hear any more when they are released.
     pub(super) fn forget_publications(&self) {
         if let Some(buffer) = &self.buffer {
+            self.deaf_from_now.store(true, Ordering::Relaxed);
             buffer.forget_all();
         }
     }
@@ -483,9 +496,21 @@ fn producer_options(config: &ProducerBridgeConfig) -> TopicProducerOptions {
         max_batch_age: kafka.max_batch_age,
         late_after: (kafka.query_mode == Some(QueryMode::Sync)).then_some(kafka.sync_query_timeout),
         overload_protection: kafka.buffer.memory_overload_protection,
+        timestamps: timestamp_source(&kafka.message.timestamp),
         connections: config.pool_size.into(),
         partitions_limit: kafka.partitions_limit.and_then(|limit| usize::try_from(limit).ok()),
         ..TopicProducerOptions::new(kafka.topic.as_str())
+    }
+}
+
+/// Where a template's timestamps come from.
+fn timestamp_source(template: &str) -> TimestampSource {
+    let names_arrival =
+        |name: &str| matches!(name.trim().trim_start_matches('.'), "timestamp" | "publish_received_at");
+    match pieces(template).as_slice() {
+        [] => TimestampSource::Arrival,
+        [Piece::Placeholder(name)] if names_arrival(name) => TimestampSource::Arrival,
+        _ => TimestampSource::Messages,
     }
 }
 

@@ -13,6 +13,8 @@ use super::publish_scope::{PublishScope, PublishSlot};
 use super::template::{Template, has_placeholder};
 use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
+use crate::kafka::producer::NoTopic;
+use crate::throttle::Doublings;
 
 /// Scratch buffers that grew beyond this many bytes are given back after the message: one large message
 /// must not pin its size on every thread.
@@ -29,6 +31,9 @@ pub(super) struct Program {
     headers: Option<Headers<PublishSlot>>,
     empty_key_is_null: bool,
     empty_value_is_null: bool,
+    bridge: Box<str>,
+    /// Messages of which a template wanted a member and which are not JSON.
+    not_json: Doublings,
 }
 
 /// Why a message cannot become the record that the bridge wants.
@@ -40,8 +45,8 @@ pub(super) enum Unfit {
     TopicIncomplete,
     /// The topic's template gives no legal name.
     TopicName,
-    /// Kafka does not know the topic.
-    TopicUnknown,
+    /// Kafka does not know the topic, or does not let us write to it.
+    NoTopic(NoTopic),
 }
 
 /// What became of a message.
@@ -59,7 +64,8 @@ impl Unfit {
     pub(super) fn reason(self) -> ReasonCode {
         match self {
             Self::Headers => ReasonCode::PayloadFormatInvalid,
-            Self::TopicIncomplete | Self::TopicName | Self::TopicUnknown => ReasonCode::TopicNameInvalid,
+            Self::TopicIncomplete | Self::TopicName => ReasonCode::TopicNameInvalid,
+            Self::NoTopic(why) => why.reason(),
         }
     }
 
@@ -69,7 +75,7 @@ impl Unfit {
             Self::Headers => "the value of kafka_headers is neither an object nor a list of key and value",
             Self::TopicIncomplete => "a placeholder of the topic has no value",
             Self::TopicName => "the topic's template does not give a legal topic name",
-            Self::TopicUnknown => "Kafka does not know the topic",
+            Self::NoTopic(why) => why.words(),
         }
     }
 }
@@ -109,6 +115,8 @@ impl Program {
             ),
             empty_key_is_null: message.empty_key_is_null,
             empty_value_is_null: message.empty_value_is_null,
+            bridge: bridge.into(),
+            not_json: Doublings::default(),
         }
     }
 
@@ -152,6 +160,9 @@ impl Program {
                     Err(NoHeaders) => take(&Made { record, topic, unfit: unfit.or(Some(Unfit::Headers)) }),
                 },
             };
+            if scope.not_json() {
+                self.note_not_json(message);
+            }
             for buffer in [&mut scratch.topic, &mut scratch.key, &mut scratch.value, &mut scratch.timestamp] {
                 if buffer.capacity() > SCRATCH_KEPT {
                     *buffer = Vec::new();
@@ -160,6 +171,20 @@ impl Program {
             scratch.headers.shrink(SCRATCH_KEPT);
             taken
         })
+    }
+
+    #[cold]
+    fn note_not_json(&self, message: &Message<'_>) {
+        if let Some(messages) = self.not_json.count() {
+            tracing::warn!(
+                bridge = &*self.bridge,
+                messages,
+                topic = message.topic,
+                client_id = &*message.origin.client_id,
+                payload_bytes = message.payload.len(),
+                "a template asks for a member of a payload that is not JSON: it renders as nothing"
+            );
+        }
     }
 }
 
@@ -266,12 +291,26 @@ mod tests {
         assert_eq!(at("${payload.at}", r#"{"at": " 5 "}"#), 5);
         assert_eq!(at("${payload.at}000", r#"{"at": 17}"#), 17_000);
         assert_eq!(at("${timestamp}", ""), RECEIVED_AT);
+        for (text, expected) in [
+            ("1.5", 1),
+            ("0.9", 0),
+            ("1700000000123.999", 1_700_000_000_123),
+            ("1.700000000123e12", 1_700_000_000_123),
+            ("\"1700000000123.25\"", 1_700_000_000_123),
+            ("\" 1.7E12 \"", 1_700_000_000_000),
+        ] {
+            assert_eq!(at("${payload.at}", &format!(r#"{{"at": {text}}}"#)), expected, "{text}");
+        }
         for payload in [
             "",
             "{}",
             r#"{"at": "yesterday"}"#,
             r#"{"at": -1}"#,
-            r#"{"at": 1.5}"#,
+            r#"{"at": -0.5}"#,
+            r#"{"at": 1e19}"#,
+            r#"{"at": 1e400}"#,
+            r#"{"at": "1.5.2"}"#,
+            r#"{"at": "infinity"}"#,
             r#"{"at": 99999999999999999999}"#,
             r#"{"at": null}"#,
         ] {
@@ -297,6 +336,28 @@ mod tests {
         let (_, key, value, _) =
             make("message { key = \"${payload}\", value = \"${payload}\" }", &all).unwrap();
         assert_eq!((key.as_ref(), value.as_ref()), (Some(&all), Some(&all)));
+    }
+
+    #[test]
+    fn numbers_of_a_payload_keep_their_digits_in_key_value_headers_and_topic() {
+        let kafka = r#"topic = "t-${payload.iccid}", kafka_headers = "${payload}", kafka_header_value_encode_mode = json,
+            message { key = "${payload.iccid}", value = "${payload.iccid}" },
+            kafka_ext_headers = [{ kafka_ext_header_key = "x-${payload.iccid}", kafka_ext_header_value = "${payload.iccid}" }]"#;
+        for iccid in ["89490200001234567890", "89490200001234567891", "18446744073709551615"] {
+            let payload = format!(r#"{{"iccid":{iccid},"odd":1e400}}"#);
+            with_made(kafka, payload.as_bytes(), |made| {
+                let headers: Vec<_> =
+                    made.record.headers.iter().map(|header| (header.key, header.value.unwrap())).collect();
+                assert_eq!(made.topic, Some(format!("t-{iccid}").as_str()));
+                assert_eq!(made.record.key, Some(iccid.as_bytes()));
+                assert_eq!(made.record.value, Some(iccid.as_bytes()));
+                let further = format!("x-{iccid}");
+                assert_eq!(
+                    headers,
+                    [("iccid", iccid.as_bytes()), ("odd", b"1e400"), (&*further, iccid.as_bytes())]
+                );
+            });
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The names are those of the message event of the system in the user guide; `${.}` writes them in
 //! descending order of their names, as that system does, with `null` for what is absent.
 
-use std::cell::OnceCell;
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -19,6 +20,7 @@ pub struct PublishScope<'a> {
     message: &'a Message<'a>,
     node: &'a str,
     made: OnceCell<Made>,
+    not_json: Cell<bool>,
 }
 
 /// What has to be written as text before it can be lent.
@@ -65,7 +67,12 @@ const EVENT: &str = "message.publish";
 impl<'a> PublishScope<'a> {
     /// The environment of `message` on the node named `node`.
     pub fn new(message: &'a Message<'a>, node: &'a str) -> Self {
-        Self { message, node, made: OnceCell::new() }
+        Self { message, node, made: OnceCell::new(), not_json: Cell::new(false) }
+    }
+
+    /// Whether a template asked for a member of a payload (or another text) that is not JSON.
+    pub(super) fn not_json(&self) -> bool {
+        self.not_json.get()
     }
 
     fn made(&self) -> &Made {
@@ -86,27 +93,10 @@ impl<'a> PublishScope<'a> {
     fn write_pub_props(&self, out: &mut Vec<u8>) {
         let properties = self.message.properties;
         let mut object = ObjectWriter::new(out);
-        let mut pairs = properties.user_properties.iter().peekable();
-        if pairs.peek().is_some() {
-            let out = object.name("User-Property-Pairs");
-            out.push(b'[');
-            for (at, (key, value)) in pairs.enumerate() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                let mut pair = ObjectWriter::new(out);
-                pair.text("value", value.as_bytes());
-                pair.text("key", key.as_bytes());
-                pair.end();
-            }
-            out.push(b']');
+        if !properties.user_properties.is_empty() {
+            self.write_user_property_pairs(object.name("User-Property-Pairs"));
         }
-        let out = object.name("User-Property");
-        if properties.user_properties.is_empty() {
-            out.extend_from_slice(b"{}");
-        } else {
-            out.extend_from_slice(self.user_properties().to_string().as_bytes());
-        }
+        self.write_user_properties(object.name("User-Property"));
         if let Some(topic) = properties.response_topic {
             object.text("Response-Topic", topic.as_bytes());
         }
@@ -126,23 +116,30 @@ impl<'a> PublishScope<'a> {
     }
 
     /// User properties as an object; of duplicates the last one stays.
-    fn user_properties(&self) -> Json {
+    fn write_user_properties(&self, out: &mut Vec<u8>) {
+        if self.message.properties.user_properties.is_empty() {
+            return out.extend_from_slice(b"{}");
+        }
         let mut object = Map::new();
         for (key, value) in &self.message.properties.user_properties {
             object.insert(key.to_owned(), Json::from(value));
         }
-        Json::Object(object)
+        out.extend_from_slice(Json::Object(object).to_string().as_bytes());
     }
 
     /// User properties in order, duplicates kept, as an array of objects.
-    fn user_property_pairs(&self) -> Json {
-        let pair = |(key, value): (&str, &str)| {
-            let mut pair = Map::new();
-            pair.insert("value".into(), value.into());
-            pair.insert("key".into(), key.into());
-            Json::Object(pair)
-        };
-        Json::Array(self.message.properties.user_properties.iter().map(pair).collect())
+    fn write_user_property_pairs(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (at, (key, value)) in self.message.properties.user_properties.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            let mut pair = ObjectWriter::new(out);
+            pair.text("value", value.as_bytes());
+            pair.text("key", key.as_bytes());
+            pair.end();
+        }
+        out.push(b']');
     }
 
     /// One property by the name it has in `${pub_props}`.
@@ -152,8 +149,8 @@ impl<'a> PublishScope<'a> {
         let number = |number: Option<i64>| number.map_or(Value::Missing, Value::Int);
         match name {
             "User-Property-Pairs" if properties.user_properties.is_empty() => Value::Missing,
-            "User-Property-Pairs" => Value::Json(self.user_property_pairs()),
-            "User-Property" => Value::Json(self.user_properties()),
+            "User-Property-Pairs" => Self::tree(|out| self.write_user_property_pairs(out)),
+            "User-Property" => Self::tree(|out| self.write_user_properties(out)),
             "Response-Topic" => text(properties.response_topic),
             "Payload-Format-Indicator" => number(properties.payload_format_indicator.map(i64::from)),
             "Message-Expiry-Interval" => number(properties.message_expiry_interval.map(i64::from)),
@@ -166,7 +163,7 @@ impl<'a> PublishScope<'a> {
     fn tree(write: impl FnOnce(&mut Vec<u8>)) -> Value<'static> {
         let mut text = Vec::new();
         write(&mut text);
-        serde_json::from_slice(&text).map_or(Value::Missing, Value::Json)
+        Value::Json(Cow::Owned(text))
     }
 }
 
@@ -239,7 +236,7 @@ impl Scope for PublishScope<'_> {
             PublishSlot::Timestamp | PublishSlot::PublishReceivedAt => Value::Int(self.message.received_at),
             PublishSlot::Node => Value::Bytes(self.node.as_bytes()),
             PublishSlot::Event => Value::Bytes(EVENT.as_bytes()),
-            PublishSlot::ClientAttrs => Value::Json(Json::Object(Map::new())),
+            PublishSlot::ClientAttrs => Value::Json(Cow::Borrowed(b"{}")),
         }
     }
 
@@ -276,6 +273,10 @@ impl Scope for PublishScope<'_> {
             }
             _ => false,
         }
+    }
+
+    fn note_not_json(&self, _: PublishSlot) {
+        self.not_json.set(true);
     }
 
     fn write_whole(&self, out: &mut Vec<u8>) {

@@ -3,12 +3,12 @@
 //! `${.}` is compact JSON with its keys in the guide's order: `value`, `ts_type`, `ts`, `topic`,
 //! `offset`, `key`, `headers`. A null key or value is `null` there and nothing in other templates.
 
-use std::cell::OnceCell;
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json};
 
 use super::json::ObjectWriter;
 use super::template::{Scope, Slot, Value};
@@ -36,6 +36,7 @@ pub struct RecordScope<'a> {
     headers: &'a [HeaderPair<'a>],
     key: Encoded<'a>,
     value: Encoded<'a>,
+    not_json: Cell<bool>,
 }
 
 /// The plain facts of a record.
@@ -103,7 +104,13 @@ impl<'a> RecordScope<'a> {
             headers: record.headers,
             key: Encoded { raw: record.key, encoding: key, made: OnceCell::new() },
             value: Encoded { raw: record.value, encoding: value, made: OnceCell::new() },
+            not_json: Cell::new(false),
         }
+    }
+
+    /// Whether a template asked for a member of a key, value or header that is not JSON.
+    pub(super) fn not_json(&self) -> bool {
+        self.not_json.get()
     }
 
     fn write_headers(&self, out: &mut Vec<u8>) {
@@ -143,7 +150,7 @@ impl Scope for RecordScope<'_> {
             RecordSlot::Headers => {
                 let mut text = Vec::new();
                 self.write_headers(&mut text);
-                Value::Json(serde_json::from_slice(&text).unwrap_or_else(|_| Json::Object(Map::new())))
+                Value::Json(Cow::Owned(text))
             }
             RecordSlot::Key => self.key.value(),
             RecordSlot::Offset => Value::Int(self.offset),
@@ -160,6 +167,10 @@ impl Scope for RecordScope<'_> {
         }
         let found = self.headers.iter().rev().find(|(name, _)| *name == key);
         Some(found.and_then(|(_, value)| *value).map_or(Value::Missing, Value::Bytes))
+    }
+
+    fn note_not_json(&self, _: RecordSlot) {
+        self.not_json.set(true);
     }
 
     fn write_whole(&self, out: &mut Vec<u8>) {
@@ -240,7 +251,29 @@ mod tests {
         let facts = RecordFacts { key: Some(b"\xff\x00"), value: Some(b"\xcb\x48\xcd"), ..GUIDE };
         assert_eq!(render("${key} ${value}", facts, Encoding::Base64, Encoding::Base64), "/wA= y0jN");
         let whole = render("${.}", facts, Encoding::None, Encoding::None);
-        let parsed: Json = serde_json::from_str(&whole).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&whole).unwrap();
         assert_eq!(parsed["key"], "\u{fffd}\u{0}");
+    }
+
+    #[test]
+    fn numbers_of_a_value_keep_their_digits_and_a_value_that_is_no_json_is_noted() {
+        let value = b"\xEF\xBB\xBF{\"iccid\":89490200001234567890,\"odd\":1e400}\0";
+        let facts = RecordFacts {
+            value: Some(value),
+            headers: &[("h", Some(b"{\"n\":18446744073709551616}"))],
+            ..GUIDE
+        };
+        assert_eq!(
+            render("${.value.iccid}/${headers.h.n}", facts, Encoding::None, Encoding::None),
+            "89490200001234567890/18446744073709551616"
+        );
+        let noted = |template: &str, encoding| {
+            let scope = RecordScope::new(facts, encoding, encoding);
+            Template::compile(template).render(&scope, &mut Vec::new());
+            scope.not_json()
+        };
+        assert!(!noted("${value.iccid}${value.none}${value}${key}${.}", Encoding::None));
+        assert!(noted("${key.id}", Encoding::None));
+        assert!(noted("${value.iccid}", Encoding::Base64), "the text of an encoded value is Base64");
     }
 }

@@ -17,7 +17,7 @@ use super::overlay::Overlay;
 use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
 use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig, Secrets};
-use crate::kafka::buffer::Lives;
+use crate::flow::Lives;
 use crate::kafka::producer::{Latency, NodeMemory};
 use crate::mqtt::Router;
 
@@ -198,6 +198,8 @@ pub struct Row {
     pub enabled: bool,
     /// How it is doing.
     pub status: Status,
+    /// Whom it waits for although it is connected, in words.
+    pub waits: Option<String>,
     /// Its books.
     pub ledger: Ledger,
     /// Bytes of the files of its disk buffer; 0 without.
@@ -258,7 +260,7 @@ pub struct Surroundings {
     pub node: Arc<str>,
     /// Where the node keeps its files; disk buffers lie in a folder of it.
     pub data_dir: Arc<std::path::Path>,
-    /// This life of the node and the one before.
+    /// This life of the node, and the one before where stored sessions are as it left them.
     pub lives: Lives,
     /// What all producer bridges together may hold.
     pub memory: Arc<NodeMemory>,

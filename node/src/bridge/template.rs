@@ -5,14 +5,16 @@
 //!
 //! * `${name}`, `${.name}`, `${a.b.c}`; leading dots are ignored; `${.}` is the whole environment as JSON.
 //! * A name that is missing renders as nothing. An object or array renders as compact JSON.
-//! * A step into a text decodes it as JSON first; a text that is not JSON has no members.
+//! * A step into a text decodes it as JSON first; a text that is not JSON has no members, and the scope is told of it.
+//! * An integer renders digit by digit as it stands, a fraction with up to 10 decimals.
 //! * Everything outside placeholders is literal, an unterminated `${` included.
 //!
 //! Nothing fails while rendering; [`Template::render_whole`] tells where something was missing.
 
-use serde_json::Value as Json;
+use std::borrow::Cow;
 
 use super::json;
+use super::json_text::{self, NotJson};
 
 /// A resolved name's value.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +27,10 @@ pub enum Value<'a> {
     Int(i64),
     /// A boolean.
     Bool(bool),
-    /// An object or array, or text that had to be made.
-    Json(Json),
+    /// Text that had to be made: a JSON string with its escapes resolved.
+    Text(Vec<u8>),
+    /// A JSON value other than a string, as it stands: valid, with or without white space.
+    Json(Cow<'a, [u8]>),
 }
 
 /// A top-level name of one kind of message, resolved when the template is compiled.
@@ -59,6 +63,11 @@ pub trait Scope {
     ) -> bool {
         let _ = (slot, path, visit);
         false
+    }
+
+    /// Notes that a template asked for a member of a slot whose text is not JSON.
+    fn note_not_json(&self, slot: Self::Slot) {
+        let _ = slot;
     }
 
     /// Appends the whole environment as one JSON object.
@@ -182,7 +191,8 @@ impl<N: Slot> Template<N> {
                 Segment::Literal(text) => out.extend_from_slice(text),
                 Segment::Whole => scope.write_whole(out),
                 Segment::Name { slot, path } => match resolve(scope, *slot, path) {
-                    Value::Missing | Value::Json(Json::Null) => return false,
+                    Value::Missing => return false,
+                    Value::Json(json) if json_text::is_null(&json) => return false,
                     value => write_value(&value, out),
                 },
                 Segment::Absent => return false,
@@ -207,7 +217,7 @@ impl<N: Slot> Template<N> {
             Some(Segment::Whole) => {
                 let mut text = Vec::new();
                 scope.write_whole(&mut text);
-                serde_json::from_slice(&text).map_or(Value::Missing, Value::Json)
+                Value::Json(Cow::Owned(text))
             }
             Some(Segment::Literal(_) | Segment::Absent) | None => Value::Missing,
         }
@@ -235,19 +245,23 @@ impl<N: Slot> Template<N> {
         match self.segments.as_slice() {
             [] => return b"",
             [Segment::Literal(text)] => return text,
-            [Segment::Name { slot, path }] if path.is_empty() => {
-                if let Value::Bytes(bytes) = scope.value(*slot) {
+            [Segment::Name { slot, path }] => {
+                let value = resolve(scope, *slot, path);
+                if let Value::Bytes(bytes) = value {
                     return bytes;
                 }
+                scratch.clear();
+                write_value(&value, scratch);
             }
-            _ => {}
+            _ => {
+                scratch.clear();
+                self.render(scope, scratch);
+            }
         }
-        scratch.clear();
-        self.render(scope, scratch);
         scratch
     }
 
-    /// The integer that the template renders to, if it does.
+    /// The integer that the template renders to; of a number with a fraction the integer below it.
     pub fn integer<S: Scope<Slot = N>>(&self, scope: &S, scratch: &mut Vec<u8>) -> Option<i64> {
         if let [Segment::Name { slot, path }] = self.segments.as_slice()
             && path.is_empty()
@@ -256,63 +270,106 @@ impl<N: Slot> Template<N> {
             return Some(value);
         }
         let text = self.render_or_borrow(scope, scratch);
-        std::str::from_utf8(text).ok()?.trim().parse().ok()
+        let text = std::str::from_utf8(text).ok()?.trim();
+        text.parse().ok().or_else(|| floor(text))
     }
+}
+
+/// The integer below a number that is written with a fraction or an exponent, if it is in the range of an `i64`.
+fn floor(text: &str) -> Option<i64> {
+    // 2^63, the first double beyond the range.
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if !text.contains(['.', 'e', 'E']) {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    (-BEYOND..BEYOND).contains(&number).then(|| number.floor() as i64)
 }
 
 fn resolve<'a, S: Scope>(scope: &'a S, slot: S::Slot, path: &[Box<str>]) -> Value<'a> {
     let Some((first, rest)) = path.split_first() else { return scope.value(slot) };
     if let Some(member) = scope.member(slot, first) {
-        return drill(member, rest);
+        return drill(member, rest).unwrap_or(Value::Missing);
     }
-    drill(scope.value(slot), path)
+    drill(scope.value(slot), path).unwrap_or_else(|NotJson| {
+        scope.note_not_json(slot);
+        Value::Missing
+    })
 }
 
-fn drill<'a>(value: Value<'a>, path: &[Box<str>]) -> Value<'a> {
-    if path.is_empty() {
-        return value;
-    }
-    let mut current = match value {
-        Value::Json(json) => json,
-        Value::Bytes(text) => match serde_json::from_slice(text) {
-            Ok(json) => json,
-            Err(_) => return Value::Missing,
-        },
-        Value::Missing | Value::Int(_) | Value::Bool(_) => return Value::Missing,
+/// Follows a path; an error where the value is a text that is not JSON.
+fn drill<'a>(value: Value<'a>, path: &[Box<str>]) -> Result<Value<'a>, NotJson> {
+    let Some((first, rest)) = path.split_first() else { return Ok(value) };
+    let text = match value {
+        Value::Json(text) => text,
+        Value::Bytes(text) => Cow::Borrowed(text),
+        Value::Text(text) => Cow::Owned(text),
+        Value::Missing | Value::Int(_) | Value::Bool(_) => return Ok(Value::Missing),
     };
-    for step in path {
-        if let Json::String(text) = &current {
-            match serde_json::from_str(text) {
-                Ok(json) => current = json,
-                Err(_) => return Value::Missing,
-            }
-        }
-        let Json::Object(mut members) = current else { return Value::Missing };
-        match members.remove(&**step) {
-            Some(member) => current = member,
-            None => return Value::Missing,
-        }
+    let mut current = member(text, first)?;
+    for step in rest {
+        // A text further inside that is not JSON has no members.
+        current = current.and_then(|value| member(value, step).unwrap_or(None));
     }
-    Value::Json(current)
+    Ok(current.map_or(Value::Missing, from_json))
+}
+
+/// The member of an object, or of an object that stands as JSON text in a string.
+fn member<'a>(text: Cow<'a, [u8]>, name: &str) -> Result<Option<Cow<'a, [u8]>>, NotJson> {
+    let found = match &text {
+        Cow::Borrowed(text) => json_text::member(text, name)?.map(Cow::Borrowed),
+        Cow::Owned(text) => json_text::member(text, name)?.map(|value| Cow::Owned(value.to_vec())),
+    };
+    if found.is_some() {
+        return Ok(found);
+    }
+    let Some(inner) = json_text::string(json_text::document(&text)?) else { return Ok(None) };
+    // Not JSON inside a string: a text without members.
+    let value = json_text::member(&inner, name).unwrap_or(None);
+    Ok(value.map(|value| Cow::Owned(value.to_vec())))
+}
+
+/// A JSON value as templates have it: a string is its text.
+fn from_json(value: Cow<'_, [u8]>) -> Value<'_> {
+    match value {
+        Cow::Borrowed(value) => match json_text::string(value) {
+            Some(Cow::Borrowed(text)) => Value::Bytes(text),
+            Some(Cow::Owned(text)) => Value::Text(text),
+            None => Value::Json(Cow::Borrowed(value)),
+        },
+        Cow::Owned(value) => match json_text::string(&value) {
+            Some(text) => Value::Text(text.into_owned()),
+            None => Value::Json(Cow::Owned(value)),
+        },
+    }
 }
 
 fn write_value(value: &Value<'_>, out: &mut Vec<u8>) {
     match value {
         Value::Missing => {}
         Value::Bytes(bytes) => out.extend_from_slice(bytes),
+        Value::Text(text) => out.extend_from_slice(text),
         Value::Int(value) => json::write_int(out, *value),
         Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-        Value::Json(Json::String(text)) => out.extend_from_slice(text.as_bytes()),
-        Value::Json(Json::Number(number)) => write_number(number, out),
-        // Display of a JSON tree is its compact text.
-        Value::Json(json) => out.extend_from_slice(json.to_string().as_bytes()),
+        Value::Json(json) => match json.first() {
+            Some(b'{' | b'[') => json_text::write_compact(json, out),
+            Some(b'0'..=b'9' | b'-') => write_number(json, out),
+            _ => out.extend_from_slice(json),
+        },
     }
 }
 
-/// Integers plain; floats with up to 10 decimals, trailing zeros cut, at least one decimal.
-fn write_number(number: &serde_json::Number, out: &mut Vec<u8>) {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
-        out.extend_from_slice(number.to_string().as_bytes());
+/// Integers as they stand; fractions with up to 10 decimals, trailing zeros cut, at least one decimal. A number that a double
+/// cannot hold stays as it stands: its digits may be what tells two devices apart.
+fn write_number(number: &[u8], out: &mut Vec<u8>) {
+    // 2^53: beyond it a double holds not every integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let has_exponent = number.iter().any(|byte| matches!(byte, b'e' | b'E'));
+    let float = std::str::from_utf8(number).ok().and_then(|text| text.parse::<f64>().ok()).filter(|float| {
+        (has_exponent || number.contains(&b'.')) && float.is_finite() && (has_exponent || float.abs() < EXACT)
+    });
+    let Some(float) = float else {
+        out.extend_from_slice(number);
         return;
     };
     let text = format!("{float:.10}");
@@ -325,9 +382,13 @@ fn write_number(number: &serde_json::Number, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use serde_json::Value as Json;
+
     use super::*;
 
-    struct Env(Json);
+    struct Env(Json, Cell<u32>);
 
     #[derive(Debug, Clone, Copy, PartialEq)]
     struct Name(&'static str);
@@ -347,8 +408,12 @@ mod tests {
                 Some(Json::String(text)) => Value::Bytes(text.as_bytes()),
                 Some(Json::Bool(value)) => Value::Bool(*value),
                 Some(Json::Number(n)) if n.is_i64() => Value::Int(n.as_i64().unwrap()),
-                Some(other) => Value::Json(other.clone()),
+                Some(other) => Value::Json(Cow::Owned(other.to_string().into_bytes())),
             }
+        }
+
+        fn note_not_json(&self, _: Name) {
+            self.1.set(self.1.get() + 1);
         }
 
         fn write_whole(&self, out: &mut Vec<u8>) {
@@ -357,7 +422,7 @@ mod tests {
     }
 
     fn render(template: &str, env: &str) -> String {
-        let env = Env(serde_json::from_str(env).unwrap());
+        let env = Env(serde_json::from_str(env).unwrap(), Cell::new(0));
         let mut out = Vec::new();
         Template::<Name>::compile(template).render(&env, &mut out);
         String::from_utf8(out).unwrap()
@@ -401,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_lone_text_value_is_borrowed_and_an_integer_is_found() {
-        let env = Env(serde_json::json!({"payload": "raw", "n": 12}));
+        let env = Env(serde_json::json!({"payload": "raw", "n": 12}), Cell::new(0));
         let mut scratch = b"old".to_vec();
         assert_eq!(Template::<Name>::compile("${payload}").render_or_borrow(&env, &mut scratch), b"raw");
         assert_eq!(scratch, b"old", "nothing was copied");
@@ -417,5 +482,82 @@ mod tests {
     fn unknown_names_are_reported_for_a_warning() {
         assert_eq!(Template::<Name>::unknown_names("${.cleintid} ${n} ${x.y}"), ["cleintid", "x.y"]);
         assert!(is_lone_placeholder("${n}") && !is_lone_placeholder("a${n}") && !is_lone_placeholder("n"));
+    }
+
+    fn of_payload(template: &str, payload: &str) -> (String, u32) {
+        let env = Env(serde_json::json!({ "payload": payload }), Cell::new(0));
+        let mut out = Vec::new();
+        Template::<Name>::compile(template).render(&env, &mut out);
+        (String::from_utf8(out).unwrap(), env.1.get())
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        for (number, expected) in [
+            ("89490200001234567890", "89490200001234567890"),
+            ("-89490200001234567891", "-89490200001234567891"),
+            ("18446744073709551615", "18446744073709551615"),
+            (
+                "123456789012345678901234567890123456789012345678901234567890",
+                "123456789012345678901234567890123456789012345678901234567890",
+            ),
+            ("1e400", "1e400"),
+            ("-1E+400", "-1E+400"),
+            ("12345678901234567890.5", "12345678901234567890.5"),
+            ("9007199254740993.0", "9007199254740993.0"),
+            ("1.50", "1.5"),
+            ("3.14159265358979", "3.1415926536"),
+            ("1e3", "1000.0"),
+            ("1.7E12", "1700000000000.0"),
+            ("0", "0"),
+            ("NaN", "NaN"),
+            ("-Infinity", "-Infinity"),
+        ] {
+            let payload =
+                format!(r#"{{"n": {number} , "o": {{"a":[{number}]}}, "t": "{{\"n\":{number}}}"}}"#);
+            assert_eq!(
+                of_payload("${payload.n}|${payload.t.n}", &payload),
+                (format!("{expected}|{expected}"), 0)
+            );
+            let inside = if number.contains(['N', 'I']) { "null" } else { number };
+            assert_eq!(of_payload("${payload.o}", &payload), (format!(r#"{{"a":[{inside}]}}"#), 0));
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_text_is_read_and_a_text_that_is_no_json_is_noted() {
+        for payload in [
+            r#"{"id":"m1","v":1e400}"#,
+            r#"{"id":"m1","v":"\ud800"}"#,
+            "\u{FEFF}{\"id\":\"m1\"}",
+            "{\"id\":\"m1\"}\0\0",
+            r#""{\"id\":\"m1\"}""#,
+            r#"{"id":"m\u0031"}"#,
+        ] {
+            assert_eq!(of_payload("${payload.id}", payload), ("m1".to_owned(), 0), "{payload}");
+        }
+        for payload in ["", "plain", r#"{"id":"m1""#, r#"{"id":"m1"} {"id":"m2"}"#] {
+            assert_eq!(of_payload("<${payload.id}>", payload), ("<>".to_owned(), 1), "{payload}");
+            assert_eq!(
+                of_payload("${payload}", payload),
+                (payload.to_owned(), 0),
+                "nothing of it was asked for"
+            );
+        }
+        // JSON without that member, and a text further inside that is not JSON, are nothing to note.
+        for payload in ["[]", "12", r#"{"a":1}"#, r#""plain""#, r#"{"id":null}"#] {
+            assert_eq!(of_payload("${payload.x.y}", payload), (String::new(), 0), "{payload}");
+        }
+        assert_eq!(of_payload("${payload.a.b}", r#"{"a":"plain"}"#), (String::new(), 0));
+        assert_eq!(of_payload("${payload.a.b}", r#"{"a":"{\"b\":[1, 2]}"}"#), ("[1,2]".to_owned(), 0));
+    }
+
+    #[test]
+    fn a_member_that_is_a_plain_text_is_borrowed() {
+        let env = Env(serde_json::json!({"payload": "{\"id\": \"m1\", \"e\": \"a\\nb\"}"}), Cell::new(0));
+        let mut scratch = b"old".to_vec();
+        assert_eq!(Template::<Name>::compile("${payload.id}").render_or_borrow(&env, &mut scratch), b"m1");
+        assert_eq!(scratch, b"old", "nothing was copied");
+        assert_eq!(Template::<Name>::compile("${payload.e}").render_or_borrow(&env, &mut scratch), b"a\nb");
     }
 }

@@ -106,7 +106,8 @@ section! {
         /// Failed attempts to join the consumer group in a row after which the bridge shows as disconnected; the
         /// attempts go on.
         max_rejoin_attempts: u32 => integer(0..=u32::MAX).or(5);
-        /// Where to begin in a partition without a committed offset, or whose offset is gone.
+        /// Where to begin in a partition without a committed offset, or whose offset is gone. A partition or topic that
+        /// appears while the bridge is there begins at its beginning.
         offset_reset_policy: OffsetReset => choice().or(OffsetReset::Latest);
         /// How often offsets are committed.
         offset_commit_interval_seconds: Duration => seconds()

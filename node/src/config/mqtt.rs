@@ -6,7 +6,7 @@ use causeway_protocol::mqtt::{QoS, topic::DEFAULT_MAX_LEVELS};
 
 use super::Config;
 use super::kind::Kind;
-use super::kind_numbers::{bytes, integer, seconds};
+use super::kind_numbers::{bytes, integer, millis, seconds};
 use super::kind_values::{boolean, choice, text};
 use super::section::{choices, nested, section};
 use super::units::ByteSize;
@@ -66,8 +66,14 @@ section! {
         /// Bytes of messages that wait for one client, connected or not.
         max_mqueue_bytes: ByteSize => bytes().at_least(ByteSize(1024)).or(ByteSize::mb(8));
         /// What happens to a QoS 1 or 2 message for a client whose queue is full, counted for the session and in
-        /// all. QoS 0 is dropped then. A message from Kafka for a connected client waits instead.
+        /// all. QoS 0 is dropped then. A message from Kafka for a connected client waits instead, as long as
+        /// `slow_subscriber_timeout` says.
         queue_full: QueueFull => choice().or(QueueFull::DropNewest);
+        /// How long a connected client may take nothing (no byte of a message, no acknowledgement) while a bridge from
+        /// Kafka or a will waits for it. Then its queue counts as full, `queue_full` applies, and it is not waited
+        /// for until it goes on. `infinity`: it is waited for without a limit, and others wait with it.
+        slow_subscriber_timeout: Option<Duration> => millis()
+            .at_least(Duration::from_millis(100)).or_word("infinity").or(Some(Duration::from_secs(30)));
         /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have in all.
         /// From 7/8 of it new sessions (0x97), subscriptions (0x97) and retained messages are refused, and for a
         /// client with a backlog of 16 KB its queue counts as full; when it is reached, so it does for every
@@ -157,6 +163,7 @@ impl Config {
             max_mqueue,
             max_mqueue_bytes,
             queue_full,
+            slow_subscriber_timeout,
             max_memory,
             shared_subscription_strategy,
             session_store,
@@ -181,6 +188,7 @@ impl Config {
                 QueueFull::DropOldest => mqtt::QueueFull::DropOldest,
                 QueueFull::Disconnect => mqtt::QueueFull::Disconnect,
             },
+            slow_subscriber_timeout,
             max_memory: max_memory.bytes(),
             shared_subscription_strategy: match shared_subscription_strategy {
                 ShareStrategy::RoundRobin => mqtt::ShareStrategy::RoundRobin,

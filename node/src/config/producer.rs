@@ -143,7 +143,7 @@ section! {
         /// Use only this many partitions, the first ones.
         partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions");
         /// Batches of one partition that may await their acknowledgement; 5 at most are used, because Kafka
-        /// recognises a resend among its last 5 only.
+        /// recognises a resend among its last 5 only, and 1 without `required_acks = all_isr`, to keep order when Kafka refuses one.
         max_inflight: u16 => integer(1..=65_535).or(10);
         /// Age at which a batch is given up: when all of its records are older (an eighth more at most), and it is certain that
         /// Kafka does not have it.

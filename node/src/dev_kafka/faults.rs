@@ -68,6 +68,7 @@ enum Action {
     DropAfter,
     Delay(Duration),
     Error(i16),
+    Hide,
 }
 
 #[derive(Debug)]
@@ -174,6 +175,11 @@ impl Faults {
     /// Answers the next `requests` matching requests with Kafka's error `code`, for each matching partition, and does nothing for them.
     pub fn error(&self, matches: impl Into<Match>, code: i16, requests: usize) {
         self.add(matches.into(), Action::Error(code), requests);
+    }
+
+    /// Leaves matching partitions out of the next `requests` answers about metadata, as a broker may whose own metadata is not complete.
+    pub fn hide(&self, matches: impl Into<Match>, requests: usize) {
+        self.add(matches.into(), Action::Hide, requests);
     }
 
     /// Rules that are not used up yet.
@@ -318,6 +324,11 @@ impl Plan {
             Action::Error(code) => Some(code),
             _ => None,
         }
+    }
+
+    /// Whether this partition is to be missing in the answer.
+    pub(super) fn hides(&mut self, topic: &str, partition: i32) -> bool {
+        self.find(topic, partition, |action| action == Action::Hide).is_some()
     }
 
     /// Whether the connection is to be closed before the request is served.

@@ -22,7 +22,7 @@ mod batch;
 mod cluster;
 mod coordinator;
 mod faults;
-mod groups;
+pub(crate) mod groups;
 mod log;
 mod producer_state;
 mod run;

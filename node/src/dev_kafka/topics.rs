@@ -37,6 +37,8 @@ const LIST: i8 = 7;
 pub(super) const CONFIG_KEYS: &[ConfigKey] = &[
     ConfigKey { name: "max.message.bytes", default: "", kind: INT },
     ConfigKey { name: "message.timestamp.type", default: "CreateTime", kind: STRING },
+    ConfigKey { name: "message.timestamp.before.max.ms", default: "9223372036854775807", kind: LONG },
+    ConfigKey { name: "message.timestamp.after.max.ms", default: "3600000", kind: LONG },
     ConfigKey { name: "retention.bytes", default: "-1", kind: LONG },
     ConfigKey { name: "cleanup.policy", default: "delete", kind: LIST },
     ConfigKey { name: "compression.type", default: "producer", kind: STRING },
@@ -56,6 +58,9 @@ pub(super) struct TopicConfig {
     pub(super) max_message_bytes: usize,
     /// Whether the broker's time replaces the producer's (`message.timestamp.type`).
     pub(super) log_append_time: bool,
+    /// Milliseconds by which timestamps may be before and after the broker's time (`message.timestamp.before.max.ms`,
+    /// `message.timestamp.after.max.ms`).
+    pub(super) timestamp_range: (i64, i64),
     /// Bytes kept per partition (`retention.bytes`), `None` without limit of its own.
     pub(super) retention_bytes: Option<usize>,
 }
@@ -63,8 +68,13 @@ pub(super) struct TopicConfig {
 impl TopicConfig {
     /// Reads settings; the error names the setting and what it may be.
     pub(super) fn new(given: BTreeMap<String, String>, max_message_bytes: usize) -> Result<Self, String> {
-        let mut config =
-            Self { max_message_bytes, log_append_time: false, retention_bytes: None, given: BTreeMap::new() };
+        let mut config = Self {
+            max_message_bytes,
+            log_append_time: false,
+            timestamp_range: (i64::MAX, 3_600_000),
+            retention_bytes: None,
+            given: BTreeMap::new(),
+        };
         for (name, value) in &given {
             let Some(key) = CONFIG_KEYS.iter().find(|key| key.name == name) else {
                 return Err(format!("Unknown topic config name: {name}"));
@@ -96,6 +106,13 @@ impl TopicConfig {
                         "Invalid value {value} for configuration {name}: this development Kafka knows only producer"
                     ));
                 }
+                ("message.timestamp.before.max.ms" | "message.timestamp.after.max.ms", _, ..0) => {
+                    return Err(format!(
+                        "Invalid value {value} for configuration {name}: must be at least 0"
+                    ));
+                }
+                ("message.timestamp.before.max.ms", _, most) => config.timestamp_range.0 = most,
+                ("message.timestamp.after.max.ms", _, most) => config.timestamp_range.1 = most,
                 ("retention.bytes", _, bytes) => config.retention_bytes = usize::try_from(bytes).ok(),
                 _ => {}
             }

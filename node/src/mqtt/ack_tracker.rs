@@ -8,7 +8,9 @@
 //!   before its publication is complete.
 //! * A QoS 2 packet identifier is dispatched once from its first PUBLISH to its PUBREL, however often the
 //!   PUBLISH is repeated and however many connections that takes (MQTT-4.3.3-10).
-//! * Completions of an earlier connection are harmless for QoS 1 and recorded for QoS 2.
+//! * A QoS 1 publication that an earlier connection left without its PUBACK is not dispatched again when its client
+//!   repeats it with DUP: the repetition waits for the first copy. The identifier without DUP is another publication.
+//! * Completions of an earlier connection are recorded for those who may repeat them.
 
 use std::collections::VecDeque;
 
@@ -21,6 +23,8 @@ use crate::flow::{Outcome, SequenceRange};
 enum Answer {
     /// QoS 1.
     Acknowledged,
+    /// QoS 1 repeated: the answer is that of the first, when it is known.
+    AcknowledgedAgain,
     /// QoS 2, dispatched from this slot.
     Received,
     /// QoS 2 repeated: the answer is that of the first, when it is known.
@@ -35,11 +39,21 @@ struct Slot {
     reason: ReasonCode,
 }
 
-/// A QoS 2 publication of an earlier connection that sinks still hold.
+/// A publication of an earlier connection that sinks still hold.
 struct Orphan {
     pending: u32,
     identifier: u16,
+    answer: Answer,
     reason: ReasonCode,
+}
+
+/// A QoS 1 publication that an earlier connection left without its PUBACK.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    /// Sinks still hold it, under this sequence.
+    Pending(u64),
+    /// Its PUBACK may be sent.
+    Complete(ReasonCode),
 }
 
 /// A QoS 2 publication between PUBLISH and PUBREL.
@@ -51,6 +65,15 @@ enum Phase {
     Complete(ReasonCode),
     /// From before a restart: sessions have it, sinks may not.
     Sinks,
+}
+
+/// What a QoS 1 PUBLISH begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtLeastOnce {
+    /// A publication: its sequence.
+    New(u64),
+    /// Nothing: it has arrived before.
+    Repeated,
 }
 
 /// What a QoS 2 PUBLISH begins.
@@ -91,6 +114,8 @@ pub(crate) struct AckTracker {
     slots: VecDeque<Slot>,
     qos1_slots: usize,
     exactly_once: HashMap<u16, Phase>,
+    /// At most one for each packet identifier.
+    earlier: HashMap<u16, Earlier>,
     orphans: HashMap<u64, Orphan>,
 }
 
@@ -102,10 +127,24 @@ fn worse(known: ReasonCode, outcome: Outcome) -> ReasonCode {
 }
 
 impl AckTracker {
-    /// A QoS 1 publication arrived: its sequence. Call [`Self::dispatched`] for it.
-    pub(crate) fn begin_at_least_once(&mut self, identifier: u16) -> u64 {
+    /// A QoS 1 publication arrived: its sequence, unless it is a repetition that must not be dispatched. Call
+    /// [`Self::dispatched`] for a new one.
+    pub(crate) fn begin_at_least_once(&mut self, identifier: u16, dup: bool) -> AtLeastOnce {
         self.qos1_slots += 1;
-        self.add(identifier, Answer::Acknowledged)
+        if !self.earlier.is_empty() {
+            if dup && self.earlier.contains_key(&identifier) {
+                self.add(identifier, Answer::AcknowledgedAgain);
+                return AtLeastOnce::Repeated;
+            }
+            self.earlier.remove(&identifier);
+        }
+        AtLeastOnce::New(self.add(identifier, Answer::Acknowledged))
+    }
+
+    /// True where a QoS 1 publication with this packet identifier arrived on this connection and is not acknowledged.
+    pub(crate) fn is_under_way(&self, identifier: u16) -> bool {
+        let reliable = |slot: &Slot| matches!(slot.answer, Answer::Acknowledged | Answer::AcknowledgedAgain);
+        self.qos1_slots > 0 && self.slots.iter().any(|slot| slot.identifier == identifier && reliable(slot))
     }
 
     /// A QoS 2 publication arrived: its sequence, as with QoS 1, unless it has arrived before and must not be
@@ -132,7 +171,7 @@ impl AckTracker {
 
     fn add(&mut self, identifier: u16, answer: Answer) -> u64 {
         let sequence = self.base + self.slots.len() as u64;
-        let pending = u32::from(answer != Answer::ReceivedAgain);
+        let pending = u32::from(matches!(answer, Answer::Acknowledged | Answer::Received));
         self.slots.push_back(Slot { pending, identifier, answer, reason: ReasonCode::Success });
         sequence
     }
@@ -175,7 +214,7 @@ impl AckTracker {
                     self.exactly_once.insert(slot.identifier, Phase::Sinks);
                 }
                 Answer::Received => drop(self.exactly_once.remove(&slot.identifier)),
-                Answer::ReceivedAgain => {}
+                Answer::ReceivedAgain | Answer::AcknowledgedAgain => {}
             }
         }
     }
@@ -198,17 +237,24 @@ impl AckTracker {
     }
 
     fn complete_orphans(&mut self, first: u64, end: u64, outcome: Outcome) {
-        let exactly_once = &mut self.exactly_once;
+        let (exactly_once, earlier) = (&mut self.exactly_once, &mut self.earlier);
         self.orphans.retain(|sequence, orphan| {
             if !(first..end).contains(sequence) {
                 return true;
             }
             orphan.pending = orphan.pending.saturating_sub(1);
             orphan.reason = worse(orphan.reason, outcome);
-            if orphan.pending == 0 {
-                exactly_once.insert(orphan.identifier, Phase::Complete(orphan.reason));
+            if orphan.pending > 0 {
+                return true;
             }
-            orphan.pending > 0
+            if orphan.answer == Answer::Received {
+                exactly_once.insert(orphan.identifier, Phase::Complete(orphan.reason));
+            } else if let Some(known) = earlier.get_mut(&orphan.identifier)
+                && *known == Earlier::Pending(*sequence)
+            {
+                *known = Earlier::Complete(orphan.reason);
+            }
+            false
         });
     }
 
@@ -222,8 +268,16 @@ impl AckTracker {
             (Answer::ReceivedAgain, Some(Phase::Complete(reason))) => (AckKind::PubRec, reason),
             // Over in the meantime: released by the client, or refused.
             (Answer::ReceivedAgain, None) => (AckKind::PubRec, slot.reason),
+            (Answer::AcknowledgedAgain, _) => match self.earlier.get(&slot.identifier) {
+                Some(Earlier::Pending(_)) => return None,
+                Some(Earlier::Complete(reason)) => (AckKind::PubAck, *reason),
+                None => (AckKind::PubAck, slot.reason),
+            },
             _ => return None,
         };
+        if slot.answer == Answer::AcknowledgedAgain {
+            self.earlier.remove(&slot.identifier);
+        }
         let identifier = slot.identifier;
         self.slots.pop_front();
         self.base += 1;
@@ -278,12 +332,21 @@ impl AckTracker {
     }
 
     /// The connection has gone, the session stays: nothing is owed to the old connection. What sinks still
-    /// hold with QoS 2 is followed to its end.
+    /// hold is followed to its end.
     pub(crate) fn disconnected(&mut self) {
         for slot in self.slots.drain(..) {
-            if slot.answer == Answer::Received && slot.pending > 0 {
-                let Slot { pending, identifier, reason, .. } = slot;
-                self.orphans.insert(self.base, Orphan { pending, identifier, reason });
+            let Slot { pending, identifier, answer, reason } = slot;
+            match answer {
+                Answer::Acknowledged if pending > 0 => {
+                    self.earlier.insert(identifier, Earlier::Pending(self.base));
+                }
+                Answer::Acknowledged => {
+                    self.earlier.insert(identifier, Earlier::Complete(reason));
+                }
+                Answer::AcknowledgedAgain | Answer::Received | Answer::ReceivedAgain => {}
+            }
+            if matches!(answer, Answer::Acknowledged | Answer::Received) && pending > 0 {
+                self.orphans.insert(self.base, Orphan { pending, identifier, answer, reason });
             }
             self.base += 1;
         }

@@ -10,13 +10,20 @@ fn one(first: u64) -> SequenceRange {
     SequenceRange { first, count: 1 }
 }
 
+fn at_least_once(tracker: &mut AckTracker, identifier: u16) -> u64 {
+    match tracker.begin_at_least_once(identifier, false) {
+        AtLeastOnce::New(sequence) => sequence,
+        AtLeastOnce::Repeated => panic!("without DUP it is another publication"),
+    }
+}
+
 #[test]
 fn acknowledgements_leave_in_the_order_of_the_publications() {
     let mut tracker = AckTracker::default();
-    let first = tracker.begin_at_least_once(10);
+    let first = at_least_once(&mut tracker, 10);
     tracker.ticket_taken(first);
     tracker.dispatched(first, true);
-    let second = tracker.begin_at_least_once(11);
+    let second = at_least_once(&mut tracker, 11);
     tracker.dispatched(second, false);
     assert_eq!(tracker.release(), None, "the first is held, so is the second");
     tracker.complete(one(first), Outcome::Success);
@@ -30,7 +37,7 @@ fn acknowledgements_leave_in_the_order_of_the_publications() {
 #[test]
 fn the_worst_outcome_is_the_answer() {
     let mut tracker = AckTracker::default();
-    let sequence = tracker.begin_at_least_once(1);
+    let sequence = at_least_once(&mut tracker, 1);
     for _ in 0..3 {
         tracker.ticket_taken(sequence);
     }
@@ -46,7 +53,7 @@ fn the_worst_outcome_is_the_answer() {
 #[test]
 fn a_publication_completes_only_when_its_dispatch_is_over() {
     let mut tracker = AckTracker::default();
-    let sequence = tracker.begin_at_least_once(1);
+    let sequence = at_least_once(&mut tracker, 1);
     tracker.ticket_taken(sequence);
     tracker.complete(one(sequence), Outcome::Success);
     assert_eq!(tracker.release(), None, "another sink is still to be asked");
@@ -69,6 +76,46 @@ fn a_repeated_qos_2_publication_waits_for_the_first() {
     assert_eq!(tracker.released(7), Released::Known);
     assert_eq!(tracker.released(7), Released::Unknown);
     assert!(matches!(tracker.begin_exactly_once(7), ExactlyOnce::New(_)));
+}
+
+#[test]
+fn a_repeated_qos_1_publication_waits_for_the_first_through_reconnects() {
+    let mut tracker = AckTracker::default();
+    let [first, second, third] = [1, 2, 3].map(|identifier| {
+        let sequence = at_least_once(&mut tracker, identifier);
+        tracker.ticket_taken(sequence);
+        tracker.dispatched(sequence, true);
+        sequence
+    });
+    assert!(tracker.is_under_way(2) && !tracker.is_under_way(4));
+    // Complete, and its PUBACK behind that of the first.
+    tracker.complete(one(third), Outcome::Failed(ReasonCode::QuotaExceeded));
+    for _ in 0..2 {
+        tracker.disconnected();
+        assert!(!tracker.is_under_way(1));
+        for identifier in [1, 2, 3] {
+            assert_eq!(tracker.begin_at_least_once(identifier, true), AtLeastOnce::Repeated);
+        }
+        assert!(tracker.is_under_way(1));
+        assert_eq!((tracker.outstanding(), tracker.release()), (3, None));
+    }
+    tracker.complete(one(first), Outcome::Success);
+    let release = |identifier, reason| Some(Release { kind: AckKind::PubAck, identifier, reason });
+    assert_eq!(tracker.release(), release(1, ReasonCode::Success));
+    assert_eq!(tracker.release(), None);
+    // What is without DUP is another publication, and the end of the earlier one says nothing about it.
+    tracker.disconnected();
+    let other = at_least_once(&mut tracker, 2);
+    tracker.ticket_taken(other);
+    tracker.dispatched(other, true);
+    tracker.complete(one(second), Outcome::Success);
+    assert_eq!(tracker.begin_at_least_once(3, true), AtLeastOnce::Repeated);
+    assert_eq!(tracker.release(), None);
+    tracker.complete(one(other), Outcome::Success);
+    assert_eq!(tracker.release(), release(2, ReasonCode::Success));
+    assert_eq!(tracker.release(), release(3, ReasonCode::QuotaExceeded));
+    assert_eq!((tracker.outstanding(), tracker.held()), (0, 0));
+    assert!(tracker.earlier.is_empty() && tracker.orphans.is_empty());
 }
 
 #[test]
@@ -99,6 +146,8 @@ struct World {
     tickets: BTreeMap<u64, u32>,
     /// QoS 2 identifiers with their sequence, until PUBREL.
     exactly_once: BTreeMap<u16, u64>,
+    /// QoS 1 identifiers with their sequence, until PUBACK.
+    at_least_once: BTreeMap<u16, u64>,
     /// QoS 2 identifiers for which PUBREC arrived.
     received: Vec<u16>,
     dispatches: BTreeMap<u64, u32>,
@@ -131,7 +180,9 @@ fn random_interleavings_keep_the_promises() {
                         };
                         sequence
                     } else {
-                        tracker.begin_at_least_once(identifier)
+                        let sequence = at_least_once(&mut tracker, identifier);
+                        world.at_least_once.insert(identifier, sequence);
+                        sequence
                     };
                     for _ in 0..random.random_range(0..3) {
                         tracker.ticket_taken(sequence);
@@ -153,7 +204,18 @@ fn random_interleavings_keep_the_promises() {
                         world.expected.push_back((*identifier, true));
                     }
                 }
-                40..=84 => {
+                40..=49 => {
+                    let in_use = |identifier| world.expected.iter().any(|(known, _)| *known == identifier);
+                    let mut known: Vec<_> = world.at_least_once.keys().copied().collect();
+                    known.retain(|known| !in_use(*known) && !world.exactly_once.contains_key(known));
+                    known.shuffle(&mut random);
+                    if let Some(identifier) = known.first() {
+                        let begun = tracker.begin_at_least_once(*identifier, true);
+                        assert_eq!(begun, AtLeastOnce::Repeated, "seed {seed}");
+                        world.expected.push_back((*identifier, false));
+                    }
+                }
+                50..=84 => {
                     let known: Vec<_> = world.tickets.keys().copied().collect();
                     if known.is_empty() {
                         continue;
@@ -189,6 +251,10 @@ fn random_interleavings_keep_the_promises() {
                 assert_eq!(release.identifier, identifier, "out of order, seed {seed}");
                 let kind = if exactly_once { AckKind::PubRec } else { AckKind::PubAck };
                 assert_eq!(release.kind, kind, "seed {seed}");
+                if !exactly_once {
+                    let sequence = world.at_least_once.remove(&identifier).unwrap();
+                    assert!(!world.tickets.contains_key(&sequence), "before it is complete, seed {seed}");
+                }
                 if exactly_once {
                     let sequence = world.exactly_once[&identifier];
                     assert!(!world.tickets.contains_key(&sequence), "before it is complete, seed {seed}");

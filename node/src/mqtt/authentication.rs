@@ -118,7 +118,7 @@ impl Client {
             return Ok(true);
         }
         work.tally.counts().denied_subscribes += 1;
-        tracing::debug!(client_id = %self.origin.client_id, filter, "subscription denied");
+        shared.refusals.subscription(&self.origin, filter);
         Self::denied(shared).map(|()| false)
     }
 
@@ -217,10 +217,14 @@ impl Connection {
             ReasonCode::ServerBusy => counts.authentication_busy += 1,
             _ => counts.authentication_failed += 1,
         }
-        tracing::debug!(
-            client_id = %connect.origin.client_id, peer = %self.peer.address, reason = ?refusal.reason,
-            "client refused"
-        );
+        let why = match refusal.reason {
+            ReasonCode::ServerBusy => "too many logins are being checked",
+            ReasonCode::ServerUnavailable => "its login could not be checked",
+            ReasonCode::Banned => "its address is banned",
+            ReasonCode::BadAuthenticationMethod => "its authentication method is not offered",
+            _ => "authentication failed",
+        };
+        self.note_refused(&connect.origin, refusal.reason, why);
         if refusal.delay.is_zero() {
             return Err(End::NotConnected(refusal.reason, connect.version));
         }
@@ -238,7 +242,7 @@ impl Connection {
             if !allowed.contains(will.qos, will.retain) {
                 // Told now, while somebody listens, and not when it is too late.
                 work.tally.counts().denied_publishes += 1;
-                tracing::debug!(client_id = %connect.origin.client_id, topic = %will.topic, "will denied");
+                self.shared.refusals.publication(&connect.origin, &will.topic, "will");
                 return Err(End::NotConnected(ReasonCode::NotAuthorized, connect.version));
             }
         }
@@ -383,7 +387,7 @@ impl Connection {
             }
             Err(refusal) => {
                 work.tally.counts().authentication_failed += 1;
-                tracing::debug!(client_id = %origin.client_id, "could not authenticate again");
+                self.note_refused(&origin, refusal.reason, "it could not authenticate again");
                 // DISCONNECT has fewer reasons than CONNACK (MQTT-5.0 3.14.2.1).
                 Err(End::Refused(match refusal.reason {
                     ReasonCode::ServerBusy => ReasonCode::ServerBusy,

@@ -10,6 +10,8 @@
 //! Invariants:
 //! * A turn is bounded: at most [`ROUNDS`] rounds of one read each, then others have their turn.
 //! * What a client does not read is bounded: beyond [`OUT_LIMIT`] nothing more is read from it.
+//! * What a client sends is acted on in its order, with one exception: while a publication waits for room, what is no
+//!   publication overtakes it and those behind it ([`ReadAhead`]).
 //! * However it ends, its session goes back to the keeper: the lease sees to it.
 
 mod closing;
@@ -24,7 +26,8 @@ use std::{
     time::Duration,
 };
 
-use causeway_protocol::mqtt::{Decoded, Decoder, Packet, ReasonCode, Role, Version};
+use causeway_protocol::mqtt::{Decoded, Decoder, Packet, Publish, QoS, ReasonCode, Role, Version};
+use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::futures::OwnedNotified,
@@ -35,17 +38,19 @@ use super::{
     authentication::Authenticating,
     clock,
     handshake::Claiming,
-    inbox::{Inbox, Mail},
+    inbox::{Filling, Inbox, Mail},
     listener::Place,
     memory::{self, Held, Pressure},
-    options::CertificateUsername,
+    options::{CertificateUsername, QueueFull},
     out_buffer::{OutBuffer, Queue},
     outbox::Outbox,
     publisher::{Block, LOOK},
     rate::{ClientRates, Limited},
+    read_ahead::ReadAhead,
     requests,
     session::{Output, Session},
     shared::{Client, Shared},
+    standstill::Standing,
     stats::Tally,
     transport::{Peer, Transport},
 };
@@ -63,6 +68,9 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Bytes on their way to a client beyond which nothing is read from it: its own requests cause them.
 const OUT_LIMIT: usize = 1 << 20;
+
+/// Issuers of hand-overs that are asked whether they wait for a client, in one look.
+const ISSUERS: usize = 16;
 
 /// How long a client that closed its half of the connection may still be waited for: what it sent before may
 /// get through.
@@ -84,6 +92,8 @@ pub(crate) struct Work {
     pub(crate) tally: Tally,
     /// Milliseconds since the Unix epoch, taken once per turn.
     pub(crate) wall: i64,
+    /// The steady clock at the same moment.
+    pub(crate) steady: i64,
     /// The largest packet that the client of a CONNECT of this turn takes.
     pub(crate) client_maximum: Option<u32>,
     /// What was wrong with a packet of this turn.
@@ -135,7 +145,14 @@ pub(crate) struct Connection {
     place: Place,
     pub(super) decoder: Decoder,
     pub(super) phase: Phase,
+    /// Why the client's publications wait.
     pub(super) block: Block,
+    /// Those that wait, while there are any.
+    pub(super) ahead: Option<Box<ReadAhead>>,
+    /// Until when nothing is read because the client is over its rates.
+    paused: Option<Instant>,
+    /// The client is read from, or would be.
+    heard: bool,
     pub(super) client: Option<Box<Client>>,
     /// Bytes that were read and not decoded.
     input: Vec<u8>,
@@ -166,6 +183,9 @@ impl Connection {
             decoder,
             phase: Phase::Connecting { deadline, stop },
             block: Block::No,
+            ahead: None,
+            paused: None,
+            heard: true,
             client: None,
             input: Vec::new(),
             out: OutBuffer::default(),
@@ -194,13 +214,15 @@ impl Connection {
                 let answer = Pin::new(&mut claiming.granted).poll(cx);
                 if let Poll::Ready(answer) = answer {
                     self.claimed(answer.ok(), &mut scratch.work)?;
-                    self.decode_set_aside(scratch, now)?;
+                    self.last_activity = now;
+                    self.decode_set_aside(scratch)?;
                     more = true;
                 }
             }
             Phase::Authenticating(_) => {
                 if self.poll_authentication(cx, &mut scratch.work)? {
-                    self.decode_set_aside(scratch, now)?;
+                    self.last_activity = now;
+                    self.decode_set_aside(scratch)?;
                     more = true;
                 }
             }
@@ -212,19 +234,26 @@ impl Connection {
             }
             Phase::Running => {}
         }
-        if matches!(self.block, Block::Limit { .. } | Block::Room { .. }) {
-            self.look_after(now)?;
+        if !matches!(self.block, Block::No) {
+            self.look_after(now);
         }
         more |= self.take_mail(cx, scratch, now)?;
         more |= self.go_on(cx, scratch, now)?;
+        if let Some((end, deadline)) = self.client.as_ref().and_then(|client| client.farewell)
+            && (self.ahead.is_none() || now >= deadline)
+        {
+            return Err(end);
+        }
         more |= self.read(cx, scratch, now)?;
-        self.answer(scratch, now)?;
+        more |= self.answer(scratch, now)?;
         let mut written = 0;
+        let delivers = self.out.holds_publish();
         let result = self.out.poll_write(&mut self.socket, cx, &mut written);
         scratch.work.tally.counts().bytes_sent += written;
         if let Poll::Ready(Err(_)) = result {
             return Err(End::Gone);
         }
+        self.watch(delivers && written > 0, &mut scratch.work.tally, now)?;
         if self.socket.wants_flush()
             && let Poll::Ready(Err(_)) = Pin::new(&mut self.socket).poll_flush(cx)
         {
@@ -249,13 +278,14 @@ impl Connection {
             return Ok(false);
         }
         let mut close = None;
-        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         let rest = Unread { mails, inbox };
         while let Some(mail) = rest.mails.pop_front() {
             match mail {
                 Mail::Delivery(delivery) => session.deliver(delivery, &mut out),
                 Mail::Acknowledged(range, outcome) => session.tracker.complete(range, outcome),
                 Mail::Forgotten(release) => session.forgotten(release, version, &mut out),
+                Mail::Awaited => session.awaited = true,
                 Mail::Close(reason) => close = Some(reason),
             }
         }
@@ -286,11 +316,17 @@ impl Connection {
             Phase::Connecting { .. } => true,
             Phase::Authenticating(authenticating) => authenticating.listens(),
             Phase::Running => {
+                let stops = self.stops_decoding();
                 let client = self.client.as_deref_mut().filter(|client| client.draining.is_none());
                 // What waits for the disk is bounded as well.
                 let held = |session: &mut Session| session.holds_much();
-                matches!(self.block, Block::No)
-                    && client.is_some_and(|client| !client.lease.session().is_some_and(held))
+                let heard = !stops && client.is_some_and(|client| !client.lease.session().is_some_and(held));
+                if heard && !self.heard {
+                    // It could not be heard until now.
+                    self.last_activity = now;
+                }
+                self.heard = heard;
+                heard
             }
             Phase::Claiming(_) | Phase::Closing { .. } => false,
         };
@@ -314,7 +350,8 @@ impl Connection {
         }
         let count = buffer.filled().len();
         if count == 0 {
-            return Err(End::Gone);
+            self.say_farewell(End::Gone, now)?;
+            return Ok(true);
         }
         self.last_activity = now;
         scratch.work.tally.counts().bytes_received += count as u64;
@@ -342,23 +379,90 @@ impl Connection {
         Ok(true)
     }
 
-    /// Goes on with input that was set aside, if the reason for that is gone.
+    /// Goes on with publications and input that were set aside, if the reason for that is gone.
     fn go_on(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
-        let mut went_on = false;
+        let mut went_on = self.paused.is_some_and(|until| now >= until);
+        if went_on {
+            self.paused = None;
+        }
         // Twice: one who waits for room looks again after it has taken its place in the queue.
         for _ in 0..3 {
             if !self.may_decode() || !self.may_go_on(cx, now) {
                 break;
             }
             went_on = true;
-            self.decode_set_aside(scratch, now)?;
+            self.publish_ahead(&mut scratch.work)?;
+        }
+        if went_on && !self.input.is_empty() {
+            self.decode_set_aside(scratch)?;
         }
         Ok(went_on)
     }
 
+    /// Goes on with publications that wait, until one has to wait again. A turn is bounded: the rest has the next.
+    fn publish_ahead(&mut self, work: &mut Work) -> Result<(), End> {
+        let Some(mut ahead) = self.ahead.take() else { return Ok(()) };
+        let mut done = 0;
+        while done < READ
+            && let Some(packet) = ahead.first()
+        {
+            let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
+            let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = self.decoder.decode(packet)
+            else {
+                return Err(End::Gone);
+            };
+            match client.publish(&self.shared, &publish, work)? {
+                Block::No => done += ahead.pop(),
+                block => {
+                    self.block = block;
+                    break;
+                }
+            }
+        }
+        self.ahead = Some(ahead).filter(|ahead| !ahead.is_empty());
+        Ok(())
+    }
+
+    /// Sets a publication aside that has to wait, or that others before it wait for; false where there is no room.
+    /// One that is there already is not taken twice.
+    fn set_aside(&mut self, publish: &Publish<'_>, packet: &[u8], work: &mut Work) -> bool {
+        let ahead = self.ahead.get_or_insert_default();
+        if publish.dup && publish.qos != QoS::AtMostOnce {
+            let identifier = publish.packet_identifier;
+            let mut session = self.client.as_deref_mut().and_then(|client| client.lease.session());
+            let under_way = publish.qos == QoS::AtLeastOnce
+                && session.as_mut().is_some_and(|session| session.tracker.is_under_way(identifier));
+            // The one that waits in front is under way as well, and has to get in here first.
+            if ahead.holds(identifier) || (under_way && !ahead.is_empty()) {
+                work.tally.counts().received_duplicates += 1;
+                return true;
+            }
+        }
+        ahead.push(publish, packet, self.shared.options.read_ahead, self.shared.router.memory().pressure())
+    }
+
+    /// The client has said its last word. Where publications wait they have a moment to get through.
+    fn say_farewell(&mut self, end: End, now: Instant) -> Result<(), End> {
+        if self.ahead.is_none() {
+            return Err(end);
+        }
+        let Some(client) = self.client.as_deref_mut() else { return Err(end) };
+        if matches!(end, End::Disconnected) {
+            client.lease.ending().will = None;
+        }
+        client.farewell.get_or_insert((end, now + HALF_CLOSED));
+        Ok(())
+    }
+
+    /// True while nothing more of the client's input is acted on.
+    fn stops_decoding(&self) -> bool {
+        self.paused.is_some()
+            || self.ahead.as_ref().is_some_and(|ahead| ahead.is_full())
+            || self.client.as_ref().is_some_and(|client| client.farewell.is_some())
+    }
+
     /// Decodes input that was set aside.
-    fn decode_set_aside(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
-        self.last_activity = now;
+    fn decode_set_aside(&mut self, scratch: &mut Scratch) -> Result<(), End> {
         let mut input = std::mem::take(&mut self.input);
         let consumed = self.decode(&input, &mut scratch.work)?;
         input.drain(..consumed);
@@ -378,7 +482,7 @@ impl Connection {
     /// Decodes and acts on everything in `data`; how much of it is dealt with.
     fn decode(&mut self, data: &[u8], work: &mut Work) -> Result<usize, End> {
         let mut at = 0;
-        while matches!(self.block, Block::No) && self.may_decode() {
+        while self.may_decode() && !self.stops_decoding() {
             let rest = data.get(at..).unwrap_or_default();
             if rest.is_empty() {
                 break;
@@ -390,7 +494,7 @@ impl Connection {
                     if self.rates.is_some() && self.is_over_rates(work) {
                         break;
                     }
-                    if self.handle(packet, work)? {
+                    if self.handle(packet, rest.get(..consumed).unwrap_or_default(), work)? {
                         at += consumed;
                         if let Some(rates) = &mut self.rates {
                             rates.count(publish, consumed, Instant::now());
@@ -412,12 +516,8 @@ impl Connection {
         Ok(at)
     }
 
-    /// True when the client's next packet has to wait in front: [`Self::block`] says how long.
+    /// True when the client's next packet has to wait in front: [`Self::paused`] says how long.
     fn is_over_rates(&mut self, work: &mut Work) -> bool {
-        // One that was interrupted goes on.
-        if self.client.as_ref().is_some_and(|client| client.parked.is_some()) {
-            return false;
-        }
         let Some((until, limited)) = self.rates.as_ref().and_then(|rates| rates.wait(Instant::now())) else {
             return false;
         };
@@ -425,12 +525,12 @@ impl Connection {
             Limited::Messages => work.tally.counts().paused_messages_rate += 1,
             Limited::Bytes => work.tally.counts().paused_bytes_rate += 1,
         }
-        self.block = Block::Rate { until };
+        self.paused = Some(until);
         true
     }
 
-    /// Acts on one packet. False: not now, it stays in front and [`Self::block`] says why.
-    fn handle(&mut self, packet: Packet<'_>, work: &mut Work) -> Result<bool, End> {
+    /// Acts on one packet, encoded as `bytes`. False: not now, it stays in front.
+    fn handle(&mut self, packet: Packet<'_>, bytes: &[u8], work: &mut Work) -> Result<bool, End> {
         let publish = match packet {
             Packet::Publish(publish) => publish,
             Packet::Connect(connect) => {
@@ -447,7 +547,13 @@ impl Connection {
             }
             other => {
                 let Some(client) = self.client.as_deref_mut() else { return Err(End::Gone) };
-                requests::handle(&self.shared, client, &mut self.out, work, other)?;
+                let disconnects = matches!(other, Packet::Disconnect(_));
+                match requests::handle(&self.shared, client, &mut self.out, work, other) {
+                    Err(end @ (End::Disconnected | End::Gone)) if disconnects => {
+                        self.say_farewell(end, Instant::now())?;
+                    }
+                    done => done?,
+                }
                 return Ok(true);
             }
         };
@@ -457,53 +563,121 @@ impl Connection {
             self.handle_before_connack(&Packet::Publish(publish), work)?;
             return Ok(true);
         };
+        if self.ahead.is_some() {
+            return Ok(self.set_aside(&publish, bytes, work));
+        }
         match client.publish(&self.shared, &publish, work)? {
             Block::No => Ok(true),
             block => {
                 self.block = block;
-                Ok(false)
+                Ok(self.set_aside(&publish, bytes, work))
             }
         }
     }
 
     /// A client that is not read from may go away unheard: what it has sent is in front of the end. Where it has
     /// closed its half, it is given a moment for what waits to get through.
-    fn look_after(&mut self, now: Instant) -> Result<(), End> {
+    fn look_after(&mut self, now: Instant) {
         if let Block::Limit { look } = &mut self.block
             && now >= *look
         {
             *look = now + LOOK;
         }
-        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
-        if !self.socket.is_half_closed() {
-            return Ok(());
-        }
-        if now >= *client.half_closed.get_or_insert(now) + HALF_CLOSED {
+        let Some(client) = self.client.as_deref_mut() else { return };
+        if !self.heard && client.farewell.is_none() && self.socket.is_half_closed() {
             tracing::debug!(peer = %self.peer.address, "closed while it had to wait");
-            return Err(End::Gone);
+            client.farewell = Some((End::Gone, now + HALF_CLOSED));
         }
-        Ok(())
     }
 
-    /// The end of a round: hands over what was collected, answers, sends what waits.
-    fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), End> {
+    /// The end of a round: hands over what was collected, answers, sends what waits. True when there is more to send.
+    fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
         let Scratch { work, .. } = scratch;
         work.outbox.flush(&mut work.wakes, &mut work.tally);
         work.wakes.wake_all();
-        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
+        let Some(client) = self.client.as_deref_mut() else { return Ok(false) };
         if !matches!(self.phase, Phase::Running) {
-            return Ok(());
+            return Ok(false);
         }
         client.release_acknowledgements(&self.shared, &mut self.out, work);
         let Some(session) = client.lease.session() else { return Err(End::Gone) };
         let held = session.tracker.held() + session.holding();
-        session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall });
+        if session.wants_retained() {
+            requests::feed_retained(&self.shared.router, session, work.steady);
+        }
+        session.pump(&mut Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady });
         match client.draining {
             Some(deadline) if held == 0 || now >= deadline => {
                 Err(End::Refused(ReasonCode::ServerShuttingDown))
             }
-            _ => Ok(()),
+            _ => Ok(session.wants_retained()),
         }
+    }
+
+    /// Follows whether the client goes on while others wait for it; `took`: some of a publication was written.
+    fn watch(&mut self, took: bool, tally: &mut Tally, now: Instant) -> Result<(), End> {
+        let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
+        let Client { inbox, lease, watch, .. } = client;
+        let Some(session) = lease.session() else { return Ok(()) };
+        let went_on = std::mem::take(&mut session.went_on) || took;
+        if !session.awaited && !watch.is_on() {
+            return Ok(());
+        }
+        let timeout = self.shared.options.slow_subscriber_timeout;
+        if went_on {
+            inbox.end_standstill();
+            if watch.went_on(now) {
+                inbox.set_overdue(false);
+                tracing::info!(client_id = inbox.client_id(), "subscriber takes messages again");
+            }
+        }
+        if session.awaited {
+            watch.begin(now, timeout, inbox.is_awaited());
+        }
+        if watch.deadline().is_none_or(|look| now < look) {
+            return Ok(());
+        }
+        let awaited = inbox.take_awaited();
+        let standstill = inbox.begin_standstill(watch.since().unwrap_or(now));
+        let mut asked: SmallVec<[*const (); 8]> = SmallVec::new();
+        let (mut holds, mut waited) = (false, awaited);
+        for hand_over in session.hand_overs().chain(self.out.hand_overs()) {
+            holds = true;
+            let sink = hand_over.sink();
+            let address = Arc::as_ptr(sink).cast::<()>();
+            if waited || asked.len() == ISSUERS {
+                break;
+            }
+            if !asked.contains(&address) {
+                asked.push(address);
+                waited = sink.waits_for(&standstill);
+            }
+        }
+        session.awaited = holds || awaited;
+        match watch.look(now, timeout, holds, waited) {
+            Standing::Fine => inbox.end_standstill(),
+            Standing::Still(_) => {}
+            Standing::Overdue(since) => {
+                let Filling { queued, inflight, .. } = inbox.filling();
+                tally.counts().slow_subscribers += 1;
+                tracing::warn!(
+                    client_id = inbox.client_id(),
+                    seconds = (now - since).as_secs(),
+                    queued = queued.items,
+                    inflight,
+                    "subscriber takes nothing while others wait for it: its queue counts as full"
+                );
+                inbox.end_standstill();
+                if inbox.queue_full() == QueueFull::Disconnect {
+                    tally.counts().disconnected_queue_full += 1;
+                    return Err(End::Refused(ReasonCode::QuotaExceeded));
+                }
+                inbox.set_overdue(true);
+                session.let_go();
+                self.out.let_go();
+            }
+        }
+        Ok(())
     }
 
     /// The next moment at which something is due without any event.
@@ -514,30 +688,38 @@ impl Connection {
             Phase::Claiming(claiming) => Some(claiming.deadline),
             Phase::Running => {
                 let client = self.client.as_ref()?;
-                let silence = match self.block {
-                    Block::No if client.draining.is_none() => {
-                        client.keep_alive.map(|k| self.last_activity + k)
-                    }
-                    // One who is not read from cannot be blamed for silence.
-                    _ => None,
-                };
+                let silence = self.silence_ends();
                 let again = match &self.block {
                     Block::Room { retry } => Some(*retry),
-                    Block::Rate { until } => Some(*until),
                     Block::Limit { look } => Some(*look),
                     Block::No => None,
                 };
                 let leaving = client.leaving.map(|(_, deadline)| deadline);
                 let access = client.access.as_ref().and_then(|access| access.deadline());
-                [silence, again, leaving, client.draining, access].into_iter().flatten().min()
+                let look = client.watch.deadline();
+                let farewell = client.farewell.map(|(_, deadline)| deadline);
+                [silence, again, leaving, client.draining, access, look, farewell, self.paused]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
         }
+    }
+
+    /// When the client has been silent for too long. One that is not read from cannot be blamed for silence.
+    fn silence_ends(&self) -> Option<Instant> {
+        let client = self.client.as_ref().filter(|client| client.draining.is_none())?;
+        let keep_alive = client.keep_alive.filter(|_| self.heard)?;
+        Some(self.last_activity + keep_alive)
     }
 
     /// Makes sure that the task is polled at the next deadline. True: it is over already.
     fn arm(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = self.deadline() else {
-            self.timer = None;
+            // One that is still running is cheaper than one that is made anew for every message.
+            if self.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
+                self.timer = None;
+            }
             return false;
         };
         // A timer that fires too early is cheaper than one that is moved with every packet.
@@ -573,10 +755,10 @@ impl Connection {
                 if let Some(access) = &client.access {
                     access.check_time(now)?;
                 }
-                if matches!(self.block, Block::No) && client.draining.is_none() {
-                    return Err(End::Refused(ReasonCode::KeepAliveTimeout));
+                match self.silence_ends() {
+                    Some(end) if now >= end => Err(End::Refused(ReasonCode::KeepAliveTimeout)),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             Phase::Closing { .. } => Ok(()),
         }
@@ -585,6 +767,7 @@ impl Connection {
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         let mut now = Instant::now();
         scratch.work.wall = clock::unix_millis();
+        scratch.work.steady = clock::steady_millis(now);
         scratch.work.client_maximum = None;
         if !scratch.work.outbox.is_empty() {
             // The turn before this one panicked. What it had taken on goes out, and stays its own.
@@ -621,7 +804,8 @@ impl Connection {
         {
             session.rest();
         }
-        self.held.set(memory::CONNECTION + self.input.capacity() + self.out.footprint());
+        let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.footprint());
+        self.held.set(memory::CONNECTION + self.input.capacity() + self.out.footprint() + ahead);
         scratch.work.tally.flush(&self.shared.stats);
         if done { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -1,7 +1,10 @@
 //! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): which session the client gets, and what it is told. Who it is is asked
 //! in between, in [`super::authentication`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use causeway_protocol::mqtt::{
     ConnAck, Connect, Packet, QoS, ReasonCode, UserProperties, Version, Will as WillPacket,
@@ -14,9 +17,10 @@ use super::{
     explain::explain,
     keeper::{Claim, Claimed, Granted},
     options::{CertificateUsername, Options},
+    requests,
     session::{ClientLimits, Output},
     shared::Client,
-    store::Presence,
+    standstill::Watch,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -82,7 +86,7 @@ impl Connection {
     pub(super) fn connect(&mut self, connect: &Connect<'_>, work: &mut Work) -> Result<(), End> {
         let version = connect.version;
         let refuse = |reason| Err(End::NotConnected(reason, version));
-        if self.shared.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.shared.stopping.load(Ordering::Relaxed) {
             return refuse(ReasonCode::ServerShuttingDown);
         }
         if connect.client_id.is_empty() && version != Version::V5 && !connect.clean_start {
@@ -125,12 +129,21 @@ impl Connection {
                 self.phase = Phase::Claiming(Box::new(claiming));
                 Ok(())
             }
-            Claim::Refused => Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version)),
+            Claim::Refused => {
+                self.note_refused(&prepared.origin, ReasonCode::QuotaExceeded, "max_sessions is reached");
+                Err(End::NotConnected(ReasonCode::QuotaExceeded, prepared.version))
+            }
             Claim::NotYours => {
-                tracing::debug!(client_id, peer = %self.peer.address, "refused: the session is another user's");
+                let why = "the session of this client id is another user's";
+                self.note_refused(&prepared.origin, ReasonCode::ClientIdentifierNotValid, why);
                 Err(End::NotConnected(ReasonCode::ClientIdentifierNotValid, prepared.version))
             }
         }
+    }
+
+    /// Tells that a client is not let in.
+    pub(super) fn note_refused(&self, origin: &Origin, reason: ReasonCode, why: &str) {
+        self.shared.refusals.client(origin, self.listener(), reason, why);
     }
 
     fn prepare(&self, connect: &Connect<'_>) -> Prepared {
@@ -213,22 +226,23 @@ impl Connection {
             for filter in
                 access.denied_filters(&connect.origin, session.filters.iter().map(|filter| &**filter))
             {
-                session.unsubscribed(&filter);
-                self.shared.router.unsubscribe(inbox.id(), &filter);
+                requests::unsubscribe(&self.shared.router, session, &filter);
                 work.tally.counts().denied_subscribes += 1;
             }
         }
         session.connected(connect.limits);
-        let window = u32::try_from(connect.limits.window).unwrap_or(u32::MAX);
-        let presence = Presence::Connected { window };
-        session.inbox.record(connect.expiry, presence, connect.will.as_deref());
-        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.wall };
+        session.inbox.record(connect.expiry, session.presence(), connect.will.as_deref());
+        let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         session.pump(&mut out);
         let ending = lease.ending();
         ending.expiry = connect.expiry;
         ending.will = connect.will;
+        // Whoever looked for a connection to close before this one was there has found none.
         if self.shared.keeper.is_claimed(&inbox) {
             inbox.close_connection(ReasonCode::SessionTakenOver);
+        }
+        if self.shared.stopping.load(Ordering::Acquire) {
+            inbox.close_connection(ReasonCode::ServerShuttingDown);
         }
         let access = &self.shared.options.access;
         if access.revocations() != connect.revocations
@@ -248,11 +262,12 @@ impl Connection {
             routes: None,
             aliases: Vec::new(),
             problem_information: connect.problem_information,
-            half_closed: None,
+            farewell: None,
             parked: None,
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
             ends_with_connection: connect.expiry.is_none(),
+            watch: Watch::default(),
             leaving: None,
             draining: None,
         }));

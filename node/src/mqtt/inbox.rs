@@ -12,6 +12,8 @@
 //! | QoS 1/2, full | by [`QueueFull`], counted; *full* if it must be handed over | by [`QueueFull`], counted |
 //!
 //! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]).
+//! A connected client that is not waited for any longer ([`super::standstill`]) makes nobody wait: what is queued for it
+//! is handed over with that, and what it has no room for is dropped by [`QueueFull`].
 //! Acknowledgements and control messages are always taken: the tickets bound the former.
 //!
 //! A stored session's QoS 1 and 2 deliveries go to the [`Store`] in the same breath, and a hand-over is complete
@@ -32,6 +34,8 @@ use std::{
 };
 
 use causeway_protocol::mqtt::{QoS, ReasonCode};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     memory::{self, Held, Memory},
@@ -43,7 +47,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    flow::{AckSink, Outcome, Room, SequenceRange, Wake, WakeList},
+    flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Standstill, Wake, WakeList},
     mailbox::{Capacity, Charge, Mailbox},
 };
 
@@ -55,6 +59,8 @@ pub(crate) enum Mail {
     Delivery(Delivery),
     /// The outcome of publications of the client.
     Acknowledged(SequenceRange, Outcome),
+    /// Somebody waits for room.
+    Awaited,
     /// Nobody remembers a QoS 2 publication any more: PUBCOMP may follow. Names the PUBREL, see
     /// [`Durable::begin_release`](super::stored::Durable::begin_release).
     Forgotten(u64),
@@ -85,8 +91,14 @@ pub(crate) struct Inbox {
     inflight: AtomicU32,
     /// The connection was told to end because the queue is full.
     ending: AtomicBool,
-    /// A connection drains it; a hint for those who choose between several.
+    /// A connection drains it, and is waited for; a hint for those who choose between several.
     connected: AtomicBool,
+    /// Somebody was turned away for lack of room since its connection last looked.
+    awaited: AtomicBool,
+    /// Its client is not waited for.
+    overdue: AtomicBool,
+    /// Set while others wait and its client takes nothing.
+    standstill: Mutex<Option<Arc<Standstill>>>,
     /// Where its session is stored, if it is.
     stored: Option<Arc<StoredSession>>,
     _held: Held,
@@ -112,6 +124,7 @@ pub(crate) struct Filling {
 }
 
 impl Inbox {
+    /// An empty inbox whose client is away, until a connection drains it ([`Self::attach`]).
     pub(crate) fn new(
         id: u64,
         client_id: &str,
@@ -128,7 +141,10 @@ impl Inbox {
             dropped: AtomicU64::new(0),
             inflight: AtomicU32::new(0),
             ending: AtomicBool::new(false),
-            connected: AtomicBool::new(true),
+            connected: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+            overdue: AtomicBool::new(false),
+            standstill: Mutex::new(None),
             _held: Held::new(rules.memory, memory::SESSION + client_id.len()),
         })
     }
@@ -165,6 +181,7 @@ impl Inbox {
         let Some(stored) = &self.stored else { return };
         let expiry = expiry.map_or(0, |expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
         let record = Record {
+            id: stored.id,
             client_id: self.client_id.clone(),
             // Where names are claims, a will may be another's than the session.
             username: will
@@ -232,6 +249,54 @@ impl Inbox {
         self.mailbox.charge()
     }
 
+    /// True where somebody was turned away for lack of room since [`Self::take_awaited`].
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
+    /// True where somebody was turned away for lack of room since the last call.
+    pub(crate) fn take_awaited(&self) -> bool {
+        self.awaited.swap(false, Ordering::Relaxed)
+    }
+
+    /// True while its client is not waited for, see [`super::standstill`].
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Its client is waited for no longer, or again.
+    pub(crate) fn set_overdue(&self, overdue: bool) {
+        self.overdue.store(overdue, Ordering::Relaxed);
+        self.connected.store(!overdue, Ordering::Relaxed);
+        if overdue {
+            self.mailbox.ask_again();
+        }
+    }
+
+    /// Others wait and its client has taken nothing since then.
+    pub(crate) fn begin_standstill(&self, since: Instant) -> Arc<Standstill> {
+        let mut standstill = self.standstill.lock();
+        if let Some(known) = standstill.as_ref().filter(|known| known.since == since) {
+            return known.clone();
+        }
+        standstill.insert(Arc::new(Standstill { client_id: self.client_id.clone(), since })).clone()
+    }
+
+    /// Nobody waits, or its client has gone on.
+    pub(crate) fn end_standstill(&self) {
+        *self.standstill.lock() = None;
+    }
+
+    /// That others wait and its client takes nothing, if it is so.
+    pub(crate) fn standstill(&self) -> Option<Arc<Standstill>> {
+        self.standstill.lock().clone()
+    }
+
+    /// What happens where the queue is full.
+    pub(crate) fn queue_full(&self) -> QueueFull {
+        self.rules.full
+    }
+
     /// What its connection has to drop, oldest first, so that the newest have room.
     pub(crate) fn excess(&self) -> Charge {
         match self.rules.full {
@@ -246,8 +311,18 @@ impl Inbox {
         let mut batch = self.mailbox.lock();
         let before = batch.charge().items;
         let mandatory = delivery.hand_over.is_some() && batch.is_attached() && batch.is_open();
-        if mandatory && !(batch.has_room(delivery.weight()) && offering.may_wait(&batch)) {
-            return Offered::Full(batch.room());
+        if mandatory
+            && !(batch.has_room(delivery.weight()) && offering.may_wait(&batch))
+            && !self.is_overdue()
+        {
+            let room = batch.room();
+            if !self.awaited.swap(true, Ordering::Relaxed) {
+                batch.push_uncharged(Mail::Awaited);
+                if batch.finish() {
+                    self.mailbox.wake();
+                }
+            }
+            return Offered::Full(room);
         }
         let queued = offering.put(&mut batch, delivery);
         offering.count_places(before, batch.charge().items);
@@ -344,7 +419,8 @@ impl Inbox {
 
     /// Queues retained messages with QoS 1 and 2 for the client of a stored session. They are not charged:
     /// all share them with the router, whose bounds hold.
-    pub(crate) fn offer_retained(&self, deliveries: impl Iterator<Item = Delivery>) {
+    /// With them `op` is on the disk.
+    pub(crate) fn offer_retained(&self, deliveries: impl Iterator<Item = Delivery>, op: Option<Op>) {
         let Some(stored) = &self.stored else { return };
         let mut ops = Vec::new();
         let mut batch = self.mailbox.lock();
@@ -355,22 +431,29 @@ impl Inbox {
             stored.advance();
             batch.push_uncharged(Mail::Delivery(delivery));
         }
-        stored.store.append(ops.into_iter(), None);
+        stored.store.append(ops.into_iter().chain(op), None);
         if batch.finish() {
             self.mailbox.wake();
         }
     }
 
-    /// Queues what the store had, whatever the capacity is now.
-    pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) {
+    /// Queues what the store had, whatever the capacity is now; the number of deliveries that are not charged.
+    pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) -> usize {
         let mut batch = self.mailbox.lock();
         let before = batch.charge().items;
+        let mut uncharged = 0;
         for delivery in deliveries {
-            let weight = delivery.weight();
-            batch.push_anyway(Mail::Delivery(delivery), weight);
+            if delivery.charged {
+                let weight = delivery.weight();
+                batch.push_anyway(Mail::Delivery(delivery), weight);
+            } else {
+                uncharged += 1;
+                batch.push_uncharged(Mail::Delivery(delivery));
+            }
         }
         self.rules.memory.take((batch.charge().items - before) * memory::PLACE);
         let _ = batch.finish();
+        uncharged
     }
 
     /// Asks the connection, if there is one, to end.
@@ -388,6 +471,7 @@ impl Inbox {
     /// What was inside comes out; what of it stays is to be put back.
     pub(crate) fn detach(&self) -> VecDeque<Mail> {
         self.connected.store(false, Ordering::Relaxed);
+        self.end_standstill();
         self.mailbox.set_attached(false);
         self.mailbox.take()
     }
@@ -407,6 +491,8 @@ impl Inbox {
     /// A connection drains it from now on.
     pub(crate) fn attach(&self) {
         self.ending.store(false, Ordering::Relaxed);
+        self.awaited.store(false, Ordering::Relaxed);
+        self.overdue.store(false, Ordering::Relaxed);
         self.mailbox.set_attached(true);
         self.connected.store(true, Ordering::Relaxed);
     }
@@ -414,6 +500,7 @@ impl Inbox {
     /// The session is over. What was inside comes out.
     pub(crate) fn end(&self) -> VecDeque<Mail> {
         self.connected.store(false, Ordering::Relaxed);
+        self.end_standstill();
         let (mails, charge) = self.mailbox.close();
         self.rules.memory.give_back(charge.items * memory::PLACE);
         mails
@@ -454,8 +541,8 @@ impl AckSink for Inbox {
         }
     }
 
-    fn session(&self) -> Option<u64> {
-        self.stored().map(|stored| stored.number)
+    fn session(&self) -> Option<SessionId> {
+        self.stored().map(|stored| stored.id)
     }
 }
 

@@ -23,7 +23,13 @@ fn inbox(items: usize) -> Arc<Inbox> {
 
 fn inbox_that(full: QueueFull, items: usize) -> Arc<Inbox> {
     let rules = Rules { full, ..rules(Capacity { bytes: 1 << 20, items }, Arc::default()) };
-    Inbox::new(1, "c", &Arc::new(rules), None)
+    connected(Inbox::new(1, "c", &Arc::new(rules), None))
+}
+
+/// As its connection makes it.
+pub(crate) fn connected(inbox: Arc<Inbox>) -> Arc<Inbox> {
+    inbox.attach();
+    inbox
 }
 
 /// Rules without a limit of memory.
@@ -54,6 +60,19 @@ fn a_client_that_is_away_gets_no_qos_0_and_stored_messages_are_handed_over() {
     assert_eq!(*completed.0.lock(), [1, 2, 3]);
     let stats = inbox.rules.stats.snapshot();
     assert_eq!((stats.dropped_offline, stats.dropped_offline_full), (1, 1));
+}
+
+#[test]
+fn nobody_is_connected_until_a_connection_says_so() {
+    let rules = rules(Capacity { bytes: 1 << 20, items: 1 }, Arc::default());
+    let inbox = Inbox::new(1, "c", &Arc::new(rules), None);
+    assert!(!inbox.is_connected());
+    assert!(matches!(inbox.offer(delivery(QoS::AtMostOnce, None)), Offered::Dropped));
+    inbox.close_connection(ReasonCode::SessionTakenOver);
+    assert!(inbox.take().is_empty(), "there is no connection to close");
+    inbox.attach();
+    assert!(inbox.is_connected());
+    assert!(matches!(inbox.offer(delivery(QoS::AtMostOnce, None)), Offered::Queued(_)));
 }
 
 #[test]
@@ -144,7 +163,7 @@ fn without_memory_a_session_gets_one_message_at_a_time() {
     for full in [QueueFull::DropNewest, QueueFull::DropOldest] {
         let memory = memory::Ledger::new(64 << 10);
         let rules = Rules { full, memory, ..rules(Capacity { bytes: 1 << 20, items: 100 }, Arc::default()) };
-        let inbox = Inbox::new(1, "c", &Arc::new(rules), None);
+        let inbox = connected(Inbox::new(1, "c", &Arc::new(rules), None));
         let _full = Held::new(memory, 64 << 10);
         memory::settle();
         let completed = Arc::new(Completed::default());
@@ -166,7 +185,6 @@ fn everything_counted_is_given_back() {
     let capacity = Capacity { bytes: 1 << 20, items: 10 };
     let rules = Arc::new(Rules { full: QueueFull::DropOldest, memory, ..rules(capacity, Arc::default()) });
     let inbox = Inbox::new(1, "client", &rules, None);
-    inbox.detach();
     for next in 0..30 {
         inbox.offer(numbered(next, QoS::AtLeastOnce, None));
     }
@@ -210,7 +228,7 @@ fn an_outbox_keeps_the_order_of_each_session() {
     let inboxes: Vec<_> = (0..20)
         .map(|id| {
             let rules = rules(Capacity { bytes: 1 << 20, items: 1000 }, Arc::default());
-            Inbox::new(id, "c", &Arc::new(rules), None)
+            connected(Inbox::new(id, "c", &Arc::new(rules), None))
         })
         .collect();
     let mut outbox = Outbox::default();

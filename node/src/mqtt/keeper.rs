@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_protocol::mqtt::{ReasonCode, topic};
+use causeway_protocol::mqtt::{ReasonCode, SubscriptionOptions, topic};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::{
@@ -33,7 +33,7 @@ use super::{
     options::QueueFull,
     publication::Via,
     router::Router,
-    session::Session,
+    session::{Awaited, Session},
     stats::{Stats, Tally},
     store::{LoadedSession, Op, Presence, Store, read_message},
     stored::StoredSession,
@@ -210,7 +210,7 @@ impl Keeper {
     /// A new session; one that outlives its connection is stored, where sessions are.
     fn new_session(&self, client_id: &str, username: Option<&str>, lasts: bool) -> Box<Session> {
         let store = self.router.store().filter(|_| lasts);
-        let stored = store.map(|store| StoredSession::new(store.clone(), store.new_session(), 0));
+        let stored = store.map(|store| StoredSession::new(store.clone()));
         let session = self.session_with(client_id, stored);
         session.inbox.belongs_to(username);
         session
@@ -293,7 +293,7 @@ impl Keeper {
             session.disconnected(&mut tally);
             tally.flush(&self.stats);
         }
-        let now = Instant::now();
+        let now = clock::now();
         let mut state = self.state.lock();
         let next = match state.entries.get_mut(&client_id) {
             Some(Entry::Connected { inbox, next }) if inbox.id() == session.inbox.id() => next.take(),
@@ -351,7 +351,7 @@ impl Keeper {
         Stats::subtract(&self.stats.sessions, 1);
         if let Some(stored) = inbox.stored() {
             stored.store.put(Op::End { session: stored.number });
-            self.router.session_ended(stored.number);
+            self.router.releases().session_ended(stored.id);
         }
     }
 
@@ -400,7 +400,7 @@ impl Keeper {
         if let Some(stored) = inbox.stored() {
             // Behind what others take over: a crash in between doubles it, and does not lose it.
             stored.store.put(Op::End { session: stored.number });
-            self.router.session_ended(stored.number);
+            self.router.releases().session_ended(stored.id);
         }
     }
 
@@ -485,11 +485,11 @@ impl Keeper {
     /// Ends sessions and publishes wills whose time has come, and runs errands. Never returns.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            self.expire(Instant::now());
-            self.router.expire_retained(clock::unix_millis());
+            self.expire(clock::now());
+            self.router.expire_retained(clock::steady_now());
             let waiting = self.run_errands();
             let next = self.state.lock().deadlines.first().map(|(at, _)| *at);
-            let sweep = Instant::now() + if waiting { RETRY } else { SWEEP };
+            let sweep = clock::now() + if waiting { RETRY } else { SWEEP };
             let until = next.map_or(sweep, |next| next.min(sweep));
             // A deadline that is new, or an errand: whichever comes first.
             tokio::select! {
@@ -552,7 +552,7 @@ impl Keeper {
         {
             // How long it has been away follows from when it ends.
             let expiry = session.expiry.unwrap_or_default();
-            let left = ends.map_or(expiry, |ends| ends.saturating_duration_since(Instant::now()));
+            let left = ends.map_or(expiry, |ends| ends.saturating_duration_since(clock::now()));
             let gone = i64::try_from(expiry.saturating_sub(left).as_millis()).unwrap_or(i64::MAX);
             let since = clock::unix_millis().saturating_sub(gone);
             let presence = Presence::Away { since, sent: session.sent_upto() };
@@ -562,7 +562,7 @@ impl Keeper {
 
     /// Takes up the sessions that the store had: all clients are away. What ended meanwhile ends now.
     pub(crate) fn restore(self: &Arc<Self>, store: &Arc<Store>, found: Vec<LoadedSession>) {
-        let (now, wall) = (Instant::now(), clock::unix_millis());
+        let (now, wall) = (clock::now(), clock::unix_millis());
         let (mut restored, mut over) = (0u64, Vec::new());
         let left = |found: &LoadedSession| {
             let since = match found.record.presence {
@@ -572,6 +572,7 @@ impl Keeper {
             let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
             found.record.expiry.saturating_sub(gone)
         };
+        self.router.releases().sessions_found(found.iter().map(|found| found.record.id));
         // What a session holds for a group finds it, whichever of its members comes first.
         for found in found.iter().filter(|found| left(found) > 0) {
             let shared = found.subscriptions.iter().filter(|(filter, ..)| topic::is_shared(filter));
@@ -611,9 +612,18 @@ impl Keeper {
             let mut session = self.restored(store, &mut found, sent);
             let expiry = Duration::from_millis(found.record.expiry);
             session.expiry = Some(expiry);
-            for (filter, options, identifier) in std::mem::take(&mut found.subscriptions) {
-                self.router.subscribe(&session.inbox, &filter, options, identifier);
-                session.subscribed(&filter);
+            for (filter, options, identifier) in &found.subscriptions {
+                self.router.subscribe(&session.inbox, filter, *options, *identifier);
+                session.subscribed(filter);
+            }
+            for (filter, before) in std::mem::take(&mut found.awaited) {
+                let subscription = found.subscriptions.iter().find(|(known, ..)| *known == filter);
+                if let Some((_, SubscriptionOptions { qos, .. }, identifier)) = subscription {
+                    // Numbers that were given out and never reached the disk are given out again.
+                    let before = before.min(store.next_message());
+                    let (qos, identifier) = (*qos, *identifier);
+                    session.restore_awaited(Awaited { filter, qos, identifier, before });
+                }
             }
             if matches!(found.record.presence, Presence::Connected { .. }) {
                 // Its time runs from now on, also if we end again before it is back.
@@ -639,7 +649,7 @@ impl Keeper {
 
     /// A session that the store had, with its queue and without its subscriptions. Positions below `sent` were sent.
     fn restored(&self, store: &Arc<Store>, found: &mut LoadedSession, sent: u64) -> Box<Session> {
-        let stored = StoredSession::new(store.clone(), found.session, found.next);
+        let stored = StoredSession::restored(store.clone(), found.session, found.record.id, found.next);
         let mut session = self.session_with(&found.record.client_id, Some(stored));
         session.inbox.belongs_to(found.record.username.as_deref());
         // Deliveries of one subscription share what is known about it.
@@ -664,3 +674,7 @@ impl Keeper {
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "restart_tests.rs"]
+mod restart_tests;

@@ -154,6 +154,7 @@ async fn one_who_takes_over_gets_the_session_when_the_other_lets_go() {
     let world = world();
     let mut first = granted(world.claim("c", false)).lease;
     let inbox = first.session().unwrap().inbox.clone();
+    inbox.attach();
     let Claim::Wait(answer) = world.claim("c", false) else { panic!("the session is taken") };
     let mut told = inbox.take();
     assert!(matches!(

@@ -221,7 +221,7 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
                 }
                 if listener.open.load(Ordering::Acquire) >= listener.max_connections {
                     Stats::add(&shared.stats.connections_refused, 1);
-                    tracing::debug!(listener = listener.id(), %peer, "refused: max_connections reached");
+                    shared.refusals.full(listener.id(), peer);
                     continue;
                 }
                 let place = Place::take(listener);

@@ -30,6 +30,9 @@ mod outbox;
 mod publication;
 mod publisher;
 mod rate;
+mod read_ahead;
+mod refusals;
+mod releases;
 mod requests;
 mod retained;
 mod route;
@@ -38,6 +41,7 @@ mod session;
 mod share;
 mod shared;
 mod stamps;
+mod standstill;
 mod stats;
 mod store;
 mod stored;
@@ -50,11 +54,12 @@ mod will;
 use std::{
     future::Future,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use crate::access::Access;
+use crate::{access::Access, flow::Lives};
 use causeway_protocol::mqtt::ReasonCode;
 pub use clients::{ClientRow, Clients, ClientsPage};
 pub use listener::{ListenError, Listener};
@@ -111,11 +116,21 @@ impl Front {
     /// Opens the listeners and serves them until [`FrontHandle::stop`], or until the handle is dropped.
     /// What the session store has is there before the first of them opens.
     pub async fn start(options: Options, router: Arc<Router>) -> Result<FrontHandle, Error> {
+        let sessions = StoredSessions::read(options.session_store.as_deref(), None, &router).await?;
+        Self::start_with(options, router, sessions).await
+    }
+
+    /// As [`Self::start`], with the sessions that were read before.
+    pub async fn start_with(
+        options: Options,
+        router: Arc<Router>,
+        mut sessions: StoredSessions,
+    ) -> Result<FrontHandle, Error> {
         let count = match options.acceptors {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let found = open_store(&options, &router).await?;
+        let found = std::mem::take(&mut sessions.found);
         let shared = Shared::new(options, router);
         // Dropped on the way out, it closes what is open.
         let mut handle = FrontHandle {
@@ -125,8 +140,8 @@ impl Front {
             reload: Arc::default(),
             supervisors: Vec::new(),
         };
-        if let Some(store) = shared.router.store() {
-            shared.keeper.restore(store, found);
+        if let Some(store) = sessions.store.take() {
+            shared.keeper.restore(&store, found);
         }
         let mut certificates_of_all = Vec::new();
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -178,27 +193,69 @@ impl Front {
     }
 }
 
-/// Opens the store of sessions, if there is one, and hands the retained messages to the router; the sessions
-/// that it had.
-async fn open_store(options: &Options, router: &Arc<Router>) -> Result<Vec<LoadedSession>, Error> {
-    let Some(path) = options.session_store.clone() else { return Ok(Vec::new()) };
+/// The stored sessions of a front that is about to start. They are read first: whether they are those of the last run says what
+/// bridges may believe of what they remember.
+#[derive(Default)]
+pub struct StoredSessions {
+    store: Option<Arc<Store>>,
+    found: Vec<LoadedSession>,
+    continues: bool,
+}
+
+impl StoredSessions {
+    /// Reads the file at `path`, if there is one to be used, and hands its retained messages to the router. Without `lives` the file is
+    /// taken for what the process before left.
+    ///
+    /// # Errors
+    /// The file cannot be used, see [`StoreError`].
+    pub async fn read(
+        path: Option<&Path>,
+        lives: Option<Lives>,
+        router: &Arc<Router>,
+    ) -> Result<Self, Error> {
+        match path {
+            Some(path) => read_store(path.to_owned(), lives, router).await,
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Whether these are all sessions as the life before left them. Not where sessions are kept in memory alone, where the file
+    /// is new, or one from a backup.
+    pub fn continue_the_last_run(&self) -> bool {
+        self.continues
+    }
+}
+
+impl Drop for StoredSessions {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.close();
+        }
+    }
+}
+
+async fn read_store(
+    path: PathBuf,
+    lives: Option<Lives>,
+    router: &Arc<Router>,
+) -> Result<StoredSessions, Error> {
     let start = std::time::Instant::now();
     let (memory, stats) = (router.memory(), router.stats().clone());
     let (sender, answer) = tokio::sync::oneshot::channel();
     // Its own thread: reading may take seconds, and nothing else is to wait for it.
     let opening = std::thread::Builder::new().name("causeway-load".to_owned()).spawn({
         let path = path.clone();
-        move || drop(sender.send(Store::open(&path, memory, stats)))
+        move || drop(sender.send(Store::open(&path, lives, memory, stats)))
     });
     let io = |source| StoreError::Io { path: path.clone(), source };
     opening.map_err(io)?;
     let opened = answer.await.map_err(|_| io(std::io::Error::other("the reading thread ended")))?;
     let (store, loaded) = opened?;
     let (sessions, retained) = (loaded.sessions.len(), loaded.retained.len());
-    router.use_store(&store, loaded.retained, clock::unix_millis());
+    router.use_store(&store, loaded.retained, clock::steady_now());
     let seconds = start.elapsed().as_secs_f32();
     tracing::info!(path = %path.display(), sessions, retained, seconds, "stored sessions read");
-    Ok(loaded.sessions)
+    Ok(StoredSessions { store: Some(store), found: loaded.sessions, continues: loaded.continues })
 }
 
 /// A running front.

@@ -235,6 +235,8 @@ pub struct Options {
     /// QoS 1 and 2 publications a client may have unacknowledged (MQTT-5.0 3.2.2.3.3). Acks wait for Kafka:
     /// 1024 in flight are 100,000 messages a second at 10 ms, for 16 bytes each.
     pub receive_maximum: u16,
+    /// Publications that are read from a client while an earlier one of it waits for room.
+    pub read_ahead: Capacity,
     /// QoS 1 and 2 deliveries sent to a client and not yet acknowledged, where the client does not ask for
     /// fewer.
     pub max_inflight: u16,
@@ -245,6 +247,9 @@ pub struct Options {
     pub session_store: Option<PathBuf>,
     /// What happens when that is full.
     pub queue_full: QueueFull,
+    /// How long a connected client may take nothing while others wait for it before its queue counts as full; none:
+    /// it is waited for without a limit.
+    pub slow_subscriber_timeout: Option<Duration>,
     /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have together.
     pub max_memory: u64,
     /// Subscriptions of one session.
@@ -302,10 +307,12 @@ impl Default for Options {
             max_packet_size: 1 << 20,
             max_topic_levels: topic::DEFAULT_MAX_LEVELS,
             receive_maximum: 1024,
+            read_ahead: Capacity { bytes: 1 << 20, items: 4096 },
             max_inflight: 128,
             session_queue: Capacity { bytes: 8 << 20, items: 50_000 },
             session_store: None,
             queue_full: QueueFull::DropNewest,
+            slow_subscriber_timeout: Some(Duration::from_secs(30)),
             max_memory: memory::half_of_memory(),
             max_subscriptions: 10_000,
             shared_subscription_strategy: ShareStrategy::RoundRobin,

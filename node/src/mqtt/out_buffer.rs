@@ -62,6 +62,8 @@ pub(crate) struct Queue {
     len: usize,
     /// Bytes that were put in since it was last empty at the begin of a turn.
     position: u64,
+    /// Where the last PUBLISH ends.
+    publishes_end: u64,
     hand_overs: VecDeque<(u64, Arc<HandOver>)>,
 }
 
@@ -190,6 +192,23 @@ impl OutBuffer {
         queue.hand_overs.push_back((queue.position, hand_over));
     }
 
+    /// True while something of a PUBLISH is not written.
+    pub(crate) fn holds_publish(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.position - (queue.len as u64) < queue.publishes_end)
+    }
+
+    /// Hand-overs of what is not written.
+    pub(crate) fn hand_overs(&self) -> impl Iterator<Item = &Arc<HandOver>> {
+        self.queue.iter().flat_map(|queue| queue.hand_overs.iter().map(|(_, hand_over)| hand_over))
+    }
+
+    /// Lets go of all hand-overs, written or not.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.hand_overs = VecDeque::new();
+        }
+    }
+
     /// Writes what it can; ready when nothing is left.
     pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
@@ -228,6 +247,7 @@ impl Queue {
         self.tail.clear();
         self.written = 0;
         self.position = 0;
+        self.publishes_end = 0;
         // Everything is written: what was held for it is due.
         self.hand_overs = VecDeque::new();
     }
@@ -259,7 +279,7 @@ impl Queue {
         };
         if !publication.properties().is_empty() {
             // A re-delivery is finished even if it expired on the way: the client knows the identifier.
-            let at = if dup { publication.received_at } else { now };
+            let at = if dup { publication.arrived_at } else { now };
             let properties = publication.properties_at(at).ok_or(Unsendable::Expired)?;
             if version == Version::V5 {
                 publish.properties = properties;
@@ -346,6 +366,7 @@ impl Queue {
         if payload.len() < SHARED_PAYLOAD {
             self.tail.extend_from_slice(payload);
             self.grown(before);
+            self.publishes_end = self.position;
             return;
         }
         self.grown(before);
@@ -353,6 +374,7 @@ impl Queue {
         self.segments.push_back(Segment::Payload(publication.clone()));
         self.len += payload.len();
         self.position += payload.len() as u64;
+        self.publishes_end = self.position;
     }
 
     fn poll_write<W: AsyncWrite + Unpin>(

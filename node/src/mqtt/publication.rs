@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use causeway_protocol::mqtt::{PublishProperties, PublishPropertiesBuf, QoS};
 use smallvec::SmallVec;
 
-use super::{memory::Memory, share::Group};
+use super::{clock, memory::Memory, share::Group};
 use crate::flow::{HandOver, Message};
 
 /// What one copy costs beside its bytes: the structures around it.
@@ -27,6 +27,8 @@ pub(crate) struct Publication {
     pub(crate) retain: bool,
     /// When it reached this node: milliseconds since the Unix epoch.
     pub(crate) received_at: i64,
+    /// The same on the steady clock, for a message with an expiry interval.
+    pub(crate) arrived_at: i64,
     /// See [`Self::number`].
     number: u64,
     memory: Memory,
@@ -41,6 +43,14 @@ impl Drop for Publication {
 impl Publication {
     /// Copies a message out of wherever it was borrowed from. Counted in `memory` as long as it is there.
     pub(crate) fn new(message: &Message<'_>, memory: Memory) -> Self {
+        let arrived_at = match message.properties.message_expiry_interval {
+            Some(_) => clock::steady_at(message.received_at),
+            None => message.received_at,
+        };
+        Self::arrived(message, memory, arrived_at)
+    }
+
+    fn arrived(message: &Message<'_>, memory: Memory, arrived_at: i64) -> Self {
         let mut body = Vec::with_capacity(LENGTH + message.topic.len() + message.payload.len());
         // A longer one is no topic; nobody asks for its length, see `wire_topic`.
         let length = u16::try_from(message.topic.len()).unwrap_or(u16::MAX);
@@ -54,6 +64,7 @@ impl Publication {
             qos: message.qos,
             retain: message.retain,
             received_at: message.received_at,
+            arrived_at,
             number: 0,
             memory,
         };
@@ -67,7 +78,8 @@ impl Publication {
         self
     }
 
-    /// The number under which the store keeps it, where more than one of its rows refers to it; else 0.
+    /// The number of a retained message: later ones have higher numbers. Also the number under which the store, if
+    /// there is one, keeps a message that more than one of its rows refers to. Else 0.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -100,7 +112,7 @@ impl Publication {
         &self.properties
     }
 
-    /// Properties as they are sent on at `now`: the expiry interval is what remains of it
+    /// Properties as they are sent on at `now` (on the steady clock): the expiry interval is what remains of it
     /// (MQTT-5.0 3.3.2.3.3). `None` when the message has expired.
     pub(crate) fn properties_at(&self, now: i64) -> Option<PublishProperties<'_>> {
         let mut properties = self.properties.borrow();
@@ -118,14 +130,14 @@ impl Publication {
             .is_some_and(|interval| self.remaining(interval, now).is_none())
     }
 
-    /// When it expires, in milliseconds since the Unix epoch.
+    /// When it expires, on the steady clock.
     pub(crate) fn expires_at(&self) -> Option<i64> {
         let interval = self.properties.message_expiry_interval()?;
-        Some(self.received_at.saturating_add(i64::from(interval) * 1000))
+        Some(self.arrived_at.saturating_add(i64::from(interval) * 1000))
     }
 
     fn remaining(&self, interval: u32, now: i64) -> Option<u32> {
-        let waited = u64::try_from(now.saturating_sub(self.received_at)).unwrap_or(0) / 1000;
+        let waited = u64::try_from(now.saturating_sub(self.arrived_at)).unwrap_or(0) / 1000;
         let remaining = u64::from(interval).checked_sub(waited).filter(|&remaining| remaining > 0)?;
         u32::try_from(remaining).ok()
     }
@@ -217,7 +229,7 @@ pub(crate) mod tests {
             properties: &properties,
             received_at: 0,
         };
-        Publication::new(&message, Ledger::new(u64::MAX))
+        Publication::arrived(&message, Ledger::new(u64::MAX), 0)
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! Invariants:
 //! * Each sink and each session gets a publication once, also when a sink without room interrupts it: a
 //!   [`Parked`] publication goes on where it stopped.
-//! * Waiting for acknowledgements does not stop the reading; the receive maximum and a sink without room
-//!   do ([`Block`]).
+//! * Waiting for acknowledgements stops nothing; beyond the receive maximum, and while a sink has no room,
+//!   publications wait ([`Block`]) and everything else goes on.
+//! * A publication that is sent again (DUP) while its first copy is under way is not published again, as long as the
+//!   session lives.
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 
@@ -14,7 +16,7 @@ use causeway_protocol::mqtt::{Ack, AckKind, Decoded, Decoder, Packet, Publish, Q
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
-    ack_tracker::{ExactlyOnce, Release},
+    ack_tracker::{AtLeastOnce, ExactlyOnce, Release},
     clock,
     connection::{Connection, End, Work},
     explain::explain,
@@ -36,18 +38,13 @@ use crate::{
 /// How long a publication waits for room before it asks again, told or not.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How often a client that is not read from is looked at.
+/// How often a client whose publications wait is looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
-/// Why input is not acted on now.
+/// Why a client's publications wait.
 pub(crate) enum Block {
-    /// It is.
+    /// They do not.
     No,
-    /// The client is over its rates.
-    Rate {
-        /// When it is not any more.
-        until: Instant,
-    },
     /// As many publications as our receive maximum wait for their acknowledgement.
     Limit {
         /// When to look whether the client is still there.
@@ -92,16 +89,15 @@ impl Parked {
 }
 
 impl Connection {
-    /// True when input that was set aside may be looked at again; the block is then gone.
+    /// True when publications that were set aside may be looked at again; the block is then gone.
     pub(super) fn may_go_on(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let Some(client) = self.client.as_deref_mut() else { return false };
         let limit = usize::from(self.shared.options.receive_maximum);
         let go_on = match &self.block {
-            Block::No => false,
+            Block::No => self.ahead.is_some(),
             Block::Limit { .. } => {
                 client.lease.session().is_none_or(|session| session.tracker.held() < limit)
             }
-            Block::Rate { until } => now >= *until,
             Block::Room { retry } => {
                 let heard = client.parked.as_mut().is_none_or(|parked| parked.may_ask(cx));
                 heard || now >= *retry
@@ -247,7 +243,7 @@ impl Client {
         work: &mut Work,
     ) -> Result<Block, End> {
         work.tally.counts().denied_publishes += 1;
-        tracing::debug!(client_id = %self.origin.client_id, topic, "publication denied");
+        shared.refusals.publication(&self.origin, topic, "publication");
         Self::denied(shared)?;
         self.reject(ReasonCode::NotAuthorized, sequence)
     }
@@ -271,6 +267,12 @@ impl Client {
         let version = self.limits.version;
         let Some(session) = self.lease.session() else { return Err(End::Gone) };
         let tracker = &mut session.tracker;
+        if publish.qos == QoS::AtLeastOnce && publish.dup && tracker.is_under_way(publish.packet_identifier) {
+            let counts = work.tally.counts();
+            counts.received_qos1 += 1;
+            counts.received_duplicates += 1;
+            return Ok(Begun::Repeated);
+        }
         if publish.qos != QoS::AtMostOnce {
             if version == Version::V5 {
                 let repeated = publish.qos == QoS::ExactlyOnce && tracker.knows(publish.packet_identifier);
@@ -289,7 +291,13 @@ impl Client {
             }
             QoS::AtLeastOnce => {
                 counts.received_qos1 += 1;
-                Begun::New(Some(tracker.begin_at_least_once(publish.packet_identifier)))
+                match tracker.begin_at_least_once(publish.packet_identifier, publish.dup) {
+                    AtLeastOnce::New(sequence) => Begun::New(Some(sequence)),
+                    AtLeastOnce::Repeated => {
+                        counts.received_duplicates += 1;
+                        Begun::Repeated
+                    }
+                }
             }
             QoS::ExactlyOnce => {
                 counts.received_qos2 += 1;
@@ -335,12 +343,13 @@ impl Client {
                 out.ack(version, kind, identifier, reason);
                 continue;
             }
-            // What was denied is counted already.
-            if reason != ReasonCode::NotAuthorized {
+            // What was denied is counted already; to an MQTT 3 client that is no error, so it comes from a sink.
+            if reason != ReasonCode::NotAuthorized || version != Version::V5 {
                 work.tally.counts().failed_in_sink += 1;
             }
             if version != Version::V5 {
-                shared.warn_failed(&self.origin.client_id, reason, work.wall);
+                let uncounted = work.tally.counts().failed_in_sink;
+                shared.warn_failed(&self.origin.client_id, reason, uncounted, work.wall);
                 out.ack(version, kind, identifier, reason);
                 continue;
             }
@@ -349,8 +358,10 @@ impl Client {
                 session.tracker.refused(identifier, reason);
                 if let Some(durable) = &mut session.durable {
                     // The client may use the identifier for another publication at once.
-                    let session = durable.stored.number;
-                    shared.router.forget_soon(Mark { session, identifier });
+                    let stored = &durable.stored;
+                    let mark = Mark { session: stored.id, identifier };
+                    shared.router.release_soon(mark, stored.restored);
+                    let session = stored.number;
                     let packet = explained.map_or(Held::Ack(kind, identifier, reason), Held::Explained);
                     durable.answer(Op::Forgotten { session, identifier }, packet);
                     continue;
@@ -364,9 +375,9 @@ impl Client {
     }
 
     /// The connection ends. A parked publication that the client will not repeat, because some sinks have
-    /// it under a packet identifier that is remembered, is brought to its end by the keeper. `input` still
-    /// begins with its packet.
-    pub(super) fn leave(&mut self, shared: &Shared, input: &[u8], decoder: Decoder) {
+    /// it under a packet identifier that is remembered, is brought to its end by the keeper. `packet` is
+    /// the publication, encoded.
+    pub(super) fn leave(&mut self, shared: &Shared, packet: &[u8], decoder: Decoder) {
         let Some(parked) = self.parked.take() else { return };
         let Some(sequence) = parked.sequence else { return };
         let Some(session) = self.lease.session() else { return };
@@ -374,7 +385,7 @@ impl Client {
             session.tracker.abandon(sequence, parked.sinks_only);
             return;
         }
-        let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decoder.decode(input) else {
+        let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decoder.decode(packet) else {
             return;
         };
         let topic = match publish.properties.topic_alias {

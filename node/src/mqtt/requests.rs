@@ -15,8 +15,9 @@ use super::{
     inbox::Forgotten,
     memory::Pressure,
     out_buffer::OutBuffer,
-    publication::{Delivery, Via},
-    session::{OutOfPlace, Output},
+    publication::{Delivery, Publication, Via},
+    router::Router,
+    session::{Awaited, OutOfPlace, Output, Session},
     shared::{Client, Shared},
     store::Op,
     stored::Held,
@@ -57,7 +58,7 @@ pub(super) fn handle(
         }
         Packet::PubRec(ack) => {
             let Some(session) = client.lease.session() else { return Err(End::Gone) };
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.pubrec(ack.packet_identifier, ack.reason, &mut out).map_err(out_of_place)
         }
         Packet::PubComp(ack) => {
@@ -71,18 +72,19 @@ pub(super) fn handle(
                 return Err(End::Refused(ReasonCode::ProtocolError));
             }
             if let Some(durable) = &mut session.durable {
-                let mark = Mark { session: durable.stored.number, identifier };
+                let mark = Mark { session: durable.stored.id, identifier };
+                let restored = durable.stored.restored;
                 let inbox = &client.inbox;
                 let then = || {
                     let forgotten = Arc::new(Forgotten(inbox.clone()));
                     HandOver::new(Ticket::new(forgotten, durable.begin_release(identifier)))
                 };
                 // Before the client may use the identifier for something else.
-                if shared.router.forget(mark, then) {
+                if shared.router.releases().release(mark, restored, then) {
                     return Ok(());
                 }
             }
-            let mut out = Output { buffer, tally: &mut work.tally, now: work.wall };
+            let mut out = Output { buffer, tally: &mut work.tally, now: work.steady };
             session.released(identifier, version, &mut out);
             Ok(())
         }
@@ -103,6 +105,79 @@ fn out_of_place(_: OutOfPlace) -> End {
 
 fn answer<'a>(packet_identifier: u16, reasons: smallvec::SmallVec<[ReasonCode; 4]>) -> SubAck<'a> {
     SubAck { packet_identifier, reason_string: None, user_properties: UserProperties::default(), reasons }
+}
+
+/// Adds a subscription that the client may have, and the retained messages that come with it.
+pub(super) fn subscribe(
+    router: &Router,
+    session: &mut Session,
+    wanted: &SubscribeFilter<'_>,
+    identifier: Option<u32>,
+    now: i64,
+) {
+    let SubscribeFilter { filter, options } = *wanted;
+    let new = router.subscribe(&session.inbox, filter, options, identifier);
+    if new {
+        session.subscribed(filter);
+    }
+    if let Some(durable) = &mut session.durable {
+        let session = durable.stored.number;
+        durable.put(Op::Subscribe { session, filter: filter.into(), options, identifier });
+    }
+    let send_retained = match options.retain_handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => new,
+        RetainHandling::DoNotSend => false,
+    };
+    // None for a shared subscription (MQTT-5.0 4.8.2).
+    if send_retained && !topic::is_shared(filter) {
+        // An earlier wait for the same is over, and begins anew where it must.
+        session.cancel_awaited(filter);
+        let before = router.retained_before();
+        let awaited = Awaited { filter: filter.into(), qos: options.qos, identifier, before };
+        let room = session.retained_room();
+        match router.retained_matching(filter, before, now, room.unwrap_or(usize::MAX)) {
+            Some(matching) => {
+                if room.is_some() {
+                    session.count_added(matching.len());
+                }
+                session.deliver_retained(deliveries(&awaited, matching), None);
+            }
+            None => session.await_retained(awaited),
+        }
+    }
+}
+
+/// Retained messages that a client asked for.
+fn deliveries(awaited: &Awaited, matching: Vec<Arc<Publication>>) -> impl Iterator<Item = Delivery> + use<> {
+    let (via, qos) = (Via::identified(awaited.identifier), awaited.qos);
+    matching.into_iter().map(move |publication| {
+        let qos = publication.qos.min(qos);
+        Delivery { via: via.clone(), retain: true, ..Delivery::new(publication, qos) }
+    })
+}
+
+/// Goes on with retained messages that were held back, as far as the client has taken others.
+pub(super) fn feed_retained(router: &Router, session: &mut Session, now: i64) {
+    /// Subscriptions of a turn: each may have to look at many topics.
+    const AT_ONCE: usize = 16;
+    for _ in 0..AT_ONCE {
+        let Some(awaited) = session.next_awaited() else { return };
+        let matching =
+            router.retained_matching(&awaited.filter, awaited.before, now, usize::MAX).unwrap_or_default();
+        session.deliver_retained(deliveries(&awaited, matching), Some(awaited));
+    }
+}
+
+/// Ends a subscription; false where there was none.
+pub(super) fn unsubscribe(router: &Router, session: &mut Session, filter: &str) -> bool {
+    if !session.unsubscribed(filter) || !router.unsubscribe(session.inbox.id(), filter) {
+        return false;
+    }
+    if let Some(durable) = &mut session.durable {
+        durable.put(Op::Unsubscribe { session: durable.stored.number, filter: filter.into() });
+    }
+    true
 }
 
 /// What a SUBACK says about the first filter that was refused.
@@ -135,7 +210,7 @@ fn put(client: &Client, buffer: &mut OutBuffer, packet: &Packet<'_>) -> Result<(
     let limits = client.limits;
     buffer.packet(limits.version, limits.maximum_packet_size, packet).map_err(|error| {
         // A client that takes no answer of this size cannot be served.
-        tracing::debug!(client_id = %client.origin.client_id, %error, "answer not sent");
+        tracing::debug!(client_id = &*client.origin.client_id, %error, "answer not sent");
         End::Refused(ReasonCode::PacketTooLarge)
     })
 }
@@ -153,7 +228,7 @@ impl Client {
         if !self.may_subscribe(shared, filter, options.qos, work)? {
             return Ok(ReasonCode::NotAuthorized);
         }
-        Ok(self.subscribe_allowed(shared, wanted, identifier, work.wall))
+        Ok(self.subscribe_allowed(shared, wanted, identifier, work.steady))
     }
 
     fn subscribe_allowed(
@@ -161,7 +236,7 @@ impl Client {
         shared: &Shared,
         wanted: &SubscribeFilter<'_>,
         identifier: Option<u32>,
-        wall: i64,
+        now: i64,
     ) -> ReasonCode {
         let SubscribeFilter { filter, mut options } = *wanted;
         let switches = &shared.options;
@@ -178,33 +253,10 @@ impl Client {
         if session.filters.len() >= shared.options.max_subscriptions && !session.filters.contains(filter) {
             return ReasonCode::QuotaExceeded;
         }
-        if session.has_retained_backlog() || shared.router.memory().pressure() != Pressure::None {
-            // It asks for retained messages faster than it takes them, or there is no memory for more.
+        if shared.router.memory().pressure() != Pressure::None {
             return ReasonCode::QuotaExceeded;
         }
-        let new = shared.router.subscribe(&self.inbox, filter, options, identifier);
-        if new {
-            session.subscribed(filter);
-        }
-        if let Some(durable) = &mut session.durable {
-            let session = durable.stored.number;
-            durable.put(Op::Subscribe { session, filter: filter.into(), options, identifier });
-        }
-        let send_retained = match options.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => new,
-            RetainHandling::DoNotSend => false,
-        };
-        // None for a shared subscription (MQTT-5.0 4.8.2).
-        if send_retained && !topic::is_shared(filter) {
-            let via = Via::identified(identifier);
-            let matching = shared.router.retained_matching(filter, wall).into_iter();
-            session.deliver_retained(matching.map(|publication| Delivery {
-                via: via.clone(),
-                retain: true,
-                ..Delivery::new(publication.clone(), publication.qos.min(options.qos))
-            }));
-        }
+        subscribe(&shared.router, session, &SubscribeFilter { filter, options }, identifier, now);
         match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
@@ -214,10 +266,7 @@ impl Client {
 
     fn unsubscribe(&mut self, shared: &Shared, filter: &str) -> ReasonCode {
         let Some(session) = self.lease.session() else { return ReasonCode::UnspecifiedError };
-        if session.unsubscribed(filter) && shared.router.unsubscribe(self.inbox.id(), filter) {
-            if let Some(durable) = &mut session.durable {
-                durable.put(Op::Unsubscribe { session: durable.stored.number, filter: filter.into() });
-            }
+        if unsubscribe(&shared.router, session, filter) {
             ReasonCode::Success
         } else {
             ReasonCode::NoSubscriptionExisted

@@ -124,9 +124,15 @@ impl Retained {
         }
     }
 
-    /// Messages whose topic matches `filter`, expired ones left out. A leading wildcard leaves out
-    /// topics that start with `$` (MQTT-4.7.2-1).
-    pub(crate) fn matching(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
+    /// Messages with a number below `before` whose topic matches `filter`, expired ones left out; `None` where there
+    /// are more than `most`. A leading wildcard leaves out topics that start with `$` (MQTT-4.7.2-1).
+    pub(crate) fn matching(
+        &self,
+        filter: &str,
+        before: u64,
+        now: i64,
+        most: usize,
+    ) -> Option<Vec<Arc<Publication>>> {
         let levels: SmallVec<[&str; 16]> = filter.split('/').collect();
         let mut found = Vec::new();
         // Nodes to visit with the filter level that their children must match; none: the filter is used up.
@@ -137,8 +143,12 @@ impl Retained {
             // `a/#` also matches `a` (MQTT-5.0 4.7.1.2).
             if matches!(level, None | Some("#"))
                 && let Some(publication) = self.tree.value(node)
+                && publication.number() < before
                 && !publication.is_expired(now)
             {
+                if found.len() == most {
+                    return None;
+                }
                 found.push(publication.clone());
             }
             match level {
@@ -149,7 +159,7 @@ impl Retained {
                 Some(level) => open.extend(self.tree.child(node, level).map(|child| (child, depth + 1))),
             }
         }
-        found
+        Some(found)
     }
 
     fn below(
@@ -176,6 +186,12 @@ mod tests {
         *,
     };
 
+    impl Retained {
+        fn all(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
+            self.matching(filter, u64::MAX, now, usize::MAX).unwrap()
+        }
+    }
+
     fn retained(topic: &str, payload: &[u8]) -> Arc<Publication> {
         Arc::new(publication(topic, payload, QoS::AtLeastOnce, true))
     }
@@ -187,13 +203,25 @@ mod tests {
         assert!(store.store(&retained("b", b"1"), 0, Pressure::None));
         assert!(!store.store(&retained("c", b"1"), 0, Pressure::None));
         assert!(store.store(&retained("a", b"2"), 0, Pressure::None));
-        assert_eq!(store.matching("a", 0)[0].payload(), b"2");
+        assert_eq!(store.all("a", 0)[0].payload(), b"2");
         assert_eq!(store.len(), 2);
         let mut store = Retained::new(RetainedLimits { messages: 10, bytes: 300 });
         assert!(store.store(&retained("a", &[0; 100]), 0, Pressure::None));
         assert!(!store.store(&retained("b", &[0; 100]), 0, Pressure::None));
         assert!(!store.store(&retained("a", &[0; 300]), 0, Pressure::None));
-        assert_eq!(store.matching("#", 0)[0].payload().len(), 100);
+        assert_eq!(store.all("#", 0)[0].payload().len(), 100);
+    }
+
+    #[test]
+    fn no_more_are_found_than_asked_for_and_none_that_is_too_new() {
+        let mut store = Retained::new(RetainedLimits::default());
+        for (topic, number) in [("a/1", 3), ("a/2", 5), ("a/3", 4), ("b", 1)] {
+            let publication = publication(topic, b"x", QoS::AtLeastOnce, true).stored_as(number);
+            assert!(store.store(&Arc::new(publication), 0, Pressure::None));
+        }
+        let found = |filter, before, most| store.matching(filter, before, 0, most).map(|found| found.len());
+        assert_eq!((found("a/+", 6, 3), found("a/+", 6, 2)), (Some(3), None));
+        assert_eq!((found("a/+", 5, 2), found("a/+", 3, 0), found("#", 4, 2)), (Some(2), Some(0), Some(2)));
     }
 
     #[test]
@@ -203,7 +231,7 @@ mod tests {
         assert!(!store.store(&retained("b", b"1"), 0, Pressure::High));
         assert!(store.store(&retained("a", b"34"), 0, Pressure::Full));
         assert!(!store.store(&retained("a", b"567"), 0, Pressure::Full));
-        assert_eq!(store.matching("#", 0)[0].payload(), b"34");
+        assert_eq!(store.all("#", 0)[0].payload(), b"34");
     }
 
     #[test]
@@ -214,8 +242,8 @@ mod tests {
             0,
             Pressure::None
         ));
-        assert_eq!(store.matching("a", 999).len(), 1);
-        assert_eq!(store.matching("a", 1000).len(), 0);
+        assert_eq!(store.all("a", 999).len(), 1);
+        assert_eq!(store.all("a", 1000).len(), 0);
         assert!(!store.store(&retained("b", b"1"), 999, Pressure::None));
         assert!(store.store(&retained("b", b"1"), 1000, Pressure::None));
         assert_eq!((store.len(), store.expiries.len()), (1, 0));
@@ -252,7 +280,7 @@ mod tests {
             }
             let filter = levels.join("/");
             let mut found: Vec<_> = store
-                .matching(&filter, 0)
+                .all(&filter, 0)
                 .iter()
                 .map(|publication| (publication.topic().to_owned(), publication.payload().to_vec()))
                 .collect();

@@ -24,9 +24,11 @@ use causeway_protocol::mqtt::{QoS, SubscriptionOptions, topic};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
+    clock,
     inbox::Inbox,
     memory::{Held, Ledger, Memory, Pressure},
     publication::{Publication, Via},
+    releases::Releases,
     retained::{Retained, RetainedLimits},
     route::{Route, RouteGroup, RouteSink, RouteSubscriber},
     share::{Group, ShareStrategy},
@@ -35,7 +37,9 @@ use super::{
     store::Store,
     sys,
 };
-use crate::flow::{AckSink, HandOver, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket};
+use crate::flow::{
+    AckSink, HandOver, Lives, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket,
+};
 
 use filters::{Filters, Leaf, Subscription};
 pub use publishing::{PublishProgress, Published};
@@ -58,7 +62,7 @@ pub struct Router {
     /// Where retained messages are kept, if they outlive the process.
     store: OnceLock<Arc<Store>>,
     /// Who remembers QoS 2 publications beyond the end of the process.
-    remembering: RwLock<Vec<Arc<dyn Remembers>>>,
+    releases: Releases,
 }
 
 /// Waits for nothing.
@@ -81,7 +85,7 @@ impl Router {
             stats: Arc::default(),
             memory: Ledger::new(u64::MAX),
             store: OnceLock::new(),
-            remembering: RwLock::default(),
+            releases: Releases::default(),
         })
     }
 
@@ -100,40 +104,25 @@ impl Router {
         &self.stats
     }
 
-    /// From now on this one hears which QoS 2 publications are released.
-    pub fn add_remembering(&self, who: Arc<dyn Remembers>) {
-        self.remembering.write().push(who);
+    /// From now on this one hears which QoS 2 publications are released. What it has found of the life before counts as far as
+    /// it is still meant.
+    pub fn add_remembering(&self, who: Arc<dyn Remembers>, lives: Lives) {
+        self.releases.add(who, lives);
     }
 
     /// Until now.
     pub fn remove_remembering(&self, who: &Arc<dyn Remembers>) {
-        let address = |who: &Arc<dyn Remembers>| Arc::as_ptr(who).cast::<()>() as usize;
-        self.remembering.write().retain(|known| address(known) != address(who));
+        self.releases.remove(who);
     }
 
-    /// A QoS 2 publication is released: true where somebody remembers it, who then holds what `then` makes until it is
-    /// forgotten for good.
-    pub(crate) fn forget(&self, mark: Mark, then: impl FnOnce() -> Arc<HandOver>) -> bool {
-        let remembering = self.remembering.read();
-        let mut those = remembering.iter().filter(|who| who.remembers(mark)).peekable();
-        if those.peek().is_none() {
-            return false;
-        }
-        let then = then();
-        those.for_each(|who| who.forget(mark, then.clone()));
-        true
+    /// Hears which QoS 2 publications of stored sessions are released.
+    pub(crate) fn releases(&self) -> &Releases {
+        &self.releases
     }
 
-    /// As [`Self::forget`], and nobody waits.
-    pub(crate) fn forget_soon(&self, mark: Mark) {
-        self.forget(mark, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
-    }
-
-    /// A stored session is at its end.
-    pub(crate) fn session_ended(&self, session: u64) {
-        for who in &*self.remembering.read() {
-            who.session_ended(session);
-        }
+    /// A QoS 2 publication is released, and nothing waits for those who remember it.
+    pub(crate) fn release_soon(&self, mark: Mark, restored: bool) {
+        self.releases.release(mark, restored, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
     }
 
     /// Gives every message whose topic matches `filter` to `sink`, until it is removed. The filter must be
@@ -328,15 +317,16 @@ impl Router {
         let mut kept = None;
         if publication.payload().is_empty() {
             retained.remove(publication.topic());
-        } else if retained.store(publication, publication.received_at, self.memory.pressure()) {
+        } else if retained.store(publication, clock::steady_now(), self.memory.pressure()) {
             kept = Some(publication);
         } else {
             Stats::add(&self.stats.retained_refused, 1);
         }
         self.count_retained(&retained);
+        let removed = retained.take_removed();
         if let Some(store) = self.store.get() {
             // Under the lock: in the file the last one must be the last one, too.
-            store.retain(kept, retained.take_removed().into_iter(), hand_over);
+            store.retain(kept, removed.into_iter(), hand_over);
         }
     }
 
@@ -359,22 +349,43 @@ impl Router {
         self.store.get()
     }
 
-    /// The number that a publication needs, because more than one row of the store will refer to it.
+    /// The number that a publication needs, because it is retained or more than one row of the store will refer to it.
     pub(crate) fn number_for(&self, message: &Message<'_>, route: &Route) -> u64 {
-        let Some(store) = self.store.get() else { return 0 };
         let retained = message.retain && !message.payload.is_empty();
-        if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { store.new_message() } else { 0 }
+        if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { self.next_number() } else { 0 }
     }
 
-    /// Retained messages that match `filter` and have not expired.
-    pub(crate) fn retained_matching(&self, filter: &str, now: i64) -> Vec<Arc<Publication>> {
-        let mut found = self.retained.lock().matching(filter, now);
+    /// The number that the retained messages of a subscription are below which was just added: later ones reach the
+    /// client by the subscription. No two calls give the same.
+    pub(crate) fn retained_before(&self) -> u64 {
+        self.next_number()
+    }
+
+    fn next_number(&self) -> u64 {
+        self.store
+            .get()
+            .map_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed), |store| store.new_message())
+    }
+
+    /// Retained messages with a number below `before` that match `filter` and have not expired; `None` where there are
+    /// more than `most`.
+    pub(crate) fn retained_matching(
+        &self,
+        filter: &str,
+        before: u64,
+        now: i64,
+        most: usize,
+    ) -> Option<Vec<Arc<Publication>>> {
+        let mut found = self.retained.lock().matching(filter, before, now, most)?;
+        // There is no order among topics; tests that compare two nodes need one.
+        #[cfg(test)]
+        found.sort_by(|one, other| one.topic().cmp(other.topic()));
         if filter.starts_with(sys::PREFIX) {
             let sys = self.sys.lock();
             let matching = sys.iter().filter(|(topic, _)| topic::matches(filter, topic));
             found.extend(matching.map(|(_, publication)| publication.clone()));
         }
-        found
+        (found.len() <= most).then_some(found)
     }
 
     /// Removes retained messages that have expired.

@@ -24,18 +24,19 @@ use super::{
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
-    store::{LoadedSession, Op},
+    store::{LoadedSession, Op, Presence},
     stored::{self, Durable, Held as HeldPacket},
 };
-use crate::mailbox::Charge;
+use crate::{flow::HandOver, mailbox::Charge};
 
 /// Bytes on their way to a client beyond which nothing more is put there: enough for one large write,
 /// little enough that a slow client's backlog stays in its queue, where the bounds are.
 pub(crate) const OUT_HIGH: usize = 256 << 10;
 
-/// Identifiers between the oldest unacknowledged delivery and the newest, in windows: a client may
-/// acknowledge out of order, but not leave one out for ever.
-const SPAN: usize = 8;
+/// Identifiers from the oldest unacknowledged delivery to the newest: all that there are but one, so that a place in
+/// flight follows from its identifier. A client may acknowledge in any order; one that leaves a delivery out gets this
+/// many further ones before it has to acknowledge that one.
+const SPAN: usize = u16::MAX as usize - 1;
 
 /// What the client on the other end takes.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +47,29 @@ pub(crate) struct ClientLimits {
     pub(crate) window: usize,
 }
 
-/// Retained messages that may wait for a session when it subscribes again: what waits is then at most this
-/// and one whole store.
-const RETAINED_BACKLOG: usize = 10_000;
+/// Retained messages that may wait for a session when those of one more subscription are added: what waits is then
+/// at most this and one whole store. Those of further subscriptions are held back.
+const RETAINED_BACKLOG: usize = if cfg!(test) { 3 } else { 10_000 };
+
+/// A subscription with no more retained messages than this need not wait: few clients have one filter that matches
+/// much and many that match much.
+const RETAINED_FEW: usize = if cfg!(test) { 1 } else { 100 };
+
+/// A subscription whose retained messages are held back.
+pub(crate) struct Awaited {
+    pub(crate) filter: Box<str>,
+    pub(crate) qos: QoS,
+    pub(crate) identifier: Option<u32>,
+    /// Messages with this number and later ones were published after the client subscribed and reach it by the
+    /// subscription itself.
+    pub(crate) before: u64,
+}
+
+impl Awaited {
+    fn footprint(&self) -> usize {
+        size_of::<Self>() + self.filter.len()
+    }
+}
 
 enum State {
     /// PUBLISH sent, PUBACK or PUBREC outstanding.
@@ -73,6 +94,10 @@ pub(crate) struct Session {
     pub(crate) released: Charge,
     /// How long it outlives its connection, as the keeper last heard.
     pub(crate) expiry: Option<Duration>,
+    /// Others may wait for something that it has, or for room in its queue.
+    pub(crate) awaited: bool,
+    /// The client has acknowledged something since this was last taken.
+    pub(crate) went_on: bool,
     limits: ClientLimits,
     next_identifier: u16,
     /// Bytes of the filters, with what the router keeps for them.
@@ -85,9 +110,18 @@ pub(crate) struct Session {
     sent: usize,
     /// How many of those are not acknowledged.
     unacknowledged: usize,
+    /// How many of `inflight` are not acknowledged, sent on this connection or not.
+    owed: usize,
+    /// It was logged that no identifier is left.
+    exhausted: bool,
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
     retained: Hollow<Delivery>,
+    /// Subscriptions whose retained messages are held back, in the order in which they are served. One for a filter
+    /// at most.
+    held_back: Hollow<Awaited>,
+    /// Retained messages that were added while there was a backlog.
+    added: usize,
     /// QoS 1 and 2 deliveries that wait for the window.
     waiting: Hollow<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
@@ -104,7 +138,7 @@ pub(crate) struct OutOfPlace;
 pub(crate) struct Output<'a> {
     pub(crate) buffer: &'a mut OutBuffer,
     pub(crate) tally: &'a mut Tally,
-    /// Milliseconds since the Unix epoch.
+    /// The steady clock, milliseconds.
     pub(crate) now: i64,
 }
 
@@ -119,12 +153,18 @@ impl Session {
             tracker: AckTracker::default(),
             released: Charge::default(),
             expiry: None,
+            awaited: false,
+            went_on: false,
             limits: ClientLimits { version: Version::V311, maximum_packet_size: u32::MAX, window: 1 },
             next_identifier: 1,
             inflight: Hollow::default(),
             sent: 0,
             unacknowledged: 0,
+            owed: 0,
+            exhausted: false,
             retained: Hollow::default(),
+            held_back: Hollow::default(),
+            added: 0,
             waiting: Hollow::default(),
             unsent: Hollow::default(),
         }
@@ -135,6 +175,7 @@ impl Session {
         self.limits = limits;
         self.sent = 0;
         self.unacknowledged = 0;
+        self.awaited = false;
         self.inbox.attach();
     }
 
@@ -149,6 +190,7 @@ impl Session {
     /// A subscription goes; false where there was none.
     pub(crate) fn unsubscribed(&mut self, filter: &str) -> bool {
         let known = self.filters.remove(filter);
+        self.cancel_awaited(filter);
         if known {
             self.filter_bytes -= memory::SUBSCRIPTION + 2 * filter.len();
             self.count_held();
@@ -206,7 +248,7 @@ impl Session {
                 Mail::Delivery(delivery) => self.waiting.push_back(delivery),
                 Mail::Acknowledged(range, outcome) => self.tracker.complete(range, outcome),
                 // The client sends PUBREL again.
-                Mail::Forgotten(_) | Mail::Close(_) => {}
+                Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => {}
             }
         }
         tally.counts().dropped_offline += self.unsent.len() as u64;
@@ -229,6 +271,7 @@ impl Session {
             durable.disconnected(&self.inbox);
         }
         self.inbox.put_back(self.waiting.take());
+        self.inbox.set_inflight(self.owed);
         self.inbox.release(std::mem::take(&mut self.released));
         self.count_held();
     }
@@ -242,13 +285,20 @@ impl Session {
         });
         let mails = mails.into_iter().filter_map(|mail| match mail {
             Mail::Delivery(delivery) => Some(delivery),
-            Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => None,
+            Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => None,
         });
         inflight.chain(self.waiting.take()).chain(self.unsent.take()).chain(mails)
     }
 
     /// A delivery came out of the inbox.
-    pub(crate) fn deliver(&mut self, delivery: Delivery, out: &mut Output<'_>) {
+    pub(crate) fn deliver(&mut self, mut delivery: Delivery, out: &mut Output<'_>) {
+        if delivery.hand_over.is_some() {
+            if self.inbox.is_overdue() {
+                delivery.hand_over = None;
+            } else {
+                self.awaited = true;
+            }
+        }
         if delivery.qos != QoS::AtMostOnce
             && let Some(durable) = &mut self.durable
         {
@@ -272,6 +322,28 @@ impl Session {
             self.send_new(delivery, out);
         } else {
             self.waiting.push_back(delivery);
+        }
+    }
+
+    /// Hand-overs of what waits and of what is in flight.
+    pub(crate) fn hand_overs(&self) -> impl Iterator<Item = &Arc<HandOver>> {
+        let inflight = self.inflight.iter().filter_map(|inflight| match &inflight.state {
+            State::Publish(delivery) => Some(delivery),
+            State::Release | State::Done => None,
+        });
+        let all = inflight.chain(self.waiting.iter()).chain(self.unsent.iter());
+        all.filter_map(|delivery| delivery.hand_over.as_ref())
+    }
+
+    /// Lets go of all hand-overs: the client is not waited for any longer. What it has not got it still gets.
+    pub(crate) fn let_go(&mut self) {
+        self.awaited = false;
+        let inflight = self.inflight.iter_mut().filter_map(|inflight| match &mut inflight.state {
+            State::Publish(delivery) => Some(delivery),
+            State::Release | State::Done => None,
+        });
+        for delivery in inflight.chain(self.waiting.iter_mut()).chain(self.unsent.iter_mut()) {
+            delivery.hand_over = None;
         }
     }
 
@@ -303,15 +375,21 @@ impl Session {
         }
     }
 
-    /// Retained messages that a new subscription matches.
-    pub(crate) fn deliver_retained(&mut self, deliveries: impl Iterator<Item = Delivery>) {
+    /// Retained messages that a subscription matches; `served`: they were held back.
+    pub(crate) fn deliver_retained(
+        &mut self,
+        deliveries: impl Iterator<Item = Delivery>,
+        served: Option<Awaited>,
+    ) {
         if let Some(durable) = &mut self.durable {
             let (unreliable, reliable): (Vec<_>, Vec<_>) =
                 deliveries.partition(|delivery| delivery.qos == QoS::AtMostOnce);
             self.retained.extend(unreliable.into_iter());
             durable.retained += reliable.len();
-            if !reliable.is_empty() {
-                self.inbox.offer_retained(reliable.into_iter());
+            let session = durable.stored.number;
+            let served = served.map(|served| Op::Await { session, filter: served.filter, before: None });
+            if !reliable.is_empty() || served.is_some() {
+                self.inbox.offer_retained(reliable.into_iter(), served);
             }
         } else {
             self.retained.extend(deliveries);
@@ -319,10 +397,66 @@ impl Session {
         self.count_held();
     }
 
-    /// True while so many retained messages wait that no more are added.
-    pub(crate) fn has_retained_backlog(&self) -> bool {
+    /// True while so many retained messages wait that those of further subscriptions are held back.
+    fn has_retained_backlog(&self) -> bool {
         let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
         self.retained.len() + stored > RETAINED_BACKLOG
+    }
+
+    /// How many retained messages of one more subscription may be added now; `None`: any number.
+    pub(crate) fn retained_room(&mut self) -> Option<usize> {
+        if self.has_retained_backlog() || !self.held_back.is_empty() {
+            return Some(RETAINED_FEW.min(RETAINED_BACKLOG.saturating_sub(self.added)));
+        }
+        self.added = 0;
+        None
+    }
+
+    /// Retained messages are about to be added although there is a backlog.
+    pub(crate) fn count_added(&mut self, count: usize) {
+        self.added += count;
+    }
+
+    /// Holds the retained messages of a subscription back.
+    pub(crate) fn await_retained(&mut self, awaited: Awaited) {
+        if let Some(durable) = &mut self.durable {
+            let (session, filter) = (durable.stored.number, awaited.filter.clone());
+            durable.put(Op::Await { session, filter, before: Some(awaited.before) });
+        }
+        self.restore_awaited(awaited);
+    }
+
+    /// Holds back what was held back before a restart.
+    pub(crate) fn restore_awaited(&mut self, awaited: Awaited) {
+        self.filter_bytes += awaited.footprint();
+        self.held_back.push_back(awaited);
+        self.count_held();
+    }
+
+    /// No retained messages for a filter are waited for any more.
+    pub(crate) fn cancel_awaited(&mut self, filter: &str) {
+        let Some(at) = self.held_back.iter().position(|awaited| *awaited.filter == *filter) else { return };
+        let Some(awaited) = self.held_back.remove(at) else { return };
+        self.filter_bytes -= awaited.footprint();
+        if let Some(durable) = &mut self.durable {
+            durable.put(Op::Await { session: durable.stored.number, filter: awaited.filter, before: None });
+        }
+    }
+
+    /// True when the retained messages of a subscription need not be held back any more.
+    pub(crate) fn wants_retained(&self) -> bool {
+        !self.held_back.is_empty() && !self.has_retained_backlog()
+    }
+
+    /// The next subscription whose retained messages need not be held back any more.
+    pub(crate) fn next_awaited(&mut self) -> Option<Awaited> {
+        if !self.wants_retained() {
+            return None;
+        }
+        let awaited = self.held_back.pop_front()?;
+        self.filter_bytes -= awaited.footprint();
+        self.held_back.rest();
+        Some(awaited)
     }
 
     /// Sends what waits, as far as window and buffer allow.
@@ -372,7 +506,29 @@ impl Session {
             self.retained.rest();
         }
         self.count_held();
-        self.inbox.set_inflight(self.inflight.len());
+        self.inbox.set_inflight(self.owed);
+        if self.inflight.len() + self.limits.window >= SPAN && !self.exhausted {
+            self.warn_when_exhausted();
+        }
+    }
+
+    /// Logs once that a delivery which its client does not acknowledge leaves no identifier for further ones.
+    #[cold]
+    fn warn_when_exhausted(&mut self) {
+        if self.waiting.is_empty() || self.unacknowledged >= self.limits.window {
+            return;
+        }
+        if self.inflight.len() < SPAN && self.may_send_next() {
+            return;
+        }
+        if let Some(oldest) = self.inflight.front() {
+            self.exhausted = true;
+            tracing::warn!(
+                client_id = self.inbox.client_id(),
+                packet_identifier = oldest.identifier,
+                "the client has acknowledged 65,533 deliveries and not this one before them: it gets no more until it does"
+            );
+        }
     }
 
     /// Hands this turn's changes to the store and sends what needs not wait for it any more. False while a
@@ -398,7 +554,7 @@ impl Session {
         let (Some(durable), Some(next)) = (&self.durable, self.waiting.front()) else { return true };
         let position = durable.stored.position(next.position);
         let stored = next.qos != QoS::ExactlyOnce || position < durable.stored_upto;
-        stored && (self.inflight.is_empty() || position - durable.first < self.span() as u64)
+        stored && (self.inflight.is_empty() || position - durable.first < SPAN as u64)
     }
 
     /// Packets that wait for the disk.
@@ -417,6 +573,14 @@ impl Session {
         durable.map_or(0, |durable| durable.first + self.inflight.len() as u64)
     }
 
+    /// What a crash has to know from now on: how many of the oldest deliveries may have been sent. An earlier connection
+    /// may have had a larger window than this one.
+    pub(crate) fn presence(&self) -> Presence {
+        let sent =
+            self.inflight.iter().filter(|inflight| matches!(inflight.state, State::Publish(_))).count();
+        Presence::Connected { window: u32::try_from(self.limits.window.max(sent)).unwrap_or(u32::MAX) }
+    }
+
     /// Takes up what the store had; the client is away. Positions below `sent_upto` were sent, or may have
     /// been.
     pub(crate) fn restore(&mut self, found: &mut LoadedSession, sent_upto: u64) {
@@ -424,7 +588,6 @@ impl Session {
         self.tracker.restore(&found.received);
         let mut entries = std::mem::take(&mut found.entries).into_iter().peekable();
         let mut released = found.released.iter().copied().peekable();
-        let span = u64::from(u16::MAX) - 1;
         let sent_upto = sent_upto.max(found.released.last().map_or(0, |position| position + 1));
         let mut first = None;
         // Both rise: the positions in flight are merged from them, the gaps are done.
@@ -433,7 +596,7 @@ impl Session {
                 entries.peek().map(|(position, _)| *position).filter(|position| *position < sent_upto);
             let Some(position) = [entry, released.peek().copied()].into_iter().flatten().min() else { break };
             let first = *first.get_or_insert(position);
-            if position - first >= span {
+            if position - first >= SPAN as u64 {
                 break;
             }
             for gap in first + self.inflight.len() as u64..position {
@@ -448,11 +611,13 @@ impl Session {
                 released.next();
                 State::Release
             };
+            self.owed += usize::from(!matches!(state, State::Done));
             self.inflight.push_back(Inflight { identifier: stored::identifier(position), state });
         }
         durable.first = first.unwrap_or_default();
-        self.inbox.restore(entries.map(|(position, entry)| entry.into_delivery(position)));
+        durable.retained = self.inbox.restore(entries.map(|(position, entry)| entry.into_delivery(position)));
         self.count_held();
+        self.inbox.set_inflight(self.owed);
     }
 
     /// True when the window, not the buffer, is all that keeps deliveries back.
@@ -480,11 +645,7 @@ impl Session {
     fn window_is_open(&self) -> bool {
         self.sent == self.inflight.len()
             && self.unacknowledged < self.limits.window
-            && self.inflight.len() < self.span()
-    }
-
-    fn span(&self) -> usize {
-        span(self.limits.window)
+            && self.inflight.len() < SPAN
     }
 
     /// Sends again what an earlier connection left unacknowledged (MQTT-4.4.0-1).
@@ -499,6 +660,7 @@ impl Session {
                         self.unacknowledged += 1;
                     } else {
                         *state = State::Done;
+                        self.owed = self.owed.saturating_sub(1);
                         if let Some(durable) = &mut self.durable {
                             durable.done(durable.first + self.sent as u64);
                         }
@@ -551,6 +713,7 @@ impl Session {
         self.inflight.push_back(Inflight { identifier, state: State::Publish(delivery) });
         self.sent += 1;
         self.unacknowledged += 1;
+        self.owed += 1;
     }
 
     /// Identifiers are given out in order, so an identifier's place follows from the first one's.
@@ -567,9 +730,11 @@ impl Session {
     }
 
     fn done(&mut self, place: usize) {
+        self.went_on = true;
         if place < self.sent {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
+        self.owed = self.owed.saturating_sub(1);
         if let Some(durable) = &mut self.durable {
             durable.done(durable.first + place as u64);
         }
@@ -579,6 +744,7 @@ impl Session {
     fn forget_done(&mut self) {
         while self.inflight.front().is_some_and(|inflight| matches!(inflight.state, State::Done)) {
             self.inflight.pop_front();
+            self.exhausted = false;
             self.sent = self.sent.saturating_sub(1);
             if let Some(durable) = &mut self.durable {
                 durable.first += 1;
@@ -624,6 +790,7 @@ impl Session {
                     return Ok(());
                 }
                 inflight.state = State::Release;
+                self.went_on = true;
                 if let Some(durable) = &mut self.durable {
                     durable.release(durable.first + place as u64, identifier);
                     return Ok(());
@@ -654,11 +821,6 @@ impl Session {
             State::Done => Ok(()),
         }
     }
-}
-
-/// How far identifiers in flight may be apart.
-fn span(window: usize) -> usize {
-    window.saturating_mul(SPAN).min(usize::from(u16::MAX) - 1)
 }
 
 /// A client that refuses a delivery has not been handed it.

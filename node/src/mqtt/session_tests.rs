@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::{
-    flow::{AckSink, HandOver, Outcome, SequenceRange, Ticket},
+    flow::{AckSink, HandOver, Outcome, SequenceRange, SessionId, Ticket},
     mailbox::Capacity,
 };
 
@@ -65,7 +65,7 @@ impl World {
         for mail in self.session.inbox.take() {
             match mail {
                 Mail::Delivery(delivery) => self.with(|session, out| session.deliver(delivery, out)),
-                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) => {
+                Mail::Acknowledged(..) | Mail::Forgotten(_) | Mail::Close(_) | Mail::Awaited => {
                     panic!("only deliveries here")
                 }
             }
@@ -161,6 +161,37 @@ fn a_resumed_session_repeats_with_the_old_identifiers_before_anything_new() {
             sent(5, b"5", QoS::AtLeastOnce, false),
         ]
     );
+}
+
+#[test]
+fn a_delivery_that_is_not_acknowledged_takes_one_place_of_the_window_and_no_more() {
+    let mut world = World::new(Version::V5, 2);
+    world.deliver(b"first", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), [sent(1, b"first", QoS::AtLeastOnce, false)]);
+    for identifier in 2..=65_534 {
+        world.deliver(b"next", QoS::AtLeastOnce);
+        assert_eq!(world.seen(), [sent(identifier, b"next", QoS::AtLeastOnce, false)]);
+        if identifier == 20_000 {
+            // So it is on the next connection.
+            world.reconnect(2);
+            let again =
+                [sent(1, b"first", QoS::AtLeastOnce, true), sent(20_000, b"next", QoS::AtLeastOnce, true)];
+            assert_eq!(world.seen(), again);
+        }
+        assert_eq!(world.session.inbox.filling().inflight, 2);
+        world.session.puback(identifier, ReasonCode::Success).unwrap();
+    }
+    // There are no more identifiers than that.
+    world.deliver(b"last", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), []);
+    assert!(world.session.exhausted);
+    world.session.puback(1, ReasonCode::Success).unwrap();
+    world.drain();
+    assert_eq!(world.seen(), [sent(65_535, b"last", QoS::AtLeastOnce, false)]);
+    world.session.puback(65_535, ReasonCode::Success).unwrap();
+    assert!(world.session.is_idle() && !world.session.exhausted);
+    world.drain();
+    assert_eq!(world.session.inbox.filling().inflight, 0);
 }
 
 #[test]
@@ -413,9 +444,10 @@ fn stored_world(next: u64, window: usize) -> (World, Arc<super::super::store::St
     use super::super::{store::Store, stored::StoredSession};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions.redb");
-    let (store, _) = Store::open(&path, super::super::memory::Ledger::new(u64::MAX), Arc::default()).unwrap();
+    let memory = super::super::memory::Ledger::new(u64::MAX);
+    let (store, _) = Store::open(&path, None, memory, Arc::default()).unwrap();
     let rules = rules(Capacity { bytes: 64 << 20, items: 1_000_000 }, Arc::default());
-    let stored = StoredSession::new(store.clone(), store.new_session(), next);
+    let stored = StoredSession::restored(store.clone(), store.new_session(), SessionId::random(), next);
     let mut session = Session::new(Inbox::new(1, "c", &Arc::new(rules), Some(stored)));
     session.connected(limits(Version::V5, window));
     (World { session, buffer: OutBuffer::default(), tally: Tally::default(), now: 0 }, store, folder)

@@ -7,7 +7,10 @@ use super::*;
 use crate::{
     mailbox::Capacity,
     mqtt::{
-        inbox::{Inbox, Mail, tests::rules},
+        inbox::{
+            Inbox, Mail,
+            tests::{connected, rules},
+        },
         publication::{Via, tests::publication},
     },
 };
@@ -15,7 +18,7 @@ use crate::{
 fn member(group: &Arc<Group>, id: u64, items: usize) -> RouteSubscriber {
     let rules = rules(Capacity { bytes: 1 << 20, items }, Arc::default());
     RouteSubscriber {
-        inbox: Inbox::new(id, &format!("c{id}"), &Arc::new(rules), None),
+        inbox: connected(Inbox::new(id, &format!("c{id}"), &Arc::new(rules), None)),
         via: Some(Arc::new(Via {
             identifiers: [id as u32].into_iter().collect(),
             group: Arc::downgrade(group),

@@ -13,13 +13,16 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     authentication::ClientAccess,
+    connection::End,
     inbox::Inbox,
     keeper::{Keeper, Lease},
     options::Options,
     publisher::Parked,
+    refusals::Refusals,
     route::RouteCache,
     router::Router,
     session::ClientLimits,
+    standstill::Watch,
     stats::Stats,
     transport::Arithmetic,
 };
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Notify>,
     /// Bounds the TLS handshakes that compute at once.
     pub(crate) arithmetic: Arithmetic,
+    /// Tells what clients were refused.
+    pub(crate) refusals: Refusals,
     /// When a failure in a sink was last logged: milliseconds since the Unix epoch.
     warned: AtomicI64,
 }
@@ -52,18 +57,20 @@ impl Shared {
         // Half of the processor is always there for those who are connected.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let arithmetic = Arithmetic::new((cores / 2).max(1));
-        Arc::new(Self { options, router, keeper, stats, stopping, stop: Arc::default(), arithmetic, warned })
+        let refusals = Refusals::new(options.access.has_tokens_for_usernames());
+        let stop = Arc::default();
+        Arc::new(Self { options, router, keeper, stats, stopping, stop, arithmetic, refusals, warned })
     }
 
     /// Logs that a message was given up while its client cannot be told: at most once in ten seconds, all
-    /// are counted.
-    pub(crate) fn warn_failed(&self, client_id: &str, reason: ReasonCode, wall: i64) {
+    /// are counted. `uncounted` are not in the statistics yet.
+    pub(crate) fn warn_failed(&self, client_id: &str, reason: ReasonCode, uncounted: u64, wall: i64) {
         const EVERY_MS: i64 = 10_000;
         let last = self.warned.load(Ordering::Relaxed);
         if wall.saturating_sub(last) >= EVERY_MS
             && self.warned.compare_exchange(last, wall, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            let failed = self.stats.snapshot().failed_in_sink;
+            let failed = self.stats.snapshot().failed_in_sink + uncounted;
             tracing::warn!(client_id, ?reason, failed, "message given up; an MQTT 3 client cannot be told");
         }
     }
@@ -85,14 +92,16 @@ pub(crate) struct Client {
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     /// It takes reason strings where something went wrong (MQTT-5.0 3.1.2.11.7).
     pub(crate) problem_information: bool,
-    /// Since when we know, while it is not read from, that it has closed its half of the connection.
-    pub(crate) half_closed: Option<Instant>,
+    /// It has said its last word: how the connection ends when its publications are through, or at this time.
+    pub(crate) farewell: Option<(End, Instant)>,
     /// A publication that a sink had no room for.
     pub(crate) parked: Option<Box<Parked>>,
     /// 1.5 times the client's keep-alive.
     pub(crate) keep_alive: Option<Duration>,
     /// The session expiry interval of its CONNECT was 0 (MQTT-3.14.2-2).
     pub(crate) ends_with_connection: bool,
+    /// Whether it goes on while others wait for it.
+    pub(crate) watch: Watch,
     /// It must end, for this reason, at this time.
     pub(crate) leaving: Option<(ReasonCode, Instant)>,
     /// We are stopping: until when acknowledgements are waited for.

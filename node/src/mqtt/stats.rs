@@ -122,7 +122,7 @@ counters! {
     received_qos1,
     /// PUBLISH packets with QoS 2 received, repetitions included.
     received_qos2,
-    /// QoS 2 publications that had been received before and were not dispatched again.
+    /// Publications that were sent again (QoS 1: with DUP, while the first copy was under way) and not dispatched again.
     received_duplicates,
     /// Routes worked out: topics that a connection had not published to lately, or whose subscribers changed.
     routes_found,
@@ -144,6 +144,8 @@ counters! {
     dropped_offline,
     /// QoS 1 and 2 deliveries dropped because the queue of a client that is not connected was full.
     dropped_offline_full,
+    /// QoS 0 publications that waited behind others of their client when its connection ended.
+    dropped_read_ahead,
     /// Deliveries dropped because the message expired.
     dropped_expired,
     /// Deliveries dropped because the packet is larger than the client takes.
@@ -152,6 +154,9 @@ counters! {
     dropped_memory,
     /// Connections closed because the queue of their session was full (`mqtt.queue_full = disconnect`).
     disconnected_queue_full,
+    /// Times that a connected client took nothing for `mqtt.slow_subscriber_timeout` while others waited for it, and
+    /// was not waited for any longer.
+    slow_subscribers,
     /// Connections refused because memory was short.
     refused_memory,
     /// Connections closed in the middle of a large packet because memory was short.

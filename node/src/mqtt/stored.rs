@@ -31,6 +31,7 @@ use super::{
     inbox::Inbox,
     store::{Op, Store},
 };
+use crate::flow::SessionId;
 
 /// Packets of one client that may wait for the disk before nothing more is read from it.
 const HELD: usize = 1024;
@@ -38,15 +39,26 @@ const HELD: usize = 1024;
 /// What an inbox knows of its session in the store.
 pub(crate) struct StoredSession {
     pub(crate) store: Arc<Store>,
-    /// The store's number for it.
+    /// The store's number for it: names its rows, as long as it is there.
     pub(crate) number: u64,
+    /// Its identity, for those who remember something of it.
+    pub(crate) id: SessionId,
+    /// It is from before this start.
+    pub(crate) restored: bool,
     /// The next position. Changes while the inbox is locked.
     next: AtomicU64,
 }
 
 impl StoredSession {
-    pub(crate) fn new(store: Arc<Store>, number: u64, next: u64) -> Arc<Self> {
-        Arc::new(Self { store, number, next: AtomicU64::new(next) })
+    /// A new session.
+    pub(crate) fn new(store: Arc<Store>) -> Arc<Self> {
+        let number = store.new_session();
+        Arc::new(Self { store, number, id: SessionId::random(), restored: false, next: AtomicU64::new(0) })
+    }
+
+    /// One that the store had.
+    pub(crate) fn restored(store: Arc<Store>, number: u64, id: SessionId, next: u64) -> Arc<Self> {
+        Arc::new(Self { store, number, id, restored: true, next: AtomicU64::new(next) })
     }
 
     /// The position that the next delivery gets.

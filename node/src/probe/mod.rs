@@ -1,5 +1,5 @@
 //! The way of a bridge to Kafka, walked step by step as an operator would: names, ports, TLS, login, brokers, topics,
-//! rights, limits, group.
+//! rights, limits, clocks, group.
 //!
 //! Invariants:
 //! * Nothing is written, created, joined or committed. (Kafka itself makes its topic of offsets when somebody first asks
@@ -8,6 +8,7 @@
 //!   ([`TOTAL`]), which is shorter than callers of the admin link wait.
 //! * What is found is said in plain words, with what to do about it; secrets are in none of them.
 
+mod clock;
 mod reach;
 mod topics;
 
@@ -42,7 +43,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// What was looked at: `settings`, `dns`, `tcp`, `tls`, `login`, `brokers`, `topic`, `acl`, `max.message.bytes`,
-    /// `min.insync.replicas`, `producer id`, `group`, `time`.
+    /// `min.insync.replicas`, `producer id`, `clock`, `group`, `time`.
     pub step: String,
     /// Whose: a host, a topic, a group.
     pub about: String,

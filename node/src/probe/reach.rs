@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Notes, Verdict};
 use crate::bridge::service::Definition;
 use crate::bridge::template::has_placeholder;
+use crate::dial;
 use crate::kafka::client::{Address, Authentication, BrokerConnection, ClientOptions, Error};
 
 /// From this version of Metadata on the broker tells what we may do with a topic (KIP-430).
@@ -52,11 +53,11 @@ pub(super) async fn bootstrap(options: &ClientOptions, notes: &Notes) -> Option<
 async fn connect(address: &Address, options: &ClientOptions, notes: &Notes) -> Option<Arc<BrokerConnection>> {
     let about = address.to_string();
     let limit = options.connect_timeout;
-    let resolved = match timeout(limit, tokio::net::lookup_host((&*address.host, address.port))).await {
-        Ok(Ok(resolved)) => resolved.collect::<Vec<_>>(),
+    let resolved = match timeout(limit, dial::resolve(&address.host, address.port)).await {
+        Ok(Ok(resolved)) => resolved,
         Ok(Err(error)) => {
             let fix = "check the spelling of the host, and that this machine can resolve it";
-            notes.fail("dns", &about, format!("the name has no address ({error})"), fix);
+            notes.fail("dns", &about, error.to_string(), fix);
             return None;
         }
         Err(_) => {
@@ -67,24 +68,21 @@ async fn connect(address: &Address, options: &ClientOptions, notes: &Notes) -> O
     };
     let addresses: Vec<_> = resolved.iter().map(|address| address.ip().to_string()).collect();
     notes.ok("dns", &about, addresses.join(", "));
-    let mut last = "the name has no address".to_owned();
-    let mut open = false;
-    for candidate in resolved {
-        match timeout(limit, tokio::net::TcpStream::connect(candidate)).await {
-            Ok(Ok(_)) => {
-                open = true;
-                break;
-            }
-            Ok(Err(error)) => last = format!("{}: {error}", candidate.ip()),
-            Err(_) => last = format!("{}: no answer within {limit:?}", candidate.ip()),
+    let dialled = dial::dial(&address.host, address.port, resolved, limit, tokio::net::TcpStream::connect);
+    let failed = match timeout(limit, dialled).await {
+        Ok(Ok(stream)) => {
+            let peer = stream.peer_addr().map(|peer| format!(" at {}", peer.ip()));
+            notes.ok("tcp", &about, format!("the port is open{}", peer.unwrap_or_default()));
+            None
         }
-    }
-    if !open {
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("{}: no answer within {limit:?}", addresses.join(", "))),
+    };
+    if let Some(failed) = failed {
         let fix = "is Kafka running there, is the port right, does a firewall let it through?";
-        notes.fail("tcp", &about, last, fix);
+        notes.fail("tcp", &about, failed, fix);
         return None;
     }
-    notes.ok("tcp", &about, "the port is open");
     let logs_in = !matches!(options.authentication, Authentication::None);
     match timeout(limit + Duration::from_secs(1), BrokerConnection::connect(address, options)).await {
         Ok(Ok(connection)) => {

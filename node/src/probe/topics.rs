@@ -9,7 +9,7 @@ use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeGroupsRequest, GroupId, MetadataResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Notes, reach};
+use super::{Notes, clock, reach};
 use crate::bridge::service::Definition;
 use crate::config::{ConsumerBridgeConfig, ProducerBridgeConfig, RequiredAcks};
 use crate::kafka::client::{BrokerConnection, Client, ClientOptions, Error, Purpose};
@@ -64,7 +64,10 @@ pub(super) async fn walk(
     }
     let client = Client::new(options.clone());
     match definition {
-        Definition::Producer(config) => producer_id(name, config, &client, notes).await,
+        Definition::Producer(config) => {
+            producer_id(name, config, &client, notes).await;
+            clock::compare(name, broker, notes).await;
+        }
         Definition::Consumer(config) => group(name, config, &client, notes).await,
     }
     client.close().await;

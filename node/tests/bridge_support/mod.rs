@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use causeway::bridge::ledger::Ledger;
@@ -34,6 +34,8 @@ pub struct Node {
     pub bridges: Bridges,
     pub memory: Arc<NodeMemory>,
     pub data_dir: tempfile::TempDir,
+    /// When messages arrive: milliseconds since 1970.
+    pub received_at: AtomicI64,
     told: Arc<Told>,
     next: AtomicU64,
 }
@@ -74,13 +76,14 @@ impl Node {
             clients: Arc::default(),
             node: name.into(),
             data_dir: data_dir.path().into(),
-            lives: causeway::kafka::buffer::Lives::default(),
+            lives: causeway::flow::Lives::default(),
             memory: memory.clone(),
             drain: Duration::from_secs(5),
         })
         .await
         .unwrap();
-        Self { router, bridges, memory, data_dir, told: Arc::default(), next: AtomicU64::new(0) }
+        let received_at = AtomicI64::new(1_700_000_000_000);
+        Self { router, bridges, memory, data_dir, received_at, told: Arc::default(), next: AtomicU64::new(0) }
     }
 
     pub async fn start_with(bootstrap: &str, more: &str, kafka: &str) -> Self {
@@ -164,7 +167,7 @@ impl Node {
             retain: false,
             dup: false,
             properties,
-            received_at: 1_700_000_000_000,
+            received_at: self.received_at.load(Ordering::Relaxed),
         };
         let mut progress = PublishProgress::default();
         loop {
@@ -205,6 +208,11 @@ impl Node {
         let publication = self.begin(topic, payload).await;
         self.outcome(publication).await
     }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
 pub async fn until(what: &str, mut met: impl FnMut() -> bool) {

@@ -12,9 +12,12 @@ use causeway::kafka::consumer::{
     ConsumedRecord, ConsumerOptions, Offer, OffsetReset, PartitionSink, RecordSink,
 };
 use causeway_protocol::kafka::batch::{BatchBuilder, Compression, ProducerIdentity, Record};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ProduceRequest, TopicName,
+};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use parking_lot::Mutex;
 
@@ -88,22 +91,13 @@ impl Kafka {
     pub(crate) async fn create(&self, name: &str, partitions: i32) {
         match self {
             Self::Dev(dev, _) => dev.create_topic(&TopicSpec::new(name, partitions)).unwrap(),
-            Self::Real(_, client) => {
-                let connection = client.any_broker().await.unwrap();
+            Self::Real(..) => {
                 let topic = CreatableTopic::default()
                     .with_name(TopicName(StrBytes::from_string(name.to_owned())))
                     .with_num_partitions(partitions)
                     .with_replication_factor(1);
                 let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
-                let mut body = bytes::BytesMut::new();
-                request.encode(&mut body, 5).unwrap();
-                let raw = causeway::kafka::client::RawRequest {
-                    api_key: 19,
-                    version: 5,
-                    body: vec![body.freeze()],
-                    timeout: None,
-                };
-                connection.submit(raw).await.unwrap().await.unwrap();
+                self.administer(19, 5, &request).await;
             }
         }
         let client = self.client();
@@ -117,6 +111,34 @@ impl Kafka {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("topic {name} did not come up");
+    }
+
+    /// Raises a topic's number of partitions to `count`.
+    pub(crate) async fn add_partitions(&self, topic: &str, count: i32) {
+        let topic = TopicName(StrBytes::from_string(topic.to_owned()));
+        let more = CreatePartitionsTopic::default().with_name(topic).with_count(count).with_assignments(None);
+        let request = CreatePartitionsRequest::default().with_topics(vec![more]).with_timeout_ms(10_000);
+        self.administer(37, 1, &request).await;
+    }
+
+    /// Deletes a topic.
+    pub(crate) async fn delete(&self, topic: &str) {
+        let topic = TopicName(StrBytes::from_string(topic.to_owned()));
+        let request = DeleteTopicsRequest::default().with_topic_names(vec![topic]).with_timeout_ms(10_000);
+        self.administer(20, 3, &request).await;
+    }
+
+    async fn administer(&self, api_key: i16, version: i16, request: &impl Encodable) {
+        let mut body = bytes::BytesMut::new();
+        request.encode(&mut body, version).unwrap();
+        let raw = causeway::kafka::client::RawRequest {
+            api_key,
+            version,
+            body: vec![body.freeze()],
+            timeout: None,
+        };
+        let connection = self.client().any_broker().await.unwrap();
+        connection.submit(raw).await.unwrap().await.unwrap();
     }
 
     /// Appends one batch, waiting out whatever is in the way; only faults of other APIs are in our tests,

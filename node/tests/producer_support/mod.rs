@@ -79,11 +79,16 @@ pub fn record<'a>(key: &'a str, value: &'a str) -> Record<'a> {
 impl Publisher {
     /// Publishes and waits for room where there is none.
     pub async fn publish(self: &Arc<Self>, producer: &TopicProducerHandle, key: &str, value: &str) {
+        self.publish_record(producer, &record(key, value)).await;
+    }
+
+    /// The same, with any record.
+    pub async fn publish_record(self: &Arc<Self>, producer: &TopicProducerHandle, record: &Record<'_>) {
         let sequence = self.published.fetch_add(1, Ordering::Relaxed) as u64;
         let ticket = Ticket::new(self.clone(), sequence);
         loop {
             let mut wakes = WakeList::default();
-            match producer.append(&record(key, value), Some(&ticket), &mut wakes) {
+            match producer.append(record, Some(&ticket), &mut wakes) {
                 Accepted::Taken => return,
                 Accepted::Done(outcome) => {
                     self.outcomes.lock().insert(sequence, outcome);

@@ -159,6 +159,10 @@ impl Decoder {
                 return Err(NOT_CONNECTED);
             }
             let connect = self.connect(frame.body)?;
+            let flags = frame.first & 0x0F;
+            if flags != 0 && connect.version != Version::V31 {
+                return Err(RESERVED_FLAGS.with_value(u32::from(flags)).in_version(Some(connect.version)));
+            }
             if !frame.minimal && connect.version == Version::V5 {
                 return Err(LONG_REMAINING_LENGTH.in_version(Some(Version::V5)));
             }
@@ -209,11 +213,16 @@ impl Decoder {
             kind::PUBREL | kind::SUBSCRIBE | kind::UNSUBSCRIBE => 0b0010,
             _ => 0,
         };
-        // MQTT 3.1 marks re-deliveries of these three too (MQTT-3.1 2.1).
-        let ignored = if expected != 0 && self.version == Some(Version::V31) { 0b1000 } else { 0 };
-        if flags & !ignored != expected {
-            return Err(malformed("reserved flags of the fixed header are not as listed")
-                .with_value(u32::from(flags)));
+        let ignored = match (self.version, kind) {
+            // Which version it is stands behind the fixed header: see `Decoder::connect`.
+            (None, kind::CONNECT) => 0b1111,
+            // MQTT 3.1 does not use these flags, marks re-deliveries of three kinds too, and forbids no value (MQTT-3.1 2.1).
+            (Some(Version::V31), _) if expected == 0 => 0b1111,
+            (Some(Version::V31), _) => 0b1001,
+            _ => 0,
+        };
+        if flags & !ignored != expected & !ignored {
+            return Err(RESERVED_FLAGS.with_value(u32::from(flags)));
         }
         match (self.role, kind) {
             (Role::Server, kind::CONNACK | kind::SUBACK | kind::UNSUBACK | kind::PINGRESP) => {
@@ -291,6 +300,7 @@ impl Decoder {
 }
 
 const NOT_CONNECTED: DecodeError = protocol("the first packet must be CONNECT");
+const RESERVED_FLAGS: DecodeError = malformed("reserved flags of the fixed header are not as listed");
 const RESERVED_TYPE: DecodeError = malformed("reserved control packet type");
 const LONG_REMAINING_LENGTH: DecodeError = malformed("remaining length with more bytes than it needs");
 

@@ -132,10 +132,11 @@ fn fixed_headers_that_no_version_has() {
     for first in 0x10..=0xFF_u8 {
         let (kind, flags) = (first >> 4, first & 15);
         let listed = if matches!(kind, 6 | 8 | 10) { 2 } else { 0 };
-        if kind == 3 || flags == listed {
+        // What CONNECT may have is known with its version only.
+        if kind == 1 || kind == 3 || flags == listed {
             continue;
         }
-        let version = if kind == 1 { None } else { Some(V5) };
+        let version = Some(V5);
         let role = if matches!(kind, 2 | 9 | 11 | 13) { Client } else { Server };
         cases.extend(cases! {
             "MQTT-2.1.3-1", version, role, vec![first], MalformedPacket, "reserved flags";
@@ -155,8 +156,16 @@ fn fixed_headers_that_no_version_has() {
             });
         }
     }
-    // MQTT 3.1 lets DUP be on these three, and nothing else.
-    for first in [0x60, 0x63, 0x66, 0x80, 0x84, 0xA0, 0xA6] {
+    for flags in 1..16 {
+        let first = 0x10 | flags;
+        let behind = |connect: Vec<u8>| [&[first][..], &connect[1..]].concat();
+        cases.extend(cases! {
+            "MQTT-2.1.3-1", None, Server, behind(connect5(2, &[NO_PROPERTIES, &field("me")])), MalformedPacket, "reserved flags";
+            "MQTT-3.1.1 2.2.2", None, Server, behind(connect4(2, &[&field("me")])), MalformedPacket, "reserved flags";
+        });
+    }
+    // MQTT 3.1 needs QoS 1 in these three, and does not use RETAIN.
+    for first in [0x60, 0x66, 0x80, 0x84, 0xA0, 0xA6] {
         cases.extend(cases! {
             "MQTT-3.1 2.1", Some(V31), Server, vec![first], MalformedPacket, "reserved flags";
         });
@@ -224,7 +233,6 @@ fn connects_that_no_server_may_accept() {
         // Flags.
         "MQTT-3.1.2-3", None, Server, connect5(3, &[NO_PROPERTIES, &me]), MalformedPacket, "reserved connect flag";
         "MQTT-3.1.2-3", None, Server, connect4(3, &[&me]), MalformedPacket, "reserved connect flag";
-        "MQTT-3.1 3.1", None, Server, connect3(3, &[&me]), MalformedPacket, "reserved connect flag";
         "MQTT-3.1.2-11", None, Server, connect5(0b0000_1010, &[NO_PROPERTIES, &me]), MalformedPacket, "without the will flag";
         "MQTT-3.1.2-11", None, Server, connect4(0b0001_0010, &[&me]), MalformedPacket, "without the will flag";
         "MQTT-3.1.2-13", None, Server, connect5(0b0010_0010, &[NO_PROPERTIES, &me]), MalformedPacket, "without the will flag";
@@ -589,7 +597,7 @@ fn an_error_names_the_version_in_which_it_can_be_answered() {
     let bad_property = connect5_with(&[&property(0x01, [1])]);
     assert_eq!(answered(&bad_property, None), Some(V5));
     assert_eq!(answered(&connect4(3, &[&field("me")]), None), Some(V311));
-    assert_eq!(answered(&connect3(3, &[&field("me")]), None), Some(V31));
+    assert_eq!(answered(&connect3(0b0001_1110, &[&field("me")]), None), Some(V31));
     assert_eq!(answered(&frame(0x10, &[&field("MQTT"), &[6, 2, 0, 60, 0, 0, 0]]), None), Some(V5));
     assert_eq!(answered(&frame(0x10, &[&field("MQTT"), &[0x84, 2, 0, 60, 0, 0]]), None), Some(V311));
     assert_eq!(answered(&frame(0x10, &[&field("MQIsdp"), &[9, 2, 0, 60, 0, 0]]), None), Some(V31));

@@ -43,6 +43,22 @@ fn an_old_client_may_mark_a_repeated_subscription() {
     }
 }
 
+/// MQTT-3.1 2.1, 3.1: neither these flags nor bit 0 of the connect flags are used.
+#[test]
+fn an_old_client_may_set_what_its_version_leaves_unused() {
+    for flags in 0..16 {
+        let connect = frame(0x10 | flags, &[&field("MQIsdp"), &[3, 3, 0, 60], &field("me")]);
+        assert!(matches!(decode(None, Server, &connect), Ok(Packet::Connect(_))), "{flags:04b}");
+        for (kind, body) in [(0xC0, &[][..]), (0xE0, &[]), (0x40, &[0, 1]), (0x50, &[0, 1]), (0x70, &[0, 1])]
+        {
+            decode(Some(V31), Server, &frame(kind | flags, &[body])).unwrap();
+        }
+    }
+    for flags in [0b0010, 0b0011, 0b1010, 0b1011] {
+        decode(Some(V31), Server, &frame(0x80 | flags, &[&[0, 1], &field("t"), &[1]])).unwrap();
+    }
+}
+
 #[test]
 fn before_5_0_the_remaining_length_may_be_padded() {
     for version in [V31, V311] {

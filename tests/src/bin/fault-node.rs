@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use causeway_tests::faults::{Buffer, Options, Where, run};
+use causeway_tests::faults::{Buffer, Kind, Options, Where, run};
 use causeway_tests::kafka::versions;
 
 const USAGE: &str = "fault-node [--minutes N] [--seed S] [--episodes N] [--kafka development|VERSION] [--buffer memory|disk|hybrid]
+           [--faults none|KIND,KIND..]   KIND: configuration, absence, late-bridge, session-end, way-back
           the seed of each episode is that of the one before and 1";
 
 fn main() -> Result<()> {
@@ -16,6 +17,7 @@ fn main() -> Result<()> {
         episodes: None,
         place: Where::Development,
         buffer: None,
+        kinds: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
@@ -37,6 +39,11 @@ fn main() -> Result<()> {
             ("--buffer", "memory") => options.buffer = Some(Buffer::Memory),
             ("--buffer", "disk") => options.buffer = Some(Buffer::Disk),
             ("--buffer", "hybrid") => options.buffer = Some(Buffer::Hybrid),
+            ("--faults", "none") => options.kinds = Some(Vec::new()),
+            ("--faults", _) => {
+                let kind = |name| Kind::named(name).with_context(|| format!("no such kind: {name}\n{USAGE}"));
+                options.kinds = Some(value.split(',').map(kind).collect::<Result<_>>()?);
+            }
             _ => bail!("unknown: {flag} {value}\n{USAGE}"),
         }
     }

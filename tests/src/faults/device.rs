@@ -4,6 +4,9 @@
 //! standard tells it after each of them: PUBLISH again with DUP what was not answered, PUBREL again what was
 //! (MQTT-4.4.0-1), in the order of the first time. It also leaves by itself: without a word, with answers unread. What
 //! the node must not do in an answer is written down as a [`Complaint`].
+//!
+//! Some devices end their session now and then (clean start), give up what is open, and begin another one with the
+//! packet identifiers of the first.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +21,7 @@ use rand::{RngExt, SeedableRng};
 use super::history::{Complaint, Event, History, Message, What};
 use super::signals::Signals;
 use crate::mqtt::property::{Properties, id};
-use crate::mqtt::wire::{Connect, DISCONNECT, Packet, Publish, Version, ack, first};
+use crate::mqtt::wire::{ConnAck, Connect, DISCONNECT, Packet, Publish, Version, ack, first};
 
 /// How long a CONNECT may wait for its answer before the device tries again.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +30,16 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(4);
 
 /// Seconds that its session outlives a connection.
-const EXPIRY: u32 = 3600;
+pub(super) const EXPIRY: u32 = 3600;
+
+/// A session that has been there this long is on the disk, unless the disk was full.
+const SURELY_STORED: Duration = Duration::from_secs(5);
+
+/// How long a device that has ended its session waits for the node to die before it comes back.
+const LONGEST_REST: Duration = Duration::from_secs(3);
+
+/// How long messages that are released late wait for others.
+const RELEASE_PAUSE: Duration = Duration::from_millis(150);
 
 /// What a device is like.
 #[derive(Debug, Clone)]
@@ -46,6 +58,12 @@ pub struct Habits {
     pub pause: Duration,
     /// How long it stays connected by itself, on average; `None`: it never leaves.
     pub stays: Option<Duration>,
+    /// Packet identifiers that it uses in turn, from 1; more than the window.
+    pub identifiers: u16,
+    /// QoS 2: whether it releases messages (PUBREL) several at a time instead of at once.
+    pub releases_late: bool,
+    /// Whether it ends its session now and then.
+    pub ends_sessions: bool,
     /// Seed of its own.
     pub seed: u64,
 }
@@ -66,6 +84,73 @@ struct Link {
     /// As many PUBLISHes may be unanswered (QoS 2: until PUBCOMP).
     receive_maximum: usize,
     leaves_at: Option<Instant>,
+    /// QoS 2: places of messages whose PUBREL is due, in order.
+    unreleased: VecDeque<usize>,
+    released_at: Instant,
+}
+
+/// The session that the device expects to find. A life is the one from before the CONNECT, so the node has not died
+/// since if it is still the same.
+#[derive(Debug, Clone, Copy)]
+enum Session {
+    /// None, there has never been one.
+    Never,
+    /// None: it was ended in this life of the node. The end is not waited for: with a death of the node the session
+    /// may be there again.
+    Ended { life: u32 },
+    /// One, or none, or an old one, because a CONNECT was not answered: it has to be ended.
+    Unknown,
+    /// The one begun in this life. Its beginning is not waited for: until it is known to be on the disk, a death of the
+    /// node may take it.
+    Lasting { life: u32, began: Instant, is_stored: bool },
+}
+
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// With the session that is there.
+    Resume,
+    /// With a new session that lasts (MQTT 5).
+    Afresh,
+    /// With a new session that ends with the connection.
+    Visit,
+}
+
+/// The next packet, or none within the stream's read timeout.
+pub(super) fn next_packet(stream: &mut TcpStream, input: &mut Vec<u8>) -> Result<Option<Packet>> {
+    if let Some(packet) = Packet::take(input)? {
+        return Ok(Some(packet));
+    }
+    let mut buffer = [0; 16 << 10];
+    match stream.read(&mut buffer) {
+        Ok(0) => bail!("closed by the node"),
+        Ok(count) => input.extend_from_slice(&buffer[..count]),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+            ) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Packet::take(input)
+}
+
+/// The answer to a CONNECT, which must be a success.
+pub(super) fn connack(
+    stream: &mut TcpStream,
+    input: &mut Vec<u8>,
+    version: Version,
+    signals: &Signals,
+) -> Result<ConnAck> {
+    let deadline = Instant::now() + CONNECT_PATIENCE;
+    loop {
+        if let Some(packet) = next_packet(stream, input)? {
+            let connack = packet.connack(version)?;
+            ensure!(connack.reason == 0, "CONNACK {:#04x}", connack.reason);
+            return Ok(connack);
+        }
+        ensure!(Instant::now() < deadline && !signals.is_over(), "no CONNACK");
+    }
 }
 
 /// See the module.
@@ -78,6 +163,7 @@ pub struct Device<'a> {
     open: Vec<usize>,
     next_identifier: u16,
     next_at: Instant,
+    session: Session,
 }
 
 impl<'a> Device<'a> {
@@ -86,14 +172,24 @@ impl<'a> Device<'a> {
         let rng = StdRng::seed_from_u64(habits.seed);
         let history = History::new(habits.clone());
         let next_at = Instant::now();
-        Self { habits, signals, rng, history, open: Vec::new(), next_identifier: 0, next_at }
+        Self {
+            habits,
+            signals,
+            rng,
+            history,
+            open: Vec::new(),
+            next_identifier: 0,
+            next_at,
+            session: Session::Never,
+        }
     }
 
     /// Lives until it is told to begin nothing new and all is done, or until it is told to give up.
     pub fn live(mut self) -> History {
         while !(self.signals.is_over() || self.signals.is_last_call() && self.open.is_empty()) {
-            match self.connect() {
-                Ok(mut link) => {
+            let start = self.next_start();
+            match self.connect(start) {
+                Ok(Some(mut link)) => {
                     let end = self.converse(&mut link);
                     let at = self.signals.now();
                     let why = match end {
@@ -104,10 +200,38 @@ impl<'a> Device<'a> {
                         connection.ended = Some((at, why));
                     }
                 }
+                Ok(None) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(self.rng.random_range(10..150))),
             }
         }
         self.history
+    }
+
+    fn next_start(&mut self) -> Start {
+        let may_end = self.habits.ends_sessions && !self.signals.is_last_call();
+        match self.session {
+            Session::Unknown => Start::Visit,
+            Session::Lasting { .. } if may_end && self.signals.sessions_end() => Start::Visit,
+            Session::Lasting { .. } if may_end && self.rng.random_bool(0.4) => {
+                if self.habits.version == Version::V5 && self.rng.random_bool(0.25) {
+                    Start::Afresh
+                } else {
+                    Start::Visit
+                }
+            }
+            _ => Start::Resume,
+        }
+    }
+
+    /// The session is gone, and with it what was open.
+    fn abandon(&mut self) {
+        let connection = self.history.connections.len().saturating_sub(1) as u16;
+        let event = Event { at: self.signals.now(), connection, what: What::Abandoned };
+        for place in std::mem::take(&mut self.open) {
+            self.history.messages[place].events.push(event);
+            self.history.messages[place].payload = Vec::new();
+        }
+        self.next_identifier = 0;
     }
 
     fn complain(&mut self, complaint: Complaint) {
@@ -115,29 +239,71 @@ impl<'a> Device<'a> {
         self.history.complaints.push((at, complaint));
     }
 
-    fn connect(&mut self) -> Result<Link> {
+    /// A connection on which messages are sent; none where the session was ended or has to be ended first.
+    fn connect(&mut self, start: Start) -> Result<Option<Link>> {
         let stream = TcpStream::connect(self.signals.mqtt())?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TURN))?;
         stream.set_write_timeout(Some(CONNECT_PATIENCE))?;
         let number = u16::try_from(self.history.connections.len()).context("too many connections")?;
-        let (due, input) = (VecDeque::new(), Vec::new());
-        let mut link = Link { stream, input, number, due, receive_maximum: usize::MAX, leaves_at: None };
-        let connect = Connect::new(self.habits.version, &self.habits.name()).keep_alive(0).lasting(EXPIRY);
-        link.stream.write_all(&connect.bytes())?;
-        let deadline = Instant::now() + CONNECT_PATIENCE;
-        let connack = loop {
-            if let Some(packet) = Self::read(&mut link)? {
-                break packet.connack(self.habits.version)?;
-            }
-            ensure!(Instant::now() < deadline && !self.signals.is_over(), "no CONNACK");
+        let mut link = Link {
+            stream,
+            input: Vec::new(),
+            number,
+            due: VecDeque::new(),
+            receive_maximum: usize::MAX,
+            leaves_at: None,
+            unreleased: VecDeque::new(),
+            released_at: Instant::now(),
         };
-        ensure!(connack.reason == 0, "CONNACK {:#04x}", connack.reason);
+        let mut connect = Connect::new(self.habits.version, &self.habits.name()).keep_alive(0);
+        if start != Start::Visit {
+            connect = connect.lasting(EXPIRY).clean(start == Start::Afresh);
+        }
+        let expected = self.session;
+        if start != Start::Resume {
+            self.abandon();
+        }
+        if start != Start::Resume || matches!(expected, Session::Ended { .. }) {
+            // Until there is an answer.
+            self.session = Session::Unknown;
+        }
+        let life_before = self.signals.life();
+        link.stream.write_all(&connect.bytes())?;
+        let connack = connack(&mut link.stream, &mut link.input, self.habits.version, self.signals)?;
         // After the CONNACK: whoever has answered runs now, or has run under this number or an earlier one.
         let life = self.signals.life();
-        let has_been_here = !self.history.connections.is_empty();
-        if has_been_here != connack.session_present {
-            self.complain(if has_been_here { Complaint::SessionLost } else { Complaint::SessionFromNowhere });
+        if start != Start::Resume {
+            self.history.sessions_ended += 1;
+        }
+        let begun = Session::Lasting { life: life_before, began: Instant::now(), is_stored: false };
+        match (start, connack.session_present, expected) {
+            (Start::Visit | Start::Afresh, true, _) => self.complain(Complaint::SessionFromNowhere),
+            (Start::Visit, false, _) => return self.leave_for_good(&mut link, life_before),
+            (Start::Afresh, false, _) | (Start::Resume, false, Session::Ended { .. }) => self.session = begun,
+            (Start::Resume, true, Session::Ended { life: ended }) => {
+                if ended == life {
+                    self.complain(Complaint::SessionFromNowhere);
+                }
+                // MQTT-5.0 3.2.2.1.1: a client without session state has to start clean.
+                return Ok(None);
+            }
+            (Start::Resume, present, Session::Never) => {
+                if present {
+                    self.complain(Complaint::SessionFromNowhere);
+                }
+                // The first one begins long before the first fault.
+                self.session = Session::Lasting { life, began: Instant::now(), is_stored: true };
+            }
+            (Start::Resume, false, Session::Lasting { life: began, is_stored, .. }) => {
+                if is_stored || began == life {
+                    self.complain(Complaint::SessionLost);
+                } else {
+                    self.abandon();
+                    self.session = begun;
+                }
+            }
+            (Start::Resume, _, Session::Lasting { .. } | Session::Unknown) => {}
         }
         if let Some(maximum) = connack.properties.number(id::RECEIVE_MAXIMUM) {
             link.receive_maximum = usize::try_from(maximum)?;
@@ -145,26 +311,37 @@ impl<'a> Device<'a> {
         link.leaves_at =
             self.habits.stays.map(|stays| Instant::now() + stays.mul_f64(self.rng.random_range(0.05..2.0)));
         self.history.connected(self.signals.now(), life);
-        Ok(link)
+        Ok(Some(link))
     }
 
-    /// What has come, or nothing within a turn.
-    fn read(link: &mut Link) -> Result<Option<Packet>> {
-        if let Some(packet) = Packet::take(&mut link.input)? {
-            return Ok(Some(packet));
+    /// Ends a connection whose session ends with it, and rests: for a moment, or until the node has died, so that the
+    /// next session may be the first of the node's next life.
+    fn leave_for_good(&mut self, link: &mut Link, life: u32) -> Result<Option<Link>> {
+        link.stream.write_all(&DISCONNECT)?;
+        let until = Instant::now() + CONNECT_PATIENCE;
+        // Until the node closes it; then it knows.
+        while next_packet(&mut link.stream, &mut link.input).is_ok() {
+            ensure!(Instant::now() < until && !self.signals.is_over(), "not closed by the node");
         }
-        let mut buffer = [0; 16 << 10];
-        match link.stream.read(&mut buffer) {
-            Ok(0) => bail!("closed by the node"),
-            Ok(count) => link.input.extend_from_slice(&buffer[..count]),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error.into()),
+        self.session = Session::Ended { life };
+        let longest = if self.rng.random_bool(0.5) { LONGEST_REST } else { Duration::from_millis(200) };
+        let until = Instant::now() + longest;
+        self.signals.session_ended();
+        while self.signals.life() == life
+            && (Instant::now() < until || self.signals.sessions_end())
+            && !self.signals.is_calm()
+        {
+            std::thread::sleep(TURN);
         }
-        Packet::take(&mut link.input)
+        self.signals.has_rested();
+        Ok(None)
+    }
+
+    /// The session that it has is on the disk.
+    fn session_is_stored(&mut self) {
+        if let Session::Lasting { is_stored, .. } = &mut self.session {
+            *is_stored = true;
+        }
     }
 
     /// One connection to its end, which is told in words.
@@ -193,11 +370,20 @@ impl<'a> Device<'a> {
                 link.stream.write_all(&DISCONNECT)?;
                 return Ok("done");
             }
+            let life_now = self.signals.life();
+            if matches!(self.session, Session::Lasting { life, began, .. } if life == life_now && began.elapsed() > SURELY_STORED)
+            {
+                self.session_is_stored();
+            }
+            if self.habits.ends_sessions && self.signals.sessions_end() && !self.signals.is_last_call() {
+                return Ok("left to end its session");
+            }
             self.begin_new(link)?;
-            while let Some(packet) = Self::read(link)? {
+            while let Some(packet) = next_packet(&mut link.stream, &mut link.input)? {
                 self.take(link, &packet)?;
                 self.begin_new(link)?;
             }
+            self.release_late(link)?;
         }
     }
 
@@ -225,7 +411,7 @@ impl<'a> Device<'a> {
 
     fn free_identifier(&mut self) -> u16 {
         loop {
-            self.next_identifier = self.next_identifier.checked_add(1).unwrap_or(1);
+            self.next_identifier = self.next_identifier % self.habits.identifiers + 1;
             let identifier = self.next_identifier;
             if self.open.iter().all(|&place| self.history.messages[place].identifier != identifier) {
                 return identifier;
@@ -254,6 +440,20 @@ impl<'a> Device<'a> {
     fn release(&mut self, link: &mut Link, place: usize) -> Result<()> {
         self.note(link, place, What::Released);
         link.stream.write_all(&ack(first::PUBREL, self.history.messages[place].identifier))?;
+        Ok(())
+    }
+
+    /// Releases what has waited for its release, when it is enough, long enough ago, or the end.
+    fn release_late(&mut self, link: &mut Link) -> Result<()> {
+        let is_due = link.unreleased.len() * 2 >= self.habits.window
+            || link.released_at.elapsed() >= RELEASE_PAUSE
+            || self.signals.is_last_call();
+        if is_due {
+            link.released_at = Instant::now();
+            while let Some(place) = link.unreleased.pop_front() {
+                self.release(link, place)?;
+            }
+        }
         Ok(())
     }
 
@@ -310,7 +510,11 @@ impl<'a> Device<'a> {
             self.complain(Complaint::OutOfTurn { message: place as u64, packet: packet.to_string() });
             bail!("answered out of turn");
         }
-        if answer.reason >= 0x80 || answer.reason == 0x10 {
+        if answer.reason == 0x10 {
+            // A success with which nothing takes the message: wrong while its bridge is enabled.
+            self.complain(Complaint::Refused { message: place as u64, reason: answer.reason });
+        }
+        if answer.reason >= 0x80 {
             self.note(link, place, What::Refused(answer.reason));
             self.complain(Complaint::Refused { message: place as u64, reason: answer.reason });
             self.done(place);
@@ -323,6 +527,12 @@ impl<'a> Device<'a> {
         }
         self.note(link, place, What::Received);
         self.history.messages[place].is_received = true;
+        // The identifier is on the disk before its PUBREC, and so is its session.
+        self.session_is_stored();
+        if self.habits.releases_late {
+            link.unreleased.push_back(place);
+            return Ok(());
+        }
         self.release(link, place)
     }
 }

@@ -22,6 +22,8 @@ pub enum What {
     Completed(u8),
     /// PUBACK or PUBREC with a failure.
     Refused(u8),
+    /// The device ended its session, and with it what was open.
+    Abandoned,
 }
 
 /// One event.
@@ -45,6 +47,7 @@ impl fmt::Display for Event {
             What::Released => "PUBREL".to_owned(),
             What::Completed(reason) => format!("PUBCOMP {reason:#04x}"),
             What::Refused(reason) => format!("refused with {reason:#04x}"),
+            What::Abandoned => "abandoned: the device has ended its session".to_owned(),
         };
         write!(out, "{:8.3} s  connection {:2}  {what}", self.at.as_secs_f64(), self.connection)
     }
@@ -76,9 +79,26 @@ impl Message {
 
     /// Nothing is open any more.
     pub fn is_done(&self) -> bool {
-        let ends =
-            |event: &Event| matches!(event.what, What::Acknowledged | What::Completed(_) | What::Refused(_));
+        let ends = |event: &Event| {
+            matches!(event.what, What::Acknowledged | What::Completed(_) | What::Refused(_) | What::Abandoned)
+        };
         self.events.iter().any(ends)
+    }
+
+    /// The device gave it up before it knew whether the node has it, which may be or not be.
+    pub fn is_unknown(&self) -> bool {
+        !self.is_acknowledged() && self.events.iter().any(|event| event.what == What::Abandoned)
+    }
+
+    /// From when to when the node may have decided where an acknowledged message goes. QoS 1: a PUBLISH that is
+    /// repeated is a new one. QoS 2: only the first that arrived counts.
+    pub fn decided(&self, qos: u8) -> Option<(Duration, Duration)> {
+        let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
+        let told =
+            |event: &&Event| matches!(event.what, What::Acknowledged | What::Received | What::Refused(_));
+        let mut sent = self.events.iter().filter(is_sent);
+        let sent = if qos == 1 { sent.next_back() } else { sent.next() };
+        Some((sent?.at, self.events.iter().find(told)?.at))
     }
 
     /// Connections on which PUBLISH was sent, in order.
@@ -106,7 +126,7 @@ pub struct Connection {
 pub enum Complaint {
     /// CONNACK without session present, although there had been one.
     SessionLost,
-    /// CONNACK with session present on the first connection.
+    /// CONNACK with session present on the first connection, or after the end of the session.
     SessionFromNowhere,
     /// A message was refused though every trouble was one that passes.
     Refused {
@@ -156,12 +176,20 @@ pub struct History {
     pub connections: Vec<Connection>,
     /// What the node must not have done.
     pub complaints: Vec<(Duration, Complaint)>,
+    /// How often it ended its session.
+    pub sessions_ended: u64,
 }
 
 impl History {
     /// Of a device that did nothing yet.
     pub fn new(habits: Habits) -> Self {
-        Self { habits, messages: Vec::new(), connections: Vec::new(), complaints: Vec::new() }
+        Self {
+            habits,
+            messages: Vec::new(),
+            connections: Vec::new(),
+            complaints: Vec::new(),
+            sessions_ended: 0,
+        }
     }
 
     /// A connection was made.

@@ -66,6 +66,14 @@ impl Kafka {
         }
     }
 
+    /// Where others than the node find it: past the proxies.
+    pub fn direct(&self) -> String {
+        match self {
+            Self::Development(kafka) => kafka.bootstrap(),
+            Self::Apache(cluster) => cluster.kafka.bootstrap(),
+        }
+    }
+
     /// Creates a topic.
     pub fn create_topic(&self, topic: &str, partitions: usize) -> Result<()> {
         match self {

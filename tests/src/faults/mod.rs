@@ -4,21 +4,30 @@
 //! * An *episode* is a Kafka, a node, some devices and some bridges, for half a minute or so; everything about it that
 //!   can be chosen follows from one seed ([`Episode`]). When things happen depends on the machine, so a
 //!   seed that convicts once may need a few runs to do so again.
-//! * Two hands strike at once: one at the node and its disk ([`node_hand`]), one at Kafka and the way to it
+//! * Subscribers with sessions that last come and go; some are away while the node is restarted ([`subscriber`]). Records
+//!   come from Kafka as well ([`way_back`]).
+//! * Two hands strike at once: one at the node its configuration ([`changes`]) and its disk ([`node_hand`]), one at Kafka and the way to it
 //!   ([`kafka_hand`]). Devices leave by themselves as well ([`device`]).
-//! * When the hands rest, devices begin nothing new; what is open must come to its end.
-//! * [`verdict`] says what is lost, twice, out of order, astray, damaged or open, with the history of the first offenders. The
-//!   books of the bridges must balance all the time.
+//! * When the hands rest, devices begin nothing new; what is open must come to its end. Then subscribers that are there
+//!   must have been given what is theirs, and at last those that come back.
+//! * [`verdict`] says what is lost, twice, out of order, astray, damaged or open, with the history of the first offenders;
+//!   [`deliveries`] says so of what subscribers were given. The books of the bridges must balance all the time.
 
+mod changes;
+pub mod configuration;
+pub mod deliveries;
 pub mod device;
 pub mod disk;
 mod episode;
 pub mod history;
 pub mod kafka_hand;
+pub mod kinds;
 pub mod node_hand;
 pub mod proxy;
 pub mod signals;
+pub mod subscriber;
 pub mod verdict;
+pub mod way_back;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,8 +35,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub use episode::{Buffer, Episode};
+pub use configuration::Buffer;
+pub use episode::Episode;
 use kafka_hand::Kafka;
+pub use kinds::Kind;
 use verdict::Verdict;
 
 use crate::say;
@@ -60,7 +71,14 @@ pub struct Tally(BTreeMap<&'static str, u64>);
 impl Tally {
     /// One more.
     pub fn count(&mut self, kind: &'static str) {
-        *self.0.entry(kind).or_default() += 1;
+        self.count_many(kind, 1);
+    }
+
+    /// So many more.
+    pub fn count_many(&mut self, kind: &'static str, count: u64) {
+        if count > 0 {
+            *self.0.entry(kind).or_default() += count;
+        }
     }
 
     /// Adds another one.
@@ -96,6 +114,9 @@ pub struct Options {
     pub place: Where,
     /// Only bridges with this buffer. `None`: whatever the seed says, of those that the node has.
     pub buffer: Option<Buffer>,
+    /// These kinds of trouble beside faults of Kafka, of the node's process and of its disk. `None`: whatever the seed
+    /// says.
+    pub kinds: Option<Vec<Kind>>,
 }
 
 /// What came of one episode or several.
@@ -162,9 +183,16 @@ pub fn run(options: &Options) -> Result<Report> {
         let Some(kafka) = &mut kafka else { bail!("no Kafka") };
         let one = episode.play(kafka).with_context(|| {
             format!(
-                "tests/faults/run --kafka {} --seed {seed} --episodes 1{}   plays this episode again",
+                "tests/faults/run --kafka {} --seed {seed} --episodes 1{}{}   plays this episode again",
                 options.place,
-                options.buffer.map_or(String::new(), |buffer| format!(" --buffer {}", buffer.name()))
+                options.buffer.map_or(String::new(), |buffer| format!(" --buffer {}", buffer.name())),
+                options.kinds.as_ref().map_or(String::new(), |kinds| {
+                    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+                    format!(
+                        " --faults {}",
+                        if names.is_empty() { "none".to_owned() } else { names.join(",") }
+                    )
+                })
             )
         })?;
         say(&format!("faults: seed {seed}: {one}"));

@@ -1,9 +1,24 @@
-//! What everybody in an episode knows: the time, whether to go on, which life the node is in, and what was done to
-//! whom when.
+//! What everybody in an episode knows: the time, whether to go on, which life the node is in, which bridges are
+//! disabled when, and what was done to whom when.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// What may happen to the messages of a bridge because of a fault that it had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leniency {
+    /// A QoS 2 message may be there once for each life of the node that it was sent to.
+    pub may_double_by_death: bool,
+    /// What waited in one buffer may come behind what went through another one.
+    pub may_reorder: bool,
+    /// Its counters have begun anew, and records whose publishers were told may count as failed.
+    pub may_recount: bool,
+}
+
+/// A time in which a bridge is disabled; it is not over where there is no second moment.
+type Off = (Duration, Option<Duration>);
 
 /// See the module.
 pub struct Signals {
@@ -13,6 +28,13 @@ pub struct Signals {
     last_call: AtomicBool,
     over: AtomicBool,
     calm: AtomicBool,
+    homecoming: AtomicBool,
+    absentees: AtomicUsize,
+    added_topic: AtomicBool,
+    without_session: AtomicUsize,
+    ending: AtomicBool,
+    off: Mutex<BTreeMap<&'static str, Vec<Off>>>,
+    leniency: Mutex<BTreeMap<&'static str, Leniency>>,
     log: Mutex<Vec<(Duration, String)>>,
 }
 
@@ -26,6 +48,13 @@ impl Signals {
             last_call: AtomicBool::new(false),
             over: AtomicBool::new(false),
             calm: AtomicBool::new(false),
+            homecoming: AtomicBool::new(false),
+            absentees: AtomicUsize::new(0),
+            added_topic: AtomicBool::new(false),
+            without_session: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            off: Mutex::default(),
+            leniency: Mutex::default(),
             log: Mutex::default(),
         }
     }
@@ -68,6 +97,102 @@ impl Signals {
     /// See [`Self::call_last`].
     pub fn is_last_call(&self) -> bool {
         self.last_call.load(Ordering::SeqCst)
+    }
+
+    /// Subscribers that stayed away come back.
+    pub fn call_home(&self) {
+        self.homecoming.store(true, Ordering::SeqCst);
+    }
+
+    /// See [`Self::call_home`].
+    pub fn is_homecoming(&self) -> bool {
+        self.homecoming.load(Ordering::SeqCst)
+    }
+
+    /// The consumer bridge has got another topic.
+    pub fn add_topic(&self) {
+        self.added_topic.store(true, Ordering::SeqCst);
+    }
+
+    /// See [`Self::add_topic`].
+    pub fn has_added_topic(&self) -> bool {
+        self.added_topic.load(Ordering::SeqCst)
+    }
+
+    /// Whether devices that end their sessions now and then do it now, and rest until the node has died.
+    pub fn end_sessions(&self, now: bool) {
+        self.ending.store(now, Ordering::SeqCst);
+    }
+
+    /// See [`Self::end_sessions`].
+    pub fn sessions_end(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
+
+    /// A device has ended its session and rests without one.
+    pub fn session_ended(&self) {
+        self.without_session.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It has rested.
+    pub fn has_rested(&self) {
+        self.without_session.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Devices that rest without a session.
+    pub fn without_session(&self) -> usize {
+        self.without_session.load(Ordering::SeqCst)
+    }
+
+    /// A subscriber that will stay away when calm is called has connected.
+    pub fn absentee_came(&self) {
+        self.absentees.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It has left.
+    pub fn absentee_left(&self) {
+        self.absentees.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Subscribers connected now that will stay away when calm is called.
+    pub fn absentees(&self) -> usize {
+        self.absentees.load(Ordering::SeqCst)
+    }
+
+    /// From now on this bridge may be disabled.
+    pub fn switch_off(&self, bridge: &'static str) {
+        let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        off.entry(bridge).or_default().push((self.now(), None));
+    }
+
+    /// From now on this bridge is enabled for certain.
+    pub fn switch_on(&self, bridge: &'static str) {
+        let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, end)) = off.entry(bridge).or_default().last_mut() {
+            *end = Some(self.now());
+        }
+    }
+
+    /// When a bridge was disabled.
+    pub fn off(&self, bridge: &str) -> Vec<(Duration, Duration)> {
+        let off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = off.get(bridge).map(Vec::as_slice).unwrap_or_default();
+        times.iter().map(|&(from, to)| (from, to.unwrap_or(Duration::MAX))).collect()
+    }
+
+    /// Something was done to a bridge that allows its messages more.
+    pub fn allow(&self, bridge: &'static str, more: Leniency) {
+        let mut leniency = self.leniency.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = leniency.entry(bridge).or_default();
+        allowed.may_double_by_death |= more.may_double_by_death;
+        allowed.may_reorder |= more.may_reorder;
+        allowed.may_recount |= more.may_recount;
+    }
+
+    /// See [`Self::allow`].
+    pub fn leniency(&self, bridge: &str) -> Leniency {
+        let leniency = self.leniency.lock().unwrap_or_else(PoisonError::into_inner);
+        leniency.get(bridge).copied().unwrap_or_default()
     }
 
     /// Devices give up.

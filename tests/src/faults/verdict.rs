@@ -1,7 +1,8 @@
 //! What is in Kafka against what was acknowledged.
 //!
 //! For each bridge and device:
-//! * *lost*: acknowledged (PUBACK, PUBREC) and not there.
+//! * *lost*: acknowledged (PUBACK, PUBREC) and not there, unless the bridge may have been disabled when the node decided
+//!   where the message goes.
 //! * *twice*: QoS 1: more copies than the device sent; QoS 2: more than one. Where the death of the node may double
 //!   (a buffer in memory), one copy for each of its lives that the device sent PUBLISH to.
 //! * *out of order* (keyed bridges): the first copy of a message comes behind that of a later one; or the numbers fall more
@@ -9,14 +10,16 @@
 //! * *astray* (keyed bridges): not in the partition of the device's first record.
 //! * *damaged*: not a payload that was sent, or not under the device's key.
 //!
-//! And for each device: *open*: never answered although the faults had stopped.
+//! And for each device: *open*: never answered although the faults had stopped. What subscribers were given is judged
+//! in [`super::deliveries`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use causeway_benches::stamp::Stamp;
 
-use super::history::History;
+use super::history::{Complaint, History, Message};
 
 /// How many offenders of each kind are told with their history.
 const TOLD: usize = 3;
@@ -45,6 +48,17 @@ pub struct Law {
     pub is_keyed: bool,
     /// The death of the node may double a QoS 2 message: a buffer in memory.
     pub may_double_by_death: bool,
+    /// Order is not judged: the buffer changed, and each has an order of its own.
+    pub may_reorder: bool,
+    /// When it was disabled.
+    pub off: Vec<(Duration, Duration)>,
+}
+
+impl Law {
+    /// Whether the node may have let a message pass by because the bridge was disabled.
+    fn may_pass_by(&self, message: &Message, qos: u8) -> bool {
+        message.decided(qos).is_some_and(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
+    }
 }
 
 /// Counts and explanations. All counts are messages.
@@ -74,6 +88,12 @@ pub struct Verdict {
     pub complaints: u64,
     /// Bridges whose books say something else than Kafka, or that something was given up.
     pub books: u64,
+    /// Deliveries to subscribers.
+    pub deliveries: u64,
+    /// Messages of QoS 1 that a subscriber was given again without DUP, though their device had not sent them again.
+    pub again_as_new: u64,
+    /// Messages that subscribers were not given while others were away.
+    pub held_up: u64,
     /// The first offenders with their histories.
     pub told: Vec<String>,
 }
@@ -82,7 +102,7 @@ impl Verdict {
     /// Whether nothing at all is wrong.
     pub fn is_innocent(&self) -> bool {
         let wrong = [self.lost, self.twice, self.out_of_order, self.astray, self.damaged];
-        wrong.iter().chain(&[self.open, self.complaints, self.books]).all(|count| *count == 0)
+        wrong.iter().chain(&[self.open, self.complaints, self.books, self.held_up]).all(|count| *count == 0)
     }
 
     /// Adds another one.
@@ -99,10 +119,13 @@ impl Verdict {
         self.open += other.open;
         self.complaints += other.complaints;
         self.books += other.books;
+        self.deliveries += other.deliveries;
+        self.again_as_new += other.again_as_new;
+        self.held_up += other.held_up;
         self.told.extend(other.told);
     }
 
-    fn tell(&mut self, count: u64, text: impl FnOnce() -> String) {
+    pub(super) fn tell(&mut self, count: u64, text: impl FnOnce() -> String) {
         if count <= TOLD as u64 {
             self.told.push(text());
         }
@@ -164,7 +187,7 @@ impl Verdict {
             self.sent += 1;
             let acknowledged = message.is_acknowledged();
             self.acknowledged += u64::from(acknowledged);
-            if acknowledged && there == 0 {
+            if acknowledged && there == 0 && !law.may_pass_by(message, history.habits.qos) {
                 self.lost += 1;
                 self.tell(self.lost, || tell(number, "LOST, though it was acknowledged"));
             }
@@ -181,7 +204,7 @@ impl Verdict {
             }
             self.repeated += there.saturating_sub(1) as u64;
         }
-        if law.is_keyed {
+        if law.is_keyed && !law.may_reorder {
             self.judge_order(history, there, &tell);
         }
     }
@@ -195,7 +218,8 @@ impl Verdict {
         let home = there.first().map(|(record, _)| record.partition);
         let (mut highest, mut before, mut falls) = (None, None, 0);
         let mut seen = HashSet::new();
-        for &(record, number) in there {
+        let is_known = |number: u64| !history.messages[number as usize].is_unknown();
+        for &(record, number) in there.iter().filter(|(_, number)| is_known(*number)) {
             if Some(record.partition) != home {
                 self.astray += 1;
                 self.tell(self.astray, || tell(number, &format!("ASTRAY: its key lives in {home:?}")));
@@ -229,7 +253,15 @@ impl Verdict {
     }
 
     /// What devices were left with, and what they saw.
-    pub fn of_devices(histories: &[History]) -> Self {
+    /// What is refused because of a bridge that is disabled may be refused.
+    pub fn of_devices(laws: &[Law], histories: &[History]) -> Self {
+        let may_be_refused = |history: &History, number: u64| {
+            let message = usize::try_from(number).ok().and_then(|place| history.messages.get(place));
+            let takers = laws.iter().filter(|law| (law.takes)(&history.habits.topic));
+            let mut off =
+                takers.map(|law| message.is_some_and(|message| law.may_pass_by(message, history.habits.qos)));
+            off.any(|off| off)
+        };
         let mut verdict = Self::default();
         for history in histories {
             for (number, message) in (0..).zip(&history.messages) {
@@ -241,6 +273,10 @@ impl Verdict {
                 }
             }
             for (at, complaint) in &history.complaints {
+                if matches!(*complaint, Complaint::Refused { message, .. } if may_be_refused(history, message))
+                {
+                    continue;
+                }
                 verdict.complaints += 1;
                 verdict.tell(verdict.complaints, || {
                     format!("{:8.3} s  {} complains: {complaint}", at.as_secs_f64(), history.habits.name())
@@ -270,6 +306,9 @@ impl fmt::Display for Verdict {
             (self.open, "open"),
             (self.complaints, "complaints"),
             (self.books, "books that are wrong"),
+            (self.held_up, "held up by others that were away"),
+            (self.deliveries, "deliveries to subscribers"),
+            (self.again_as_new, "of them again and without DUP"),
         ];
         rest.iter()
             .filter(|(count, _)| *count > 0)
@@ -286,8 +325,14 @@ mod tests {
     use crate::faults::history::{Complaint, Event, Message, What};
     use crate::mqtt::Version;
 
-    const KEYED: Law =
-        Law { bridge: String::new(), takes: |_| true, is_keyed: true, may_double_by_death: false };
+    const KEYED: Law = Law {
+        bridge: String::new(),
+        takes: |_| true,
+        is_keyed: true,
+        may_double_by_death: false,
+        may_reorder: false,
+        off: Vec::new(),
+    };
 
     /// A device whose first connection sent 0 to 3, and whose second one, to the next life of the node, 2 and 3 again.
     fn device(qos: u8) -> History {
@@ -299,6 +344,9 @@ mod tests {
             window: 4,
             pause: Duration::ZERO,
             stays: None,
+            identifiers: 10,
+            releases_late: false,
+            ends_sessions: false,
             seed: 0,
         };
         let mut history = History::new(habits);
@@ -372,7 +420,7 @@ mod tests {
         unanswered.messages[1].events.pop();
         let verdict = Verdict::of(&KEYED, std::slice::from_ref(&unanswered), &records(&[0, 2, 3]));
         assert_eq!(verdict.lost, 0, "never acknowledged");
-        assert_eq!(Verdict::of_devices(&[unanswered]).open, 1);
+        assert_eq!(Verdict::of_devices(&[], &[unanswered]).open, 1);
     }
 
     #[test]
@@ -392,6 +440,6 @@ mod tests {
         assert_eq!((verdict.damaged, verdict.astray), (2, 1), "4 was never sent, 2 has no key");
         let mut device = device(1);
         device.complaints.push((Duration::ZERO, Complaint::SessionLost));
-        assert!(!Verdict::of_devices(&[device]).is_innocent());
+        assert!(!Verdict::of_devices(&[], &[device]).is_innocent());
     }
 }

@@ -137,4 +137,52 @@ on_every_kafka! {
         wait_for_all(&[&at_one, &at_two, &at_successor], count)?;
         two.check_books()
     }
+
+    /// A topic that is added to the mapping while the node restarts, within its session timeout: Kafka gives the node the
+    /// assignment that it had, alone and beside another node.
+    fn a_topic_added_during_a_restart_is_read(target) {
+        let kafka = target.shared()?;
+        let bootstrap = kafka.bootstrap();
+        let [first, second] = [unique("first"), unique("second")];
+        for topic in [&first, &second] {
+            kafka.create_topic(topic, PARTITIONS as u32)?;
+        }
+        for alone in [true, false] {
+            let bridge = unique("added");
+            let id = format!("kafka_consumer:{bridge}");
+            let config = |topics: &[&String]| {
+                let mappings: Vec<_> =
+                    topics.iter().map(|topic| mapping(topic, "shared", 1, "${.value}")).collect();
+                consumer(&bridge, &bootstrap, &mappings)
+            };
+            let connected = |node: &Node| {
+                let (status, reason) = node.status(&id)?;
+                need(status == "connected", || format!("{status}: {reason}"))
+            };
+            let other = if alone { None } else { Some(Node::start_as("other", &config(&[&first, &second]))?) };
+            if let Some(other) = &other {
+                eventually(SOON, || connected(other))?;
+            }
+            let mut node = Node::start_as("restarted", &config(&[&first]))?;
+            eventually(SOON, || connected(&node))?;
+            node.stop()?;
+            node.configure(&config(&[&first, &second]));
+            node.start_again()?;
+            eventually(SOON, || connected(&node))?;
+            let received = || {
+                let nodes = [Some(&node), other.as_ref()];
+                nodes.into_iter().flatten().map(|node| Ok(node.ledger(&id)?.received)).sum::<Result<u64>>()
+            };
+            let before = received()?;
+            for topic in [&first, &second] {
+                produce(&bootstrap, topic, 0..10)?;
+            }
+            let expected = before + 2 * 10 * PARTITIONS as u64;
+            eventually(SOON, || {
+                let now = received()?;
+                need(now == expected, || format!("{now} of {expected} records"))
+            })?;
+        }
+        Ok(())
+    }
 }

@@ -4,13 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use causeway::dev_kafka::TopicSpec;
 use causeway::flow::{Accepted, WakeList};
 use causeway::kafka::client::{Address, Client as Kafka, ClientOptions};
 use causeway::kafka::producer::{TopicProducer, TopicProducerOptions};
 use causeway_benches::topic;
 use causeway_protocol::kafka::batch::{Compression, Header, Record};
+use causeway_tests::broker::Broker;
 use causeway_tests::clients::Client;
+use causeway_tests::mqtt::wire::first;
+use causeway_tests::mqtt::{Client as Mqtt, Connect, Publish, Trace, Version};
 use causeway_tests::node::Node;
+use causeway_tests::oracle::Oracle;
 use causeway_tests::{block_on, on_every_kafka, process, unique};
 use rskafka::client::partition::UnknownTopicHandling;
 
@@ -76,6 +81,28 @@ fn kcat(bootstrap: &str, topic: &str, format: &str) -> Result<Option<Vec<String>
     kcat.args(["-C", "-b", bootstrap, "-t", topic, "-e", "-q", "-f", format]);
     let read = process::run(&mut kcat, b"", SOON)?.successful()?;
     Ok(Some(read.stdout.lines().map(str::to_owned).collect()))
+}
+
+/// Creates a topic that takes timestamps which are at most so many milliseconds before and after the broker's time.
+fn create_within(kafka: &Broker, topic: &str, before: i64, after: i64) -> Result<()> {
+    let (before, after) = (before.to_string(), after.to_string());
+    let settings = [
+        ("message.timestamp.before.max.ms", before.as_str()),
+        ("message.timestamp.after.max.ms", after.as_str()),
+    ];
+    match kafka {
+        Broker::Development(kafka) => {
+            let spec = TopicSpec::new(topic, 1);
+            let spec = settings.iter().fold(spec, |spec, (name, value)| spec.config(*name, *value));
+            kafka.create_topic(&spec)?;
+            Ok(())
+        }
+        // One setting for both sides.
+        Broker::Apache(kafka) if kafka.version().is_older_than(3, 6) => {
+            kafka.create_topic_with(topic, 1, &[("message.timestamp.difference.max.ms", &after)])
+        }
+        Broker::Apache(kafka) => kafka.create_topic_with(topic, 1, &settings),
+    }
 }
 
 fn header<'a>(key: &'a str, value: Option<&'a [u8]>) -> Header<'a> {
@@ -173,6 +200,47 @@ on_every_kafka! {
         let [line] = lines.as_slice() else { anyhow::bail!("{lines:?}") };
         let wanted = format!("device|no headers in here|dead_letter.bridge=records,dead_letter.topic={topic},dead_letter.reason=");
         ensure!(line.starts_with(&wanted), "{line}");
+        Ok(())
+    }
+
+    /// P13. What real brokers do with timestamps that are out of a topic's range, and with none: a dead letter is written in any case.
+    fn a_record_with_a_timestamp_that_kafka_refuses_is_in_the_dead_letter_topic(target) {
+        let kafka = target.shared()?;
+        let (topic, dead) = (unique("records"), unique("dead"));
+        create_within(&kafka, &topic, i64::MAX, 3_600_000)?;
+        // No time but that of its broker, to the millisecond.
+        create_within(&kafka, &dead, 0, 0)?;
+        let (records, letters) = (Oracle::watch(&kafka.bootstrap(), &topic)?, Oracle::watch(&kafka.bootstrap(), &dead)?);
+        let bootstrap = kafka.bootstrap();
+        let config = format!(
+            r#"bridges.kafka.records {{
+                 bootstrap_hosts = "{bootstrap}", local_topic = "r/#"
+                 kafka {{ topic = "{topic}", dead_letter_topic = "{dead}", message {{ value = "${{payload}}", timestamp = "${{payload.at}}" }} }}
+               }}"#
+        );
+        let node = Node::start(&config)?;
+        let mut client = Mqtt::open(node.mqtt(), "device", Version::V311, &Trace::default())?;
+        client.connect(&Connect::new(Version::V311, "device"))?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
+        // By a clock that is right; in microseconds; by one that is two hours ahead.
+        let times = [now, now * 1000, now + 2 * 3_600_000];
+        for (identifier, at) in (1..).zip(times) {
+            let publish = Publish::new(Version::V311, "r/1", format!(r#"{{"at": {at}}}"#)).qos(1, identifier);
+            client.send(&publish.bytes())?;
+            client.acked(first::PUBACK, identifier)?;
+        }
+        let books = node.settled("kafka:records", SOON)?;
+        assert_eq!((books.success, books.failed, books.dead_lettered, books.dead_letters_lost), (1, 2, 2, 0));
+        assert_eq!(records.wait_for(1, SOON)?.len(), 1);
+        for ((_, letter), at) in letters.wait_for(2, SOON)?.into_iter().zip(&times[1..]) {
+            let record = letter.record;
+            let header = |name: &str| record.headers.get(name).map(|value| String::from_utf8_lossy(value).into_owned());
+            assert_eq!(header("dead_letter.timestamp"), Some(at.to_string()));
+            assert_eq!(header("dead_letter.error_code"), Some("32".to_owned()));
+            // None, unless it came within the millisecond.
+            let time = record.timestamp.timestamp_millis();
+            ensure!(time == -1 || (now..now + 600_000).contains(&time), "{time}");
+        }
         Ok(())
     }
 }

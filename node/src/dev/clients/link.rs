@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::CONNECT_TIMEOUT;
+use crate::dial;
 
 /// The largest packet we take.
 const MAX_PACKET: usize = 64 << 20;
@@ -38,20 +39,20 @@ pub(super) struct Link {
 impl Link {
     /// Connects with a clean session.
     pub(super) async fn open(host: &str, port: u16, client_id: Option<&str>) -> Result<Self> {
-        let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => bail!(
+        let stream = match dial::connect(host, port, CONNECT_TIMEOUT).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => bail!(
                 "nobody listens for MQTT on {host}:{port}: start `causeway dev` in another terminal, or name \
                  the broker with --host and --port"
             ),
-            Ok(Err(error)) => {
-                return Err(error)
-                    .with_context(|| format!("cannot connect to the MQTT broker {host}:{port}"));
-            }
-            Err(_) => bail!(
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => bail!(
                 "no answer from {host}:{port} within {CONNECT_TIMEOUT:?}: is --host right, and is there no firewall \
                  in between?"
             ),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot connect to the MQTT broker {host}:{port}"));
+            }
         };
         stream.set_nodelay(true)?;
         let client_id =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use causeway_protocol::kafka::batch::{Batch, Compression, Error as BatchError, TimestampType};
+use causeway_protocol::kafka::batch::{Batch, BatchHeader, Compression, Error as BatchError, TimestampType};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_producers_response::{
     PartitionResponse, ProducerState, TopicResponse,
@@ -136,13 +136,16 @@ fn produce_one(
     let records = records.unwrap_or_default();
     let length = records.len();
     let batch = check(records, context.version)?;
-    let (max, log_append_time, retention_bytes) = {
+    let (max, log_append_time, range, retention_bytes) = {
         let config = topic.config.read();
-        (config.max_message_bytes, config.log_append_time, config.retention_bytes)
+        (config.max_message_bytes, config.log_append_time, config.timestamp_range, config.retention_bytes)
     };
     if length > max {
         let reason = format!("The batch has {length} bytes, more than max.message.bytes, {max}.");
         return Err(refuse(ResponseError::MessageTooLarge, reason));
+    }
+    if !log_append_time {
+        check_timestamps(batch.header(), range)?;
     }
     let (appended, start, dropped) = {
         let mut log = partition.log.lock();
@@ -157,6 +160,23 @@ fn produce_one(
         partition.wake();
     }
     Ok((appended, start))
+}
+
+/// Refuses timestamps that are too far from the broker's time, as far as the header tells; none at all (-1) is taken. In Kafka's words.
+fn check_timestamps(header: &BatchHeader, (before, after): (i64, i64)) -> Result<(), Refusal> {
+    let now = now_ms();
+    let range = now.saturating_sub(before)..=now.saturating_add(after);
+    let bad = [header.base_timestamp, header.max_timestamp]
+        .into_iter()
+        .find(|time| *time != -1 && !range.contains(time));
+    bad.map_or(Ok(()), |time| {
+        let reason = format!(
+            "Timestamp {time} of message with offset 0 is out of range. The timestamp should be within [{}, {}]",
+            range.start(),
+            range.end()
+        );
+        Err(refuse(ResponseError::InvalidTimestamp, reason))
+    })
 }
 
 /// The checks of a batch that need no partition.

@@ -97,6 +97,9 @@ fn describe(context: &mut Context, topic: &Topic) -> MetadataResponseTopic {
         .with_is_internal(false);
     for partition in topic.all() {
         let leader = partition.leader();
+        if context.plan.hides(&topic.name, partition.index) {
+            continue;
+        }
         let mut described = MetadataResponsePartition::default()
             .with_partition_index(partition.index)
             .with_leader_id(broker_id(leader.broker))

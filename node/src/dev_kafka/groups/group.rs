@@ -12,7 +12,7 @@ type Answers = Vec<(Token, Answer)>;
 
 /// States of a group, with Kafka's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::dev_kafka) enum State {
+pub(crate) enum State {
     Empty,
     PreparingRebalance,
     CompletingRebalance,
@@ -21,7 +21,7 @@ pub(in crate::dev_kafka) enum State {
 
 impl State {
     /// As tools show it.
-    pub(in crate::dev_kafka) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Empty => "Empty",
             Self::PreparingRebalance => "PreparingRebalance",
@@ -33,14 +33,14 @@ impl State {
 
 /// A member.
 #[derive(Debug)]
-pub(in crate::dev_kafka) struct Member {
-    pub(in crate::dev_kafka) instance_id: Option<String>,
-    pub(in crate::dev_kafka) client_id: String,
-    pub(in crate::dev_kafka) client_host: String,
+pub(crate) struct Member {
+    pub(crate) instance_id: Option<String>,
+    pub(crate) client_id: String,
+    pub(crate) client_host: String,
     session_timeout: Duration,
     rebalance_timeout: Duration,
     protocols: Vec<(String, Bytes)>,
-    pub(in crate::dev_kafka) assignment: Bytes,
+    pub(crate) assignment: Bytes,
     joining: Option<Token>,
     syncing: Option<Token>,
     /// When it is removed unless it speaks before. Not while it waits for an answer.
@@ -52,7 +52,7 @@ pub(in crate::dev_kafka) struct Member {
 
 impl Member {
     /// What it sent for an assignor.
-    pub(in crate::dev_kafka) fn metadata(&self, protocol: &str) -> Bytes {
+    pub(crate) fn metadata(&self, protocol: &str) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| name == protocol);
         found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
     }
@@ -64,11 +64,11 @@ impl Member {
 
 /// A group.
 #[derive(Debug)]
-pub(in crate::dev_kafka) struct Group {
-    pub(in crate::dev_kafka) state: State,
-    pub(in crate::dev_kafka) generation: i32,
-    pub(in crate::dev_kafka) protocol_type: Option<String>,
-    pub(in crate::dev_kafka) protocol: Option<String>,
+pub(crate) struct Group {
+    pub(crate) state: State,
+    pub(crate) generation: i32,
+    pub(crate) protocol_type: Option<String>,
+    pub(crate) protocol: Option<String>,
     leader: Option<String>,
     members: BTreeMap<String, Member>,
     static_members: BTreeMap<String, String>,
@@ -103,27 +103,27 @@ impl Group {
     }
 
     /// Members by id.
-    pub(in crate::dev_kafka) fn members(&self) -> &BTreeMap<String, Member> {
+    pub(crate) fn members(&self) -> &BTreeMap<String, Member> {
         &self.members
     }
 
     /// Whether it has no members.
-    pub(in crate::dev_kafka) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
     /// Committed offsets by topic and partition.
-    pub(in crate::dev_kafka) fn offsets(&self) -> &BTreeMap<(String, i32), CommittedOffset> {
+    pub(crate) fn offsets(&self) -> &BTreeMap<(String, i32), CommittedOffset> {
         &self.offsets
     }
 
     /// Stores a committed offset.
-    pub(in crate::dev_kafka) fn commit(&mut self, commit: Commit) {
+    pub(crate) fn commit(&mut self, commit: Commit) {
         self.offsets.insert((commit.topic, commit.partition), commit.committed);
     }
 
     /// Forgets committed offsets; answers those that were there.
-    pub(in crate::dev_kafka) fn forget(&mut self, wanted: impl Fn(&str, i32) -> bool) -> Vec<(String, i32)> {
+    pub(crate) fn forget(&mut self, wanted: impl Fn(&str, i32) -> bool) -> Vec<(String, i32)> {
         let gone: Vec<_> =
             self.offsets.keys().filter(|(topic, partition)| wanted(topic, *partition)).cloned().collect();
         self.offsets.retain(|(topic, partition), _| !wanted(topic, *partition));
@@ -317,7 +317,6 @@ impl Group {
             answers.push((waiting, Answer::Sync(Err(fenced))));
         }
         let selected = self.protocol.clone().unwrap_or_default();
-        let before = member.metadata(&selected);
         let was_leader = self.leader.as_ref() == Some(&old_id);
         if was_leader {
             self.leader = Some(new_id.clone());
@@ -326,9 +325,8 @@ impl Group {
         self.static_members.extend(join.instance_id.clone().map(|instance| (instance, new_id.clone())));
         let skip = join.supports_skip_assignment;
         self.update(now, &new_id, join, answers);
-        let unchanged = self.members.get(&new_id).is_some_and(|member| member.metadata(&selected) == before);
-        if self.state == State::Stable && unchanged && self.select_protocol().as_deref() == Some(&selected) {
-            // The assignment stands. A leader of an old version must not compute one: it is told the old id leads.
+        if self.state == State::Stable && self.select_protocol().as_deref() == Some(&selected) {
+            // The assignment stands, as in Kafka, even if the member wants other topics than before. A leader of an old version must not compute one: it is told the old id leads.
             let mut joined = self.joined(&new_id);
             joined.skip_assignment = was_leader && skip;
             if was_leader && !skip {

@@ -19,58 +19,58 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
-pub(super) use group::{Group, State};
-pub(super) use offsets::Commit;
+pub(crate) use group::{Group, State};
+pub(crate) use offsets::Commit;
 pub use offsets::CommittedOffset;
 
 /// Stands for one request that waits for its answer.
-pub(super) type Token = u64;
+pub(crate) type Token = u64;
 
 /// Limits of a coordinator, as in Kafka's `group.*` settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
-    pub(super) min_session_timeout: Duration,
-    pub(super) max_session_timeout: Duration,
+pub(crate) struct Limits {
+    pub(crate) min_session_timeout: Duration,
+    pub(crate) max_session_timeout: Duration,
     /// How long the first join of an empty group waits for others.
-    pub(super) initial_rebalance_delay: Duration,
+    pub(crate) initial_rebalance_delay: Duration,
 }
 
 /// What a member sends to join.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Join {
-    pub(super) group: String,
+pub(crate) struct Join {
+    pub(crate) group: String,
     /// Empty for a new member.
-    pub(super) member_id: String,
-    pub(super) instance_id: Option<String>,
-    pub(super) client_id: String,
-    pub(super) client_host: String,
-    pub(super) session_timeout: Duration,
-    pub(super) rebalance_timeout: Duration,
-    pub(super) protocol_type: String,
+    pub(crate) member_id: String,
+    pub(crate) instance_id: Option<String>,
+    pub(crate) client_id: String,
+    pub(crate) client_host: String,
+    pub(crate) session_timeout: Duration,
+    pub(crate) rebalance_timeout: Duration,
+    pub(crate) protocol_type: String,
     /// Assignors with their metadata, the preferred one first.
-    pub(super) protocols: Vec<(String, Bytes)>,
+    pub(crate) protocols: Vec<(String, Bytes)>,
     /// Whether a new member first gets an id and has to join again with it (KIP-394).
-    pub(super) requires_member_id: bool,
+    pub(crate) requires_member_id: bool,
     /// Whether the leader may be told to keep the assignment (KIP-814).
-    pub(super) supports_skip_assignment: bool,
+    pub(crate) supports_skip_assignment: bool,
 }
 
 /// The answer to a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Joined {
-    pub(super) error: Option<ResponseError>,
-    pub(super) generation: i32,
-    pub(super) protocol_type: Option<String>,
-    pub(super) protocol: Option<String>,
-    pub(super) leader: String,
-    pub(super) skip_assignment: bool,
-    pub(super) member_id: String,
+pub(crate) struct Joined {
+    pub(crate) error: Option<ResponseError>,
+    pub(crate) generation: i32,
+    pub(crate) protocol_type: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) leader: String,
+    pub(crate) skip_assignment: bool,
+    pub(crate) member_id: String,
     /// For the leader only: member id, instance id, metadata.
-    pub(super) members: Vec<(String, Option<String>, Bytes)>,
+    pub(crate) members: Vec<(String, Option<String>, Bytes)>,
 }
 
 impl Joined {
-    pub(super) fn failed(error: ResponseError, member_id: &str) -> Self {
+    pub(crate) fn failed(error: ResponseError, member_id: &str) -> Self {
         Self {
             error: Some(error),
             generation: -1,
@@ -86,42 +86,42 @@ impl Joined {
 
 /// Which member speaks, and in which generation it believes to be.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Caller {
-    pub(super) group: String,
-    pub(super) generation: i32,
-    pub(super) member_id: String,
-    pub(super) instance_id: Option<String>,
+pub(crate) struct Caller {
+    pub(crate) group: String,
+    pub(crate) generation: i32,
+    pub(crate) member_id: String,
+    pub(crate) instance_id: Option<String>,
 }
 
 /// What a member sends to get its assignment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sync {
-    pub(super) caller: Caller,
+pub(crate) struct Sync {
+    pub(crate) caller: Caller,
     /// Only checked when they are given.
-    pub(super) protocol_type: Option<String>,
-    pub(super) protocol: Option<String>,
+    pub(crate) protocol_type: Option<String>,
+    pub(crate) protocol: Option<String>,
     /// From the leader: member id and assignment.
-    pub(super) assignments: Vec<(String, Bytes)>,
+    pub(crate) assignments: Vec<(String, Bytes)>,
 }
 
 /// The answer to a sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Synced {
-    pub(super) protocol_type: Option<String>,
-    pub(super) protocol: Option<String>,
-    pub(super) assignment: Bytes,
+pub(crate) struct Synced {
+    pub(crate) protocol_type: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) assignment: Bytes,
 }
 
 /// An answer to a request that waited.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Join(Joined),
     Sync(Result<Synced, ResponseError>),
 }
 
 /// All groups.
 #[derive(Debug)]
-pub(super) struct Coordinator {
+pub(crate) struct Coordinator {
     limits: Limits,
     groups: BTreeMap<String, Group>,
     answers: Vec<(Token, Answer)>,
@@ -132,29 +132,29 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    pub(super) fn new(limits: Limits, salt: u64) -> Self {
+    pub(crate) fn new(limits: Limits, salt: u64) -> Self {
         Self { limits, groups: BTreeMap::new(), answers: Vec::new(), members_named: 0, salt }
     }
 
     /// The answers that became ready, in order.
-    pub(super) fn take_answers(&mut self) -> Vec<(Token, Answer)> {
+    pub(crate) fn take_answers(&mut self) -> Vec<(Token, Answer)> {
         std::mem::take(&mut self.answers)
     }
 
     /// When [`Self::poll`] has something to do next.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.groups.values().filter_map(Group::next_deadline).min()
     }
 
     /// Does what time alone brings about: removes silent members, completes rebalances.
-    pub(super) fn poll(&mut self, now: Instant) {
+    pub(crate) fn poll(&mut self, now: Instant) {
         for group in self.groups.values_mut() {
             group.poll(now, &mut self.answers);
         }
     }
 
     /// JoinGroup. The answer comes by [`Self::take_answers`], possibly at once.
-    pub(super) fn join(&mut self, now: Instant, token: Token, join: Join) {
+    pub(crate) fn join(&mut self, now: Instant, token: Token, join: Join) {
         let refused = |error| Answer::Join(Joined::failed(error, &join.member_id));
         let timeouts = self.limits.min_session_timeout..=self.limits.max_session_timeout;
         let problem = if join.group.is_empty() {
@@ -181,7 +181,7 @@ impl Coordinator {
     }
 
     /// SyncGroup. The answer comes by [`Self::take_answers`], possibly at once.
-    pub(super) fn sync(&mut self, now: Instant, token: Token, sync: Sync) {
+    pub(crate) fn sync(&mut self, now: Instant, token: Token, sync: Sync) {
         let result = match self.groups.get_mut(&sync.caller.group) {
             Some(group) => group.sync(now, token, sync, &mut self.answers),
             None if sync.caller.group.is_empty() => Err(ResponseError::InvalidGroupId),
@@ -193,7 +193,7 @@ impl Coordinator {
     }
 
     /// Heartbeat.
-    pub(super) fn heartbeat(&mut self, now: Instant, caller: &Caller) -> Result<(), ResponseError> {
+    pub(crate) fn heartbeat(&mut self, now: Instant, caller: &Caller) -> Result<(), ResponseError> {
         match self.groups.get_mut(&caller.group) {
             Some(group) => group.heartbeat(now, caller),
             None if caller.group.is_empty() => Err(ResponseError::InvalidGroupId),
@@ -202,7 +202,7 @@ impl Coordinator {
     }
 
     /// LeaveGroup of one member, by member id or by instance id with an empty member id. Answers the id of the member that left.
-    pub(super) fn leave(&mut self, now: Instant, caller: &Caller) -> Result<String, ResponseError> {
+    pub(crate) fn leave(&mut self, now: Instant, caller: &Caller) -> Result<String, ResponseError> {
         match self.groups.get_mut(&caller.group) {
             Some(group) => {
                 group.leave(now, &caller.member_id, caller.instance_id.as_deref(), &mut self.answers)
@@ -213,7 +213,7 @@ impl Coordinator {
     }
 
     /// Deletes a group without members, with its offsets.
-    pub(super) fn delete(&mut self, group: &str) -> Result<Group, ResponseError> {
+    pub(crate) fn delete(&mut self, group: &str) -> Result<Group, ResponseError> {
         match self.groups.get(group) {
             Some(found) if found.is_empty() => {
                 self.groups.remove(group).ok_or(ResponseError::GroupIdNotFound)
@@ -224,12 +224,12 @@ impl Coordinator {
     }
 
     /// All groups by name.
-    pub(super) fn groups(&self) -> &BTreeMap<String, Group> {
+    pub(crate) fn groups(&self) -> &BTreeMap<String, Group> {
         &self.groups
     }
 
     /// Checks an OffsetCommit's caller, and makes a group that only stores offsets.
-    pub(super) fn check_commit(
+    pub(crate) fn check_commit(
         &mut self,
         now: Instant,
         caller: &Caller,
@@ -250,13 +250,13 @@ impl Coordinator {
     }
 
     /// The group called `name`, made when it is missing: for offsets from the data directory.
-    pub(super) fn restore(&mut self, name: &str) -> &mut Group {
+    pub(crate) fn restore(&mut self, name: &str) -> &mut Group {
         let delay = self.limits.initial_rebalance_delay;
         self.groups.entry(name.to_owned()).or_insert_with(|| Group::new(delay))
     }
 
     /// The group called `name`.
-    pub(super) fn group_mut(&mut self, name: &str) -> Option<&mut Group> {
+    pub(crate) fn group_mut(&mut self, name: &str) -> Option<&mut Group> {
         self.groups.get_mut(name)
     }
 }

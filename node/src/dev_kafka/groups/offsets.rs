@@ -13,8 +13,8 @@ pub struct CommittedOffset {
 
 /// One offset of a commit, after its checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::dev_kafka) struct Commit {
-    pub(in crate::dev_kafka) topic: String,
-    pub(in crate::dev_kafka) partition: i32,
-    pub(in crate::dev_kafka) committed: CommittedOffset,
+pub(crate) struct Commit {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) committed: CommittedOffset,
 }

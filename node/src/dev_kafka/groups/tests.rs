@@ -237,6 +237,41 @@ fn a_static_member_that_comes_back_keeps_its_assignment_without_a_rebalance() {
 }
 
 #[test]
+fn a_static_member_that_comes_back_with_another_subscription_keeps_its_assignment_too() {
+    for supports_skip_assignment in [false, true] {
+        let mut world = World::new();
+        let first = world.join_with(|join| join.instance_id = Some("i".into()));
+        let first = world.joined(first);
+        let done = world.sync(&first, &[(&first.member_id, "mine")]);
+        assert!(world.synced(done).is_ok());
+        let changed = Bytes::from_static(b"other topics");
+        let back = world.join_with(|join| {
+            join.instance_id = Some("i".into());
+            join.protocols = vec![("range".into(), changed.clone())];
+            join.supports_skip_assignment = supports_skip_assignment;
+        });
+        let back = world.joined(back);
+        assert_eq!((back.error, back.generation), (None, first.generation));
+        assert_eq!(
+            back.leader == back.member_id,
+            supports_skip_assignment,
+            "an older leader is not told that it leads"
+        );
+        let assignment = world.sync(&back, &[]);
+        assert_eq!(world.synced(assignment), Ok(Bytes::from_static(b"mine")));
+        // Joined again under its new id, as the leader, it starts a rebalance.
+        let again = world.join_with(|join| {
+            join.instance_id = Some("i".into());
+            join.member_id.clone_from(&back.member_id);
+            join.protocols = vec![("range".into(), changed)];
+        });
+        let again = world.joined(again);
+        assert_eq!((again.error, again.generation), (None, first.generation + 1));
+        assert_eq!((again.leader.as_str(), again.skip_assignment), (again.member_id.as_str(), false));
+    }
+}
+
+#[test]
 fn a_member_with_other_assignors_is_refused() {
     let mut world = World::new();
     world.pair();

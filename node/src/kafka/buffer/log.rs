@@ -11,8 +11,8 @@
 //!   long as those are there.
 //! * A file that is nearly done with does not hold up the others: what it still holds is written again at the end.
 //! * Marks ([`Mark`]) become durable with the records they were put in with, and stay until they are forgotten: each file
-//!   begins with all that there are, so that none depends on an older file. They count for one life of the node and
-//!   the next one ([`Lives`]).
+//!   begins with all that there are, so that none depends on an older file. They are those of a life of the node; another
+//!   one that goes on with them says so ([`Log::believe`]), and until then the files say what they said.
 //! * On a full disk the newest file goes as well, when nothing in it is needed: what waits for room gets it.
 //! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost: what was put in stays, and
 //!   seals and ends go first, into room that is kept for them, so that the backlog can leave.
@@ -26,8 +26,8 @@ use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
 
 use super::disk::Disk;
 use super::live::{Live, Numbers};
-use super::v1::{self, BadHeader, Entry, FoundEntry, Gap, Place, Seal, Writer};
-use crate::flow::Mark;
+use super::v2::{self, BadHeader, Entry, FoundEntry, Gap, Place, Seal, Writer};
+use crate::flow::{Mark, SessionId};
 
 /// Files end so.
 pub const SUFFIX: &str = ".buffer";
@@ -63,7 +63,7 @@ pub enum OpenError {
     Io(#[from] io::Error),
     /// A newer causeway wrote it.
     #[error(
-        "{name} has version {version} of the format, this causeway knows version 1; use the newer causeway"
+        "{name} has version {version} of the format, this causeway knows versions 1 and 2; use the newer causeway"
     )]
     Version {
         /// Which file.
@@ -116,20 +116,11 @@ impl Reader {
             (self.file, self.offset, from) = (run.file, run.offset, Some(0));
         }
         let rest = from.and_then(|from| self.bytes.get(from..from + run.len));
-        rest.and_then(v1::entry).ok_or_else(|| {
+        rest.and_then(v2::entry).ok_or_else(|| {
             let (name, offset) = (file_name(run.file), run.offset);
             io::Error::new(io::ErrorKind::InvalidData, format!("{name} has changed at offset {offset}"))
         })
     }
-}
-
-/// Lives of the node, each with a random number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Lives {
-    /// The one that ended last, unless sessions were lost since.
-    pub before: Option<u64>,
-    /// This one.
-    pub now: u64,
 }
 
 /// What was found.
@@ -150,7 +141,7 @@ pub struct Found {
     pub torn: u64,
     /// QoS 2 publications that were not released.
     pub marks: BTreeSet<Mark>,
-    /// In which life of the node.
+    /// In which life of the node they were kept up to date.
     pub life: Option<u64>,
     live: Live,
     known: BTreeSet<Place>,
@@ -347,15 +338,18 @@ pub struct Log<D> {
     marks: BTreeSet<Mark>,
     /// Those in `data`.
     new_marks: BTreeSet<Mark>,
+    /// Whose they are; [`NOBODYS`]: they do not count any more.
     life: u64,
     has_reserve: bool,
     failed: bool,
 }
 
+/// No life has this number.
+const NOBODYS: u64 = 0;
+
 impl<D: Disk> Log<D> {
-    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next. Marks are
-    /// found where they are of the life before.
-    pub fn open(mut disk: D, segment_bytes: u64, lives: Lives) -> Result<(Self, Found), OpenError> {
+    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next.
+    pub fn open(mut disk: D, segment_bytes: u64) -> Result<(Self, Found), OpenError> {
         let mut found = Found::default();
         let mut numbers = numbered_files(&mut disk)?;
         let begun = begun_files(&mut disk, &numbers)?;
@@ -367,18 +361,19 @@ impl<D: Disk> Log<D> {
         let mut files = VecDeque::new();
         let mut highest = None;
         let mut usable_end = false;
+        let mut version = v2::VERSION;
         while let Some(number) = (!numbers.is_empty()).then(|| numbers.remove(0)) {
             let (name, is_last) = (file_name(number), numbers.is_empty());
             let bytes = disk.read(&name)?;
-            match v1::read_file_header(&bytes) {
-                Ok(_) => {}
+            match v2::read_file_header(&bytes) {
+                Ok(found) => version = found,
                 Err(BadHeader::Version(version)) => return Err(OpenError::Version { name, version }),
                 Err(_) => {
-                    let gap = Gap { offset: 0, len: v1::FILE_HEADER_LEN as u64 };
+                    let gap = Gap { offset: 0, len: v2::FILE_HEADER_LEN as u64 };
                     found.damage.push(Damage { name: name.clone(), gap });
                 }
             }
-            let mut scanned = v1::scan(&bytes);
+            let mut scanned = v2::scan(&bytes);
             let mut len = bytes.len() as u64;
             let first_torn = scanned.gaps.iter().find(|gap| is_last && gap.offset >= scanned.synced).copied();
             if let Some(torn) = first_torn {
@@ -412,10 +407,6 @@ impl<D: Disk> Log<D> {
             files.push_back(FileInfo { number, len, records });
         }
         found.finish();
-        if found.life != lives.before {
-            // Publications were released meanwhile, or sessions lost, and nobody told us.
-            found.marks.clear();
-        }
         let mut log = Self {
             disk,
             segment_bytes,
@@ -429,13 +420,13 @@ impl<D: Disk> Log<D> {
             new_seals: BTreeMap::new(),
             marks: found.marks.clone(),
             new_marks: BTreeSet::new(),
-            life: lives.now,
+            life: found.life.unwrap_or(NOBODYS),
             has_reserve: false,
             failed: false,
             files,
         };
-        if log.files.is_empty() || !usable_end {
-            log.begin_file()?;
+        if log.files.is_empty() || !usable_end || version != v2::VERSION {
+            log.begin_first_file()?;
         }
         log.has_reserve = log.disk.list()?.iter().any(|name| name == RESERVE_NAME);
         match log.keep_reserve() {
@@ -444,13 +435,6 @@ impl<D: Disk> Log<D> {
             _ => {}
         }
         log.remove_unneeded()?;
-        log.put_all_marks();
-        // What was found is to be read where it was found.
-        match log.write_out() {
-            // Until it is written the marks are of no life that counts.
-            Ok(()) | Err(Error::Full(_)) => {}
-            Err(Error::Failed(error)) => return Err(error.into()),
-        }
         Ok((log, found))
     }
 
@@ -501,15 +485,22 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// None of them is needed any more.
+    /// Of the marks that were found these count in the life `now`, in which they are kept up to date from here on.
+    pub fn believe(&mut self, now: u64, marks: BTreeSet<Mark>) {
+        (self.life, self.marks) = (now, marks);
+        self.put_all_marks();
+    }
+
+    /// None of them counts any more, nor does any that is put in from here on.
     pub fn forget_all(&mut self) {
+        self.life = NOBODYS;
         self.marks.clear();
         self.new_marks.clear();
         self.put_all_marks();
     }
 
     /// The marks of a session.
-    pub fn marks_of(&self, session: u64) -> Vec<Mark> {
+    pub fn marks_of(&self, session: SessionId) -> Vec<Mark> {
         let (first, last) = (Mark { session, identifier: 0 }, Mark { session, identifier: u16::MAX });
         let of = |marks: &BTreeSet<Mark>| marks.range(first..=last).copied().collect::<Vec<_>>();
         [of(&self.marks), of(&self.new_marks)].concat()
@@ -644,11 +635,22 @@ impl<D: Disk> Log<D> {
         self.files.back().map_or(0, |file| file.len)
     }
 
+    /// As [`Self::begin_file`], where nothing can be written without: on a full disk in the room that is kept.
+    fn begin_first_file(&mut self) -> io::Result<()> {
+        match self.begin_file() {
+            Err(error) if is_full(&error) && self.disk.list()?.iter().any(|name| name == RESERVE_NAME) => {
+                self.disk.remove(RESERVE_NAME)?;
+                self.begin_file()
+            }
+            begun => begun,
+        }
+    }
+
     fn begin_file(&mut self) -> io::Result<()> {
         let number = self.files.back().map_or(1, |file| file.number + 1);
         let name = file_name(number);
         self.disk.create(&name)?;
-        let mut head = v1::file_header(number).to_vec();
+        let mut head = v2::file_header(number).to_vec();
         Writer::new(&mut head, 0).all_marks(self.life, &self.marks);
         let written = self
             .disk
@@ -676,7 +678,7 @@ impl<D: Disk> Log<D> {
         }
         // What waits was to follow on the end of the other file.
         let synced = self.synced();
-        v1::set_synced(&mut self.data, synced);
+        v2::set_synced(&mut self.data, synced);
         Ok(())
     }
 
@@ -705,7 +707,7 @@ impl<D: Disk> Log<D> {
             return Ok(());
         };
         let bytes = self.disk.read(&name).map_err(Error::Failed)?;
-        for found in v1::scan(&bytes).entries {
+        for found in v2::scan(&bytes).entries {
             if let Entry::Records { place, numbers, base_timestamp, bytes } = found.entry {
                 for kept in self.live.within(numbers, number) {
                     let part = records_part(bytes, numbers, kept);
@@ -773,8 +775,8 @@ fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
 fn begun_files(disk: &mut impl Disk, numbers: &[u64]) -> io::Result<usize> {
     for (index, number) in numbers.iter().enumerate().rev() {
         let bytes = disk.read(&file_name(*number))?;
-        let scanned = v1::scan(&bytes);
-        let unborn = match v1::read_file_header(&bytes) {
+        let scanned = v2::scan(&bytes);
+        let unborn = match v2::read_file_header(&bytes) {
             Ok(_) => scanned.entries.is_empty(),
             Err(BadHeader::Version(_)) => false,
             Err(_) => scanned.entries.iter().all(|found| matches!(found.entry, Entry::AllMarks { .. })),
@@ -845,8 +847,8 @@ pub fn survey(disk: &mut impl Disk) -> io::Result<(Vec<FileReport>, Found)> {
     for (index, number) in numbers.iter().enumerate() {
         let (name, is_last) = (file_name(*number), index + 1 >= begun);
         let bytes = disk.read(&name)?;
-        let scanned = v1::scan(&bytes);
-        let header = v1::read_file_header(&bytes).err();
+        let scanned = v2::scan(&bytes);
+        let header = v2::read_file_header(&bytes).err();
         let torn_from = scanned.gaps.iter().find(|gap| is_last && gap.offset >= scanned.synced);
         let torn_from = torn_from.map_or(bytes.len() as u64, |gap| gap.offset);
         let damage: Vec<Gap> = scanned.gaps.iter().filter(|gap| gap.offset < torn_from).copied().collect();

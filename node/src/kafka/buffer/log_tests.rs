@@ -8,8 +8,16 @@ use rand::{RngExt, SeedableRng};
 use super::super::disk_double::Double;
 use super::*;
 
-/// The same life again and again.
-const LIVES: Lives = Lives { before: Some(1), now: 1 };
+/// Opens a log and goes on with its marks, as if it were the same life again and again.
+fn open(disk: &Double, segment_bytes: u64) -> Result<(Log<Double>, Found), OpenError> {
+    let (mut log, found) = Log::open(disk.clone(), segment_bytes)?;
+    log.believe(1, found.marks.clone());
+    Ok((log, found))
+}
+
+fn mark(session: u8, identifier: u16) -> Mark {
+    Mark { session: SessionId([session; 16]), identifier }
+}
 
 fn place(partition: i32) -> Place {
     Place { topic: "t".into(), partition }
@@ -159,7 +167,7 @@ impl Run {
                 self.next_value += values.len() as u64;
                 let numbers = put(log, partition, &values);
                 if self.rng.random_bool(0.4) {
-                    let mark = Mark { session: values[0] % 3, identifier: values[0] as u16 };
+                    let mark = mark((values[0] % 3) as u8, values[0] as u16);
                     log.put_marks(&[mark]);
                     self.model.new_marks.insert(mark, numbers.first);
                 }
@@ -211,7 +219,7 @@ impl Run {
     /// Works until the process dies, loses power, and checks what is found; a few times.
     fn go(&mut self, seed: u64, crash_in: impl Fn(&mut SmallRng) -> u64) {
         for _ in 0..4 {
-            let (log, found) = match Log::open(self.disk.clone(), 400, LIVES) {
+            let (log, found) = match open(&self.disk, 400) {
                 Ok(opened) => opened,
                 Err(error) => panic!("seed {seed}: {error}"),
             };
@@ -228,7 +236,7 @@ impl Run {
             self.disk.lose_power(&mut self.rng);
             self.disk.set_room(None);
             self.disk.crash_in(self.rng.random_range(1..12));
-            if let Ok((_, found)) = Log::open(self.disk.clone(), 400, LIVES) {
+            if let Ok((_, found)) = open(&self.disk, 400) {
                 self.model.check(&self.disk, &found, seed);
             }
             self.disk.lose_power(&mut self.rng);
@@ -272,7 +280,7 @@ fn without_syncs_the_crash_test_would_fail() {
 #[test]
 fn files_roll_and_go_when_they_are_done_with() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 300, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 300).unwrap();
     let mut all = Vec::new();
     for value in 0..50 {
         all.push(put(&mut log, 0, &[value]));
@@ -289,7 +297,7 @@ fn files_roll_and_go_when_they_are_done_with() {
 #[test]
 fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 2000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 2000).unwrap();
     let stuck = put(&mut log, 1, &[1_000_000, 1_000_001]);
     log.commit().unwrap();
     log.put_seals(&place(1), vec![seal(0, &[stuck])]);
@@ -303,7 +311,7 @@ fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() 
     log.commit().unwrap();
     assert!(most < 20_000, "{most} bytes for two records");
     drop(log);
-    let (_, found) = Log::open(disk.clone(), 2000, LIVES).unwrap();
+    let (_, found) = open(&disk, 2000).unwrap();
     assert_eq!(records(&disk, &found), [(stuck.first, 1, 1_000_000), (stuck.first + 1, 1, 1_000_001)]);
     assert_eq!(found.seals[&place(1)], [seal(0, &[stuck])]);
 }
@@ -311,7 +319,7 @@ fn a_partition_that_does_not_move_does_not_keep_what_the_others_are_done_with() 
 #[test]
 fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 100_000).unwrap();
     let first = put(&mut log, 0, &[1, 2]);
     log.commit().unwrap();
     disk.set_room(Some(10));
@@ -320,7 +328,7 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     // The seal is durable, the record is not.
     assert!(matches!(log.commit(), Err(Error::Full(_))));
     assert!(!log.has_control() && log.has_records());
-    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (_, found) = open(&disk, 100_000).unwrap();
     assert_eq!(found.seals[&place(0)].len(), 1);
     assert_eq!(found.records(), 2);
     // The room that was kept for seals is not for records, however often they are tried.
@@ -330,20 +338,20 @@ fn on_a_full_disk_nothing_is_lost_and_the_backlog_can_still_leave() {
     }
     disk.set_room(None);
     log.commit().unwrap();
-    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (_, found) = open(&disk, 100_000).unwrap();
     assert_eq!(records(&disk, &found).iter().map(|(_, _, value)| *value).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
 fn a_disk_that_the_log_has_filled_has_room_again_when_all_of_it_is_done() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 10_000_000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 10_000_000).unwrap();
     // More than what is kept for seals and ends.
     let first = put(&mut log, 0, &(0..100_000).collect::<Vec<_>>());
     log.commit().unwrap();
     disk.set_room(Some(0));
     put(&mut log, 0, &(100..200).collect::<Vec<_>>());
-    let mark = Mark { session: 1, identifier: 1 };
+    let mark = mark(1, 1);
     log.put_marks(&[mark]);
     assert!(matches!(log.commit(), Err(Error::Full(_))));
     // Nobody else takes anything away from the disk.
@@ -361,14 +369,14 @@ fn a_disk_that_the_log_has_filled_has_room_again_when_all_of_it_is_done() {
     let end = log.bytes() as usize;
     drop(log);
     disk.damage(&newest, end - 10);
-    let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
+    let (_, found) = open(&disk, 100_000).unwrap();
     assert!(found.damage.is_empty() && found.torn > 0, "{found:?}");
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_reported_durable_any_more() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 1000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 1000).unwrap();
     disk.fail_syncs();
     put(&mut log, 0, &[1]);
     assert!(matches!(log.commit(), Err(Error::Failed(_))));
@@ -379,7 +387,7 @@ fn after_a_failed_sync_nothing_is_reported_durable_any_more() {
 #[test]
 fn an_unreadable_middle_is_reported_set_aside_and_counted() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 100_000).unwrap();
     let mut offsets = Vec::new();
     for value in 0..5 {
         offsets.push(log.bytes());
@@ -390,7 +398,7 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
     disk.damage(&file_name(1), offsets[2] as usize + 40);
     let (reports, _) = survey(&mut disk.clone()).unwrap();
     assert_eq!(reports[0].damage[0].offset, offsets[2]);
-    let (log, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (log, found) = open(&disk, 100_000).unwrap();
     let values: Vec<u64> = records(&disk, &found).into_iter().map(|(_, _, value)| value).collect();
     assert_eq!(values, [0, 1, 2, 3, 6, 7, 8, 9]);
     let gap = Gap { offset: offsets[2], len: offsets[3] - offsets[2] };
@@ -403,7 +411,7 @@ fn an_unreadable_middle_is_reported_set_aside_and_counted() {
 #[test]
 fn where_it_is_damaged_what_may_have_been_sent_is_counted() {
     let disk = Double::default();
-    let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+    let (mut log, _) = open(&disk, 100_000).unwrap();
     let first = put(&mut log, 0, &[1, 2]);
     let second = put(&mut log, 0, &[3]);
     let third = put(&mut log, 1, &[4, 5, 6]);
@@ -422,7 +430,7 @@ fn where_it_is_damaged_what_may_have_been_sent_is_counted() {
         for offset in damaged {
             disk.damage(&file_name(1), *offset);
         }
-        let (_, found) = Log::open(disk, 100_000, LIVES).unwrap();
+        let (_, found) = open(&disk, 100_000).unwrap();
         (
             found.records(),
             found.lost,
@@ -438,71 +446,140 @@ fn where_it_is_damaged_what_may_have_been_sent_is_counted() {
 }
 
 #[test]
-fn marks_count_for_the_next_life_alone() {
+fn the_files_say_in_which_life_marks_were_kept_up_to_date() {
     let disk = Double::default();
-    let mark = |session, identifier| Mark { session, identifier };
-    let life = |before, now| {
-        let (mut log, found) = Log::open(disk.clone(), 400, Lives { before, now }).unwrap();
-        // Many files: they do not depend on those that are gone.
+    // Many files: what they say does not depend on those that are gone.
+    let work = |log: &mut Log<Double>| {
         for value in 0..100 {
-            let numbers = put(&mut log, 0, &[value]);
+            let numbers = put(log, 0, &[value]);
             log.commit().unwrap();
             log.put_done(&[numbers]);
         }
         log.commit().unwrap();
-        (log, found.marks.into_iter().collect::<Vec<_>>())
     };
-    let (mut log, _) = life(None, 7);
+    let found = || {
+        let (_, found) = survey(&mut disk.clone()).unwrap();
+        (found.life.unwrap(), found.marks.into_iter().collect::<Vec<_>>())
+    };
+    let (mut log, _) = Log::open(disk.clone(), 400).unwrap();
+    assert_eq!(found(), (NOBODYS, vec![]));
+    log.believe(7, BTreeSet::new());
     put(&mut log, 0, &[1]);
     log.put_marks(&[mark(1, 1), mark(1, 2), mark(2, 1)]);
     log.commit().unwrap();
-    assert_eq!(log.marks_of(1), [mark(1, 1), mark(1, 2)]);
+    assert_eq!(log.marks_of(mark(1, 0).session), [mark(1, 1), mark(1, 2)]);
     log.forget(&[mark(1, 1)]);
     log.commit().unwrap();
+    let left = vec![mark(1, 2), mark(2, 1)];
+    assert_eq!(found(), (7, left.clone()));
     drop(log);
-    let left = [mark(1, 2), mark(2, 1)];
-    assert_eq!(life(Some(7), 8).1, left);
-    assert_eq!(life(Some(8), 9).1, left);
-    // Started anew in the same life, or after one that did without it.
-    assert_eq!(life(Some(8), 9).1, []);
+    // Opened and used, but not believed: nothing says that it was kept up to date in a life after 7.
+    let (mut log, opened) = Log::open(disk.clone(), 400).unwrap();
+    assert_eq!((opened.life, opened.marks), (Some(7), left.iter().copied().collect()));
+    work(&mut log);
+    assert_eq!(found(), (7, left.clone()));
+    // Part of it is believed.
+    log.believe(8, BTreeSet::from([mark(2, 1)]));
+    assert_eq!(found(), (7, left), "not before it is durable");
+    work(&mut log);
+    assert_eq!(found(), (8, vec![mark(2, 1)]));
+    drop(log);
+    // Whoever does not hear releases any more says so, also of what comes behind.
+    let (mut log, _) = Log::open(disk.clone(), 400).unwrap();
+    log.believe(9, BTreeSet::from([mark(2, 1)]));
+    log.commit().unwrap();
+    put(&mut log, 0, &[1]);
+    log.put_marks(&[mark(3, 1)]);
+    log.forget_all();
+    log.commit().unwrap();
+    assert_eq!(found().0, NOBODYS);
+    put(&mut log, 0, &[2]);
+    log.put_marks(&[mark(3, 2)]);
+    work(&mut log);
+    assert_eq!(found().0, NOBODYS);
+}
+
+/// Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done; two marks, one forgotten.
+fn golden(golden: &[u8]) -> (Double, Found) {
+    let mut disk = Double::default();
+    disk.create(&file_name(1)).unwrap();
+    disk.append(&file_name(1), golden).unwrap();
+    disk.sync(&file_name(1)).unwrap();
+    let (_, found) = Log::open(disk.clone(), 100_000).unwrap();
+    assert!(found.damage.is_empty() && found.torn == 0);
+    assert_eq!(records(&disk, &found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
+    let sealed = Numbers { first: 2, count: 2 };
+    assert_eq!(found.seals[&place(0)], [seal(7, &[sealed])]);
+    (disk, found)
 }
 
 #[test]
-fn the_golden_file_of_version_1_is_read() {
-    // Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done; two marks, one forgotten.
-    let golden = include_bytes!("../../../tests/buffer/v1.buffer");
+fn the_golden_file_of_version_2_is_read() {
+    let bytes = include_bytes!("../../../tests/buffer/v2.buffer");
     let build = || {
         let disk = Double::default();
-        let (mut log, _) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
+        let (mut log, _) = open(&disk, 100_000).unwrap();
         put(&mut log, -1, &[10, 11]);
         let sealed = put(&mut log, 0, &[20, 21]);
         put(&mut log, 0, &[22]);
-        log.put_marks(&[Mark { session: 5, identifier: 6 }, Mark { session: 5, identifier: 7 }]);
+        log.put_marks(&[mark(5, 6), mark(5, 7)]);
         log.commit().unwrap();
-        log.forget(&[Mark { session: 5, identifier: 6 }]);
+        log.forget(&[mark(5, 6)]);
         log.put_seals(&place(0), vec![seal(7, &[sealed])]);
         log.put_done(&[Numbers { first: 0, count: 1 }]);
         log.commit().unwrap();
         disk
     };
-    let mut written = build();
-    assert_eq!(written.read(&file_name(1)).unwrap(), golden, "the format has changed: make it version 2");
+    let written = build().read(&file_name(1)).unwrap();
+    assert_eq!(written, bytes, "the format has changed: make it version 3");
+    let (_, found) = golden(bytes);
+    assert_eq!((found.life, found.marks), (Some(1), BTreeSet::from([mark(5, 7)])));
+}
+
+#[test]
+fn the_golden_file_of_version_1_is_read_without_its_marks_and_followed_by_one_of_version_2() {
+    let bytes = include_bytes!("../../../tests/buffer/v1.buffer");
+    let (mut disk, found) = golden(bytes);
+    assert_eq!((found.life, found.marks.len()), (Some(1), 0));
+    assert_eq!(disk.read(&file_name(1)).unwrap(), bytes, "it stays as it is");
+    let version = |disk: &mut Double, file| v2::read_file_header(&disk.read(&file_name(file)).unwrap());
+    assert_eq!((version(&mut disk, 1), version(&mut disk, 2)), (Ok(1), Ok(2)));
+    // Both together are a log like any other.
+    let (mut log, _) = open(&disk, 100_000).unwrap();
+    let new = put(&mut log, 0, &[23]);
+    log.put_marks(&[mark(5, 8)]);
+    log.commit().unwrap();
+    drop(log);
+    let (mut log, found) = open(&disk, 100_000).unwrap();
+    assert_eq!((found.records(), found.marks), (5, BTreeSet::from([mark(5, 8)])));
+    log.put_done(&[Numbers { first: 1, count: 4 }, new]);
+    log.commit().unwrap();
+    assert_eq!(log.records(), 0);
+    assert!(!disk.names().contains(&file_name(1)), "{:?}", disk.names());
+}
+
+#[test]
+fn a_file_of_version_1_is_taken_over_on_a_full_disk() {
     let mut disk = Double::default();
+    drop(Log::open(disk.clone(), 100_000).unwrap());
+    disk.remove(&file_name(1)).unwrap();
     disk.create(&file_name(1)).unwrap();
-    disk.append(&file_name(1), golden).unwrap();
-    let (_, found) = Log::open(disk.clone(), 100_000, LIVES).unwrap();
-    assert_eq!(records(&disk, &found), [(1, -1, 11), (2, 0, 20), (3, 0, 21), (4, 0, 22)]);
-    let sealed = Numbers { first: 2, count: 2 };
-    assert_eq!(found.seals[&place(0)], [seal(7, &[sealed])]);
-    assert_eq!(found.marks, BTreeSet::from([Mark { session: 5, identifier: 7 }]));
+    disk.append(&file_name(1), include_bytes!("../../../tests/buffer/v1.buffer")).unwrap();
+    disk.sync(&file_name(1)).unwrap();
+    disk.set_room(Some(0));
+    let (mut log, found) = Log::open(disk.clone(), 100_000).unwrap();
+    assert_eq!(found.records(), 4);
+    log.put_done(&[Numbers { first: 1, count: 4 }]);
+    log.commit().unwrap();
+    assert_eq!(log.records(), 0);
 }
 
 #[test]
 fn a_newer_format_is_refused_by_its_version() {
     let mut disk = Double::default();
-    let mut header = v1::file_header(1);
-    header[9] = 2;
+    let mut header = v2::file_header(1);
+    header[9] = 3;
     disk.create(&file_name(1)).unwrap();
     disk.append(&file_name(1), &header).unwrap();
-    assert!(matches!(Log::open(disk, 1000, LIVES), Err(OpenError::Version { version: 2, .. })));
+    assert!(matches!(open(&disk, 1000), Err(OpenError::Version { version: 3, .. })));
 }

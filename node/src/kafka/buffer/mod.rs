@@ -8,19 +8,19 @@
 //!
 //! * [`writer`]: the thread and what others see of it.
 //! * [`log`]: the log of a bridge, without threads; [`live`]: which of its records are still needed.
-//! * [`v1`]: the format of its files, described in `docs/buffer-format.md`.
+//! * [`v2`]: the format of its files, described in `docs/buffer-format.md`; [`v1`]: the one before, which is still read.
 //! * [`disk`]: the few operations that it needs of a file system.
 
 pub mod disk;
 pub mod live;
 pub mod log;
 pub mod v1;
+pub mod v2;
 pub mod writer;
 
 #[cfg(test)]
 pub(super) mod disk_double;
 
 pub use live::Numbers;
-pub use log::Lives;
-pub use v1::{Place, Seal};
+pub use v2::{Place, Seal};
 pub use writer::{Buffer, BufferState, Put, Source};

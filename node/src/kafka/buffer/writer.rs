@@ -22,9 +22,9 @@ use tokio::sync::oneshot;
 
 use super::disk::{Directory, Disk};
 use super::live::Numbers;
-use super::log::{Error, Found, Lives, Log, OpenError};
-use super::v1::{Place, Seal};
-use crate::flow::{HandOver, Mark, Remembers, Wake};
+use super::log::{Error, Found, Log, OpenError};
+use super::v2::{Place, Seal};
+use crate::flow::{HandOver, Mark, Remembers, SessionId, Wake};
 
 /// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then stays small beside
 /// that of the messages, and an acknowledgement waits this much longer at most.
@@ -70,7 +70,8 @@ struct Queue {
     done: Vec<Numbers>,
     seals: Vec<(Place, Vec<Seal>, Then)>,
     forgotten: Vec<(Mark, Option<Arc<HandOver>>)>,
-    ended: Vec<u64>,
+    ended: Vec<SessionId>,
+    believe: Option<(u64, BTreeSet<Mark>)>,
     forget_all: bool,
     flushes: Vec<oneshot::Sender<()>>,
     stop: bool,
@@ -99,9 +100,13 @@ pub struct Buffer {
     full: AtomicBool,
     /// All marks there are, durable or about to be, less those that are forgotten for good.
     marks: Mutex<HashSet<Mark>>,
-    /// Of these, what was found at the start.
+    /// Of these, what was found at the start; none counts before [`Remembers::believe`].
     recalled: Mutex<BTreeSet<Mark>>,
     recalls: AtomicBool,
+    /// The life whose marks were found.
+    life: Option<u64>,
+    /// The disk may say that marks there are of this life, and count for the next.
+    claims: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -119,25 +124,66 @@ impl Wake for Buffer {
 }
 
 impl Remembers for Buffer {
+    fn life(&self) -> Option<u64> {
+        self.life
+    }
+
+    fn believe(&self, now: u64, meant: &dyn Fn(Mark) -> bool) {
+        let mut recalled = self.recalled.lock();
+        recalled.retain(|mark| meant(*mark));
+        self.marks.lock().extend(recalled.iter());
+        self.recalls.store(!recalled.is_empty(), Ordering::Release);
+        self.claims.store(true, Ordering::Release);
+        self.queue.lock().believe = Some((now, recalled.clone()));
+        self.work.notify_one();
+    }
+
     fn remembers(&self, mark: Mark) -> bool {
         self.marks.lock().contains(&mark)
     }
 
     fn forget(&self, mark: Mark, then: Arc<HandOver>) {
         self.recalled.lock().remove(&mark);
-        self.queue.lock().forgotten.push((mark, Some(then)));
+        let mut queue = self.queue.lock();
+        if queue.stop {
+            // It will not become durable any more.
+            then.abandon();
+            return;
+        }
+        queue.forgotten.push((mark, Some(then)));
         self.work.notify_one();
     }
 
-    fn session_ended(&self, session: u64) {
+    fn session_ended(&self, session: SessionId) {
+        let mut recalled = self.recalled.lock();
+        let of = Mark { session, identifier: 0 }..=Mark { session, identifier: u16::MAX };
+        let gone: Vec<Mark> = recalled.range(of).copied().collect();
+        for mark in gone {
+            recalled.remove(&mark);
+        }
+        drop(recalled);
         self.queue.lock().ended.push(session);
+        self.work.notify_one();
+    }
+
+    fn keep_sessions(&self, exists: &dyn Fn(SessionId) -> bool) {
+        let mut recalled = self.recalled.lock();
+        let mut queue = self.queue.lock();
+        recalled.retain(|mark| {
+            let exists = exists(mark.session);
+            if !exists {
+                queue.forgotten.push((*mark, None));
+            }
+            exists
+        });
+        self.work.notify_one();
     }
 }
 
 impl Buffer {
     /// Opens the buffer in a directory, which no other process may have, and gives what is in it.
-    pub fn open(path: &Path, segment_bytes: u64, lives: Lives) -> Result<(Arc<Self>, Found), OpenError> {
-        let (log, found) = Log::open(Directory::open(path)?, segment_bytes, lives)?;
+    pub fn open(path: &Path, segment_bytes: u64) -> Result<(Arc<Self>, Found), OpenError> {
+        let (log, found) = Log::open(Directory::open(path)?, segment_bytes)?;
         Ok((Self::start(log, &found)?, found))
     }
 
@@ -147,7 +193,7 @@ impl Buffer {
         disk: impl Disk + 'static,
         segment_bytes: u64,
     ) -> Result<Arc<Self>, OpenError> {
-        let (log, found) = Log::open(disk, segment_bytes, Lives::default())?;
+        let (log, found) = Log::open(disk, segment_bytes)?;
         Ok(Self::start(log, &found)?)
     }
 
@@ -166,9 +212,11 @@ impl Buffer {
             sources: Mutex::default(),
             state: Mutex::new(state),
             full: false.into(),
-            marks: Mutex::new(found.marks.iter().copied().collect()),
+            marks: Mutex::default(),
             recalled: Mutex::new(found.marks.clone()),
-            recalls: (!found.marks.is_empty()).into(),
+            recalls: false.into(),
+            life: found.life,
+            claims: false.into(),
             thread: Mutex::default(),
         });
         let shared = buffer.clone();
@@ -206,11 +254,16 @@ impl Buffer {
         recalled.contains(&mark)
     }
 
-    /// Forgets all marks: publications are about to be released without our knowing.
+    /// Forgets all marks, those that are still to be put in included: publications are about to be released unheard.
     pub fn forget_all(&self) {
         self.recalled.lock().clear();
         self.queue.lock().forget_all = true;
         self.work.notify_one();
+    }
+
+    /// True where the next life of the node may believe the marks that are on the disk: releases must be heard until it begins.
+    pub fn must_hear(&self) -> bool {
+        self.claims.load(Ordering::Acquire)
     }
 
     /// No round takes place while this is held.
@@ -268,7 +321,8 @@ impl Buffer {
         let mut queue = self.queue.lock();
         let urgent = |queue: &Queue| {
             let lazy = queue.done.len() > 10_000;
-            let asked = !queue.forgotten.is_empty() || queue.forget_all || !queue.flushes.is_empty();
+            let forget = !queue.forgotten.is_empty() || !queue.ended.is_empty() || queue.forget_all;
+            let asked = forget || queue.believe.is_some() || !queue.flushes.is_empty();
             queue.dirty || lazy || queue.stop || !queue.seals.is_empty() || asked
         };
         while !urgent(&queue) {
@@ -298,6 +352,7 @@ impl Buffer {
         let mut held: Vec<Then> = Vec::new();
         let mut forgotten: Vec<(Mark, Option<Arc<HandOver>>)> = Vec::new();
         let mut retry = false;
+        let mut forgets_all = false;
         let mut turn = 0_usize;
         loop {
             let work = self.next_work(last, retry);
@@ -308,6 +363,9 @@ impl Buffer {
                 log.put_seals(&place, seals);
                 held.push(then);
             }
+            if let Some((now, marks)) = work.believe {
+                log.believe(now, marks);
+            }
             for session in work.ended {
                 forgotten.extend(log.marks_of(session).into_iter().map(|mark| (mark, None)));
             }
@@ -316,6 +374,7 @@ impl Buffer {
             log.forget(&unneeded);
             if work.forget_all {
                 log.forget_all();
+                forgets_all = true;
             }
             let mut sources: Vec<Arc<dyn Source>> =
                 self.sources.lock().iter().filter_map(Weak::upgrade).collect();
@@ -346,6 +405,10 @@ impl Buffer {
                 let done = std::mem::take(&mut forgotten);
                 for (mark, _) in &done {
                     marks.remove(mark);
+                }
+                if forgets_all {
+                    marks.clear();
+                    self.claims.store(false, Ordering::Release);
                 }
                 drop(marks);
                 drop(done);

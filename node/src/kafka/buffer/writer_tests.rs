@@ -6,9 +6,6 @@ use super::super::disk_double::Double;
 use super::*;
 use crate::flow::{AckSink, Outcome, SequenceRange};
 
-/// The same life again and again.
-const LIVES: Lives = Lives { before: Some(1), now: 1 };
-
 /// Records that wait, and how many of them are durable.
 #[derive(Default)]
 struct Records {
@@ -47,8 +44,10 @@ impl Source for Records {
 }
 
 fn start(disk: &Double) -> (Arc<Buffer>, Arc<Records>) {
-    let (log, found) = Log::open(disk.clone(), 1 << 20, LIVES).unwrap();
+    let (log, found) = Log::open(disk.clone(), 1 << 20).unwrap();
     let buffer = Buffer::start(log, &found).unwrap();
+    // As if it were the same life again and again.
+    buffer.believe(1, &|_| true);
     let records = Arc::new(Records::default());
     let source: Weak<dyn Source> = Arc::downgrade(&(records.clone() as Arc<dyn Source>));
     buffer.add_source(source);
@@ -73,7 +72,7 @@ async fn what_a_source_has_is_durable_after_one_round_and_there_after_the_next_s
     buffer.wake();
     eventually("durability", || records.durable.load(Ordering::Acquire) == 100).await;
     buffer.close().await;
-    let (_, found) = Log::open(disk, 1 << 20, LIVES).unwrap();
+    let (_, found) = Log::open(disk, 1 << 20).unwrap();
     assert_eq!(found.records(), 100);
 }
 
@@ -100,8 +99,12 @@ async fn a_backlog_becomes_durable_in_rounds_and_nobody_waits_for_all_of_another
     buffer.wake();
     buffer.close().await;
     assert_eq!(large.durable.load(Ordering::Acquire), 2000);
-    let (_, found) = Log::open(disk, 1 << 20, LIVES).unwrap();
+    let (_, found) = Log::open(disk, 1 << 20).unwrap();
     assert_eq!(found.records(), 2005);
+}
+
+fn mark(session: u8, identifier: u16) -> Mark {
+    Mark { session: SessionId([session; 16]), identifier }
 }
 
 struct Told(AtomicBool);
@@ -115,7 +118,7 @@ impl AckSink for Told {
 #[tokio::test]
 async fn a_publication_is_recalled_after_a_restart_until_it_is_forgotten_for_good() {
     let disk = Double::default();
-    let mark = Mark { session: 3, identifier: 9 };
+    let (mark, other) = (mark(3, 9), mark(3, 8));
     let (buffer, records) = start(&disk);
     records.marks.lock().push(mark);
     *records.waiting.lock() = 1;
@@ -124,7 +127,7 @@ async fn a_publication_is_recalled_after_a_restart_until_it_is_forgotten_for_goo
     assert!(buffer.remembers(mark) && !buffer.recalls(mark), "its own life has its session for that");
     buffer.close().await;
     let (buffer, _records) = start(&disk);
-    assert!(buffer.recalls(mark) && !buffer.recalls(Mark { session: 3, identifier: 8 }));
+    assert!(buffer.recalls(mark) && !buffer.recalls(other));
     let told = Arc::new(Told(false.into()));
     let then = || HandOver::new(crate::flow::Ticket::new(told.clone(), 0));
     buffer.forget(mark, then());
@@ -145,6 +148,85 @@ async fn a_publication_is_recalled_after_a_restart_until_it_is_forgotten_for_goo
     eventually("trouble", || buffer.state().trouble.is_some()).await;
     buffer.close().await;
     assert!(buffer.remembers(mark) && !told.0.load(Ordering::Acquire));
+}
+
+/// Puts in a record of this publication, and waits until it is durable.
+async fn publish(buffer: &Buffer, records: &Records, mark: Mark) {
+    let before = records.durable.load(Ordering::Acquire);
+    records.marks.lock().push(mark);
+    *records.waiting.lock() = 1;
+    buffer.wake();
+    eventually("durable", || records.durable.load(Ordering::Acquire) == before + 1).await;
+    records.marks.lock().clear();
+}
+
+fn on_disk(disk: &Double) -> (Option<u64>, Vec<Mark>) {
+    let (_, found) = super::super::log::survey(&mut disk.clone()).unwrap();
+    (found.life, found.marks.into_iter().collect())
+}
+
+/// A bridge may have nothing else to write for hours.
+#[tokio::test]
+async fn the_marks_of_a_session_that_ends_are_gone_from_the_disk_at_once_also_from_an_idle_bridge() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    publish(&buffer, &records, mark(1, 1)).await;
+    publish(&buffer, &records, mark(2, 1)).await;
+    buffer.session_ended(SessionId([1; 16]));
+    eventually("forgotten", || on_disk(&disk) == (Some(1), vec![mark(2, 1)])).await;
+    buffer.close().await;
+    let (buffer, _records) = start(&disk);
+    assert!(buffer.recalls(mark(2, 1)));
+    buffer.session_ended(SessionId([2; 16]));
+    assert!(!buffer.recalls(mark(2, 1)));
+    eventually("forgotten", || on_disk(&disk) == (Some(1), vec![])).await;
+    buffer.close().await;
+}
+
+#[tokio::test]
+async fn of_what_was_found_only_that_counts_which_is_meant_and_whose_session_exists() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    for mark in [mark(1, 1), mark(1, 2), mark(2, 1)] {
+        publish(&buffer, &records, mark).await;
+    }
+    buffer.close().await;
+    let (log, found) = Log::open(disk.clone(), 1 << 20).unwrap();
+    let buffer = Buffer::start(log, &found).unwrap();
+    assert_eq!(buffer.life(), Some(1));
+    assert!(!buffer.recalls(mark(1, 1)) && !buffer.must_hear(), "nothing before it was said what is meant");
+    buffer.believe(2, &|found| found != mark(1, 1));
+    assert!(buffer.must_hear());
+    assert!(!buffer.recalls(mark(1, 1)) && buffer.recalls(mark(1, 2)) && buffer.recalls(mark(2, 1)));
+    eventually("believed", || on_disk(&disk) == (Some(2), vec![mark(1, 2), mark(2, 1)])).await;
+    buffer.keep_sessions(&|session| session == SessionId([2; 16]));
+    assert!(!buffer.recalls(mark(1, 2)) && buffer.recalls(mark(2, 1)));
+    eventually("forgotten", || on_disk(&disk) == (Some(2), vec![mark(2, 1)])).await;
+    buffer.close().await;
+}
+
+/// Releases are no longer heard when it is closed: neither what it had nor what came last may count for the next life.
+#[tokio::test]
+async fn one_that_forgets_all_claims_nothing_any_more_and_one_that_cannot_says_so() {
+    let disk = Double::default();
+    let (buffer, records) = start(&disk);
+    publish(&buffer, &records, mark(1, 1)).await;
+    assert!(buffer.must_hear());
+    buffer.forget_all();
+    publish(&buffer, &records, mark(1, 2)).await;
+    buffer.close().await;
+    assert!(!buffer.must_hear());
+    assert_ne!(on_disk(&disk).0, Some(1));
+    let (buffer, records) = start(&disk);
+    publish(&buffer, &records, mark(1, 3)).await;
+    disk.fail_syncs();
+    buffer.forget_all();
+    buffer.close().await;
+    assert!(buffer.must_hear() && buffer.remembers(mark(1, 3)));
+    // Who releases it then is not answered.
+    let told = Arc::new(Told(false.into()));
+    buffer.forget(mark(1, 3), HandOver::new(crate::flow::Ticket::new(told.clone(), 0)));
+    assert!(!told.0.load(Ordering::Acquire));
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ use super::wire::{
     api_name, common_version, decode_answer, encode_body, encode_header, strip_response_header,
 };
 use super::{Address, ClientOptions, Error, transport};
+use crate::dial;
 
 mod renewal;
 
@@ -257,13 +258,18 @@ impl BrokerConnection {
     pub async fn connect(address: &Address, options: &ClientOptions) -> Result<Arc<Self>, Error> {
         let stage = Stage::default();
         let attempt = Self::establish(address, options, &stage);
-        tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
+        let result = tokio::time::timeout(options.connect_timeout, attempt).await.unwrap_or_else(|_| {
             Err(Error::Timeout {
                 address: address.clone(),
                 what: stage.words().into(),
                 after: options.connect_timeout,
             })
-        })
+        });
+        if let (Err(_), Some(peer)) = (&result, stage.peer()) {
+            // Whoever answered there is no broker that lets us in: the next attempt begins with another address.
+            dial::remember_failure(&address.host, address.port, peer);
+        }
+        result
     }
 
     async fn establish(
@@ -378,6 +384,16 @@ impl BrokerConnection {
         timeout: Option<Duration>,
     ) -> Result<R::Response, Error> {
         let version = self.version::<R>()?;
+        self.call_in_version(request, version, timeout).await
+    }
+
+    /// As [`Self::call_within`], in a version that both sides know, for a request that not every version can carry.
+    pub async fn call_in_version<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        timeout: Option<Duration>,
+    ) -> Result<R::Response, Error> {
         let body = encode_body(&self.shared.address, request, version)?;
         let raw = RawRequest { api_key: R::KEY, version, body: vec![body], timeout };
         let answer = self.submit(raw).await?.await?;

@@ -4,6 +4,7 @@
 //! [`MAX_HEAD`], [`MAX_BODY`]; the caller bounds the time.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -89,14 +90,15 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// Sends a form. `authorization` is the whole value of the header.
+/// Sends a form. `authorization` is the whole value of the header; the caller bounds the time, by `budget`.
 pub(super) async fn post_form(
     url: &Url,
     tls: Option<&Tls>,
     authorization: &str,
     form: &str,
+    budget: Duration,
 ) -> Result<Answer, String> {
-    let stream = transport::connect(&url.address, &SocketOptions::default())
+    let stream = transport::connect(&url.address, &SocketOptions::default(), budget)
         .await
         .map_err(|error| error.to_string())?;
     match tls {

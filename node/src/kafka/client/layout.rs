@@ -148,7 +148,7 @@ shape!(
     ],
     tags [(0, Struct(&EPOCH_END_OFFSET)), (1, Struct(&LEADER)), (2, Struct(&SNAPSHOT_ID))]
 );
-shape!(FETCHED_TOPIC = [field(Text), field(Structs(&FETCHED_PARTITION))]);
+shape!(FETCHED_TOPIC = [between(0, 12, Text), since(13, Fixed(16)), field(Structs(&FETCHED_PARTITION))]);
 shape!(
     FETCH = [since(1, Fixed(4)), since(7, Fixed(6)), field(Structs(&FETCHED_TOPIC))],
     tags[(0, Structs(&NODE_ENDPOINT))]
@@ -186,6 +186,27 @@ shape!(ACTIVE_PRODUCER = [field(Fixed(36))]);
 shape!(PRODUCERS_PARTITION = [field(Fixed(6)), field(Text), field(Structs(&ACTIVE_PRODUCER))]);
 shape!(PRODUCERS_TOPIC = [field(Text), field(Structs(&PRODUCERS_PARTITION))]);
 shape!(DESCRIBE_PRODUCERS = [field(Fixed(4)), field(Structs(&PRODUCERS_TOPIC))]);
+
+shape!(
+    QUORUM_REPLICA =
+        [field(Fixed(4)), since(2, Fixed(16)), field(Fixed(8)), since(1, Fixed(8)), since(1, Fixed(8))]
+);
+shape!(
+    QUORUM_PARTITION = [
+        field(Fixed(6)),
+        since(2, Text),
+        field(Fixed(16)),
+        field(Structs(&QUORUM_REPLICA)),
+        field(Structs(&QUORUM_REPLICA))
+    ]
+);
+shape!(QUORUM_TOPIC = [field(Text), field(Structs(&QUORUM_PARTITION))]);
+shape!(QUORUM_LISTENER = [field(Text), field(Text), field(Fixed(2))]);
+shape!(QUORUM_NODE = [field(Fixed(4)), field(Structs(&QUORUM_LISTENER))]);
+shape!(
+    DESCRIBE_QUORUM =
+        [field(Fixed(2)), since(2, Text), field(Structs(&QUORUM_TOPIC)), since(2, Structs(&QUORUM_NODE))]
+);
 
 shape!(CONFIG_SYNONYM = [field(Text), field(Text), field(Fixed(1))]);
 shape!(
@@ -245,7 +266,7 @@ fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
         ApiKey::ListOffsets => (&LIST_OFFSETS, 6, 10),
         ApiKey::InitProducerId => (&INIT_PRODUCER_ID, 2, 5),
         ApiKey::Produce => (&PRODUCE, 9, 12),
-        ApiKey::Fetch => (&FETCH, 12, 12),
+        ApiKey::Fetch => (&FETCH, 12, 13),
         ApiKey::JoinGroup => (&JOIN_GROUP, 6, 9),
         ApiKey::SyncGroup => (&SYNC_GROUP, 4, 5),
         ApiKey::Heartbeat => (&HEARTBEAT, 4, 4),
@@ -255,6 +276,7 @@ fn shape_of(api: i16) -> Option<(&'static Shape, i16, i16)> {
         ApiKey::SaslHandshake => (&SASL_HANDSHAKE, i16::MAX, 1),
         ApiKey::SaslAuthenticate => (&SASL_AUTHENTICATE, 2, 2),
         ApiKey::DescribeProducers => (&DESCRIBE_PRODUCERS, 0, 0),
+        ApiKey::DescribeQuorum => (&DESCRIBE_QUORUM, 0, 2),
         ApiKey::DescribeConfigs => (&DESCRIBE_CONFIGS, 4, 4),
         ApiKey::DescribeGroups => (&DESCRIBE_GROUPS, 5, 6),
         _ => return None,

@@ -220,7 +220,8 @@ impl OauthTokens {
             form.push_str("&scope=");
             form.push_str(&form_encoded(scope));
         }
-        let answer = http::post_form(&endpoint.url, endpoint.tls.as_ref(), &authorization, &form)
+        let tls = endpoint.tls.as_ref();
+        let answer = http::post_form(&endpoint.url, tls, &authorization, &form, ENDPOINT_TIMEOUT)
             .await
             // The words are those for brokers.
             .map_err(|text| {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Address, ClientOptions, Error, SocketOptions, tls};
+use crate::dial::{self, dial, resolve};
 
 /// Reading half.
 pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
@@ -25,9 +27,12 @@ const FIRST_FRAME_BUFFER: usize = 256 * 1024;
 /// A TLS record that carries an alert, version 3.x: what a TLS port answers when it does not understand us.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// What a connection is doing while it comes up, for the text of a timeout.
+/// How far a connection is while it comes up: for the text of a timeout, and to know which address it failed at.
 #[derive(Debug, Default)]
-pub(super) struct Stage(AtomicU8);
+pub(super) struct Stage {
+    at: AtomicU8,
+    peer: OnceLock<SocketAddr>,
+}
 
 impl Stage {
     const WORDS: [&str; 5] = [
@@ -44,11 +49,16 @@ impl Stage {
     pub(super) const LOGIN: u8 = 4;
 
     pub(super) fn enter(&self, stage: u8) {
-        self.0.store(stage, Ordering::Relaxed);
+        self.at.store(stage, Ordering::Relaxed);
+    }
+
+    /// The address that is connected, once TCP is.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get().copied()
     }
 
     pub(super) fn words(&self) -> &'static str {
-        Self::WORDS.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or("connecting")
+        Self::WORDS.get(usize::from(self.at.load(Ordering::Relaxed))).copied().unwrap_or("connecting")
     }
 }
 
@@ -59,7 +69,10 @@ pub(super) async fn open(
     options: &ClientOptions,
     stage: &Stage,
 ) -> Result<(ReadHalf, WriteHalf), Error> {
-    let stream = connect(address, &options.socket).await?;
+    let stream = connect(address, &options.socket, options.connect_timeout).await?;
+    if let Ok(peer) = stream.peer_addr() {
+        let _ = stage.peer.set(peer);
+    }
     let Some(tls) = &options.tls else {
         let (read, write) = stream.into_split();
         return Ok((Box::new(read), Box::new(write)));
@@ -71,24 +84,26 @@ pub(super) async fn open(
     Ok((Box::new(Explained { read, has_identity }), Box::new(write)))
 }
 
-/// Opens a TCP connection to `address`, trying every address that the name stands for. The caller bounds the time.
-pub(super) async fn connect(address: &Address, options: &SocketOptions) -> Result<TcpStream, Error> {
-    let resolved = tokio::net::lookup_host((&*address.host, address.port)).await.map_err(|error| {
-        Error::Unresolvable { address: address.clone(), reason: error.to_string().into() }
-    })?;
-    let mut last = None;
-    for candidate in resolved {
-        match connect_to(candidate, options).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+/// Opens a TCP connection to `address`, trying every address that the name stands for. The caller bounds the time, by
+/// `budget`.
+pub(super) async fn connect(
+    address: &Address,
+    options: &SocketOptions,
+    budget: Duration,
+) -> Result<TcpStream, Error> {
+    let attempt = async {
+        let addresses = resolve(&address.host, address.port).await?;
+        let connect = |to| connect_to(to, options.clone());
+        dial(&address.host, address.port, addresses, budget, connect).await
+    };
+    attempt.await.map_err(|error| match error {
+        error if error.is_refused() => Error::Refused { address: address.clone() },
+        dial::Error::Unresolvable(reason) => {
+            Error::Unresolvable { address: address.clone(), reason: reason.to_string().into() }
         }
-    }
-    Err(match last {
-        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Error::Refused { address: address.clone() }
+        dial::Error::Failed(_, reason) => {
+            Error::Unreachable { address: address.clone(), reason: reason.to_string().into() }
         }
-        Some(error) => Error::Unreachable { address: address.clone(), reason: error.to_string().into() },
-        None => Error::Unresolvable { address: address.clone(), reason: "the name has no address".into() },
     })
 }
 
@@ -114,7 +129,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Explained<R> {
     }
 }
 
-async fn connect_to(to: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+async fn connect_to(to: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Buffer sizes go before connect: the window scale is agreed in the handshake.
     if let Some(size) = options.send_buffer {
@@ -203,7 +218,7 @@ mod tests {
                 receive_buffer: Some(32 * 1024),
                 keepalive: nodelay.then_some(Keepalive { idle, interval, probes: 7 }),
             };
-            let stream = connect(&address, &options).await.unwrap();
+            let stream = connect(&address, &options, Duration::from_secs(60)).await.unwrap();
             assert_eq!(stream.nodelay().unwrap(), nodelay);
             let socket = SockRef::from(&stream);
             // Linux counts its own book-keeping in and reports twice what was asked for.

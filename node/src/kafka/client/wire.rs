@@ -9,11 +9,12 @@ use kafka_protocol::protocol::{Decodable, Request, VersionRange};
 use super::{Address, Error, layout};
 
 /// Highest versions that our callers are written for, where that is less than the messages allow.
-/// Fetch and Produce 13 name topics by id; FindCoordinator 4 and OffsetFetch 8 are for several groups
+/// Produce 13 names topics by id, Fetch 14 and later bring nothing that we use; FindCoordinator 4 and OffsetFetch 8 are for several groups
 /// at once; Metadata 13 and ListOffsets 8 bring nothing that we use.
 pub(super) fn our_versions(api: i16, messages: VersionRange) -> VersionRange {
     let ceiling = match ApiKey::try_from(api) {
-        Ok(ApiKey::Produce | ApiKey::Fetch | ApiKey::Metadata) => 12,
+        Ok(ApiKey::Produce | ApiKey::Metadata) => 12,
+        Ok(ApiKey::Fetch) => 13,
         Ok(ApiKey::FindCoordinator) => 3,
         Ok(ApiKey::OffsetFetch | ApiKey::ListOffsets) => 7,
         Ok(ApiKey::InitProducerId) => 4,

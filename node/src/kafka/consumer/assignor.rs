@@ -67,13 +67,15 @@ fn versioned(message: &impl Encodable, version: i16) -> Bytes {
     }
 }
 
-/// Our subscription: what we want and what we had.
-pub(super) fn encode_subscription(topics: &[Arc<str>], owned: &[TopicPartition]) -> Bytes {
+/// Our subscription: what we want and what we had. A coordinator takes a follower that joins again with the same
+/// bytes for one that changed nothing; another `revision` makes it assign anew.
+pub(super) fn encode_subscription(topics: &[Arc<str>], owned: &[TopicPartition], revision: u32) -> Bytes {
     let owned = group_by_topic(owned).into_iter().map(|(topic, partitions)| {
         OwnedTopic::default().with_topic(TopicName(name(&topic))).with_partitions(partitions)
     });
     let subscription = ConsumerProtocolSubscription::default()
         .with_topics(topics.iter().map(|topic| name(topic)).collect())
+        .with_user_data((revision > 0).then(|| Bytes::copy_from_slice(&revision.to_be_bytes())))
         .with_owned_partitions(owned.collect());
     versioned(&subscription, SUBSCRIPTION_VERSION)
 }
@@ -227,8 +229,10 @@ mod tests {
         let topics: Vec<Arc<str>> = vec![Arc::from("a"), Arc::from("b")];
         let owned =
             vec![TopicPartition::new("a", 0), TopicPartition::new("a", 4), TopicPartition::new("b", 1)];
-        let bytes = encode_subscription(&topics, &owned);
-        assert_eq!(decode_subscription(bytes), Some((topics, owned.clone())));
+        for revision in [0, 7] {
+            let bytes = encode_subscription(&topics, &owned, revision);
+            assert_eq!(decode_subscription(bytes), Some((topics.clone(), owned.clone())));
+        }
         assert_eq!(decode_assignment(encode_assignment(&owned)), Some(owned));
         assert_eq!(decode_assignment(Bytes::new()), Some(vec![]));
     }
@@ -239,7 +243,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);
         let owned = [TopicPartition::new("a", 0), TopicPartition::new("b", 1)];
-        let good = encode_subscription(&[Arc::from("a")], &owned);
+        let good = encode_subscription(&[Arc::from("a")], &owned, 1);
         for length in 0..good.len() {
             assert_eq!(decode_subscription(good.slice(..length)), None);
         }

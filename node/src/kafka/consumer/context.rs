@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::ConsumerOptions;
 use super::placement::Placement;
 use super::status::StatusBoard;
+use super::topics::Topics;
 use crate::kafka::client::Client;
 
 /// A fetch never asks for more than this in all.
@@ -17,6 +20,7 @@ pub(super) struct Context {
     /// Of the connections, see [`Purpose`].
     pub lane: u32,
     pub options: Arc<ConsumerOptions>,
+    pub topics: Arc<Mutex<Topics>>,
     pub status: Faults,
     pub placement: Placement,
 }

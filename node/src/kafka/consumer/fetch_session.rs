@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::TopicPartition;
+use super::topics::TopicId;
 
 /// What is wanted of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub(super) struct Want {
     pub max_bytes: i32,
     /// The leader epoch that we believe in; -1 for none.
     pub leader_epoch: i32,
+    /// The incarnation of the topic that the offset is about; all zero where Kafka tells none.
+    pub topic_id: TopicId,
+    /// Answers count only in the era of their question.
+    pub era: u64,
 }
 
 /// A fetch request's part that is about sessions.
@@ -25,8 +30,10 @@ pub(super) struct Plan {
     pub session_epoch: i32,
     /// New or changed.
     pub wants: Vec<(TopicPartition, Want)>,
-    /// No longer wanted.
-    pub forgotten: Vec<TopicPartition>,
+    /// No longer wanted, each with the id of its topic.
+    pub forgotten: Vec<(TopicPartition, TopicId)>,
+    /// All topics have ids: they can be named by them.
+    pub by_id: bool,
 }
 
 /// See the module.
@@ -34,21 +41,32 @@ pub(super) struct Plan {
 pub(super) struct FetchSession {
     id: i32,
     epoch: i32,
+    by_id: bool,
     known: BTreeMap<TopicPartition, Want>,
 }
 
 impl FetchSession {
     /// The next request, which asks for exactly `wanted`.
     pub(super) fn plan(&mut self, wanted: &BTreeMap<TopicPartition, Want>) -> Plan {
+        let by_id = wanted.values().all(|want| want.topic_id != TopicId::default());
+        // Brokers know the partitions of a session by the ids of their topics, or all of them by names.
+        let renamed = |(name, want): (&TopicPartition, &Want)| {
+            self.known.get(name).is_some_and(|known| known.topic_id != want.topic_id)
+        };
+        if by_id != self.by_id || wanted.iter().any(renamed) {
+            self.start_over();
+            self.by_id = by_id;
+        }
         let (wants, forgotten) = if self.id == 0 {
             (wanted.iter().map(|(partition, want)| (partition.clone(), *want)).collect(), Vec::new())
         } else {
             let changed = wanted.iter().filter(|(partition, want)| self.known.get(*partition) != Some(*want));
-            let gone = self.known.keys().filter(|partition| !wanted.contains_key(*partition));
-            (changed.map(|(partition, want)| (partition.clone(), *want)).collect(), gone.cloned().collect())
+            let gone = self.known.iter().filter(|(partition, _)| !wanted.contains_key(*partition));
+            let gone = gone.map(|(partition, want)| (partition.clone(), want.topic_id));
+            (changed.map(|(partition, want)| (partition.clone(), *want)).collect(), gone.collect())
         };
         self.known.clone_from(wanted);
-        Plan { session_id: self.id, session_epoch: self.epoch, wants, forgotten }
+        Plan { session_id: self.id, session_epoch: self.epoch, wants, forgotten, by_id }
     }
 
     /// The broker answered without a session error; `session_id` is what it calls the session, 0 for none.
@@ -63,7 +81,7 @@ impl FetchSession {
 
     /// The request failed: nobody can tell what the broker knows.
     pub(super) fn start_over(&mut self) {
-        *self = Self::default();
+        *self = Self { by_id: self.by_id, ..Self::default() };
     }
 }
 
@@ -75,7 +93,7 @@ mod tests {
     use super::*;
 
     fn want(offset: i64) -> Want {
-        Want { offset, max_bytes: 1000, leader_epoch: -1 }
+        Want { offset, max_bytes: 1000, leader_epoch: -1, topic_id: [0; 16], era: 0 }
     }
 
     fn partition(number: i32) -> TopicPartition {
@@ -98,7 +116,8 @@ mod tests {
                 session_id: 77,
                 session_epoch: 1,
                 wants: vec![(partition(0), want(9))],
-                forgotten: vec![partition(1)]
+                forgotten: vec![(partition(1), [0; 16])],
+                by_id: false
             }
         );
         session.start_over();
@@ -106,8 +125,28 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_was_made_again_begins_a_new_session() {
+        let mut session = FetchSession::default();
+        let mut wanted = BTreeMap::from([(partition(0), want(5)), (partition(1), want(6))]);
+        session.plan(&wanted);
+        session.answered(77);
+        wanted.insert(partition(0), Want { topic_id: [1; 16], ..want(0) });
+        let plan = session.plan(&wanted);
+        assert_eq!((plan.session_id, plan.session_epoch, plan.wants.len()), (0, 0, 2));
+        assert_eq!((plan.forgotten, plan.by_id), (vec![], false), "the other one has no id");
+        session.answered(78);
+        wanted.insert(partition(1), Want { topic_id: [2; 16], ..want(6) });
+        let plan = session.plan(&wanted);
+        assert_eq!((plan.session_id, plan.wants.len(), plan.by_id), (0, 2, true));
+        session.answered(79);
+        wanted.remove(&partition(1));
+        let plan = session.plan(&wanted);
+        assert_eq!((plan.session_id, plan.forgotten), (79, vec![(partition(1), [2; 16])]));
+    }
+
+    #[test]
     fn the_epoch_never_returns_to_zero() {
-        let mut session = FetchSession { id: 1, epoch: i32::MAX, known: BTreeMap::new() };
+        let mut session = FetchSession { id: 1, epoch: i32::MAX, ..FetchSession::default() };
         session.answered(1);
         assert_eq!(session.epoch, 1);
     }
@@ -142,7 +181,7 @@ mod tests {
                 .filter(|(id, epoch, _)| (*id, *epoch) == (plan.session_id, plan.session_epoch))
             {
                 *epoch += 1;
-                for gone in &plan.forgotten {
+                for (gone, _) in &plan.forgotten {
                     assert!(known.remove(gone).is_some());
                 }
                 known.extend(plan.wants);

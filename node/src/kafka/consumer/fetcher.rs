@@ -17,10 +17,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::context::Context;
-use super::fetch_session::{FetchSession, Plan};
+use super::fetch_session::{FetchSession, Plan, Want};
 use super::partition::Partition;
+use super::topics::TopicId;
 use super::{OffsetReset, TopicPartition};
 use crate::kafka::client::{BrokerConnection, Error, Purpose, ResponseError};
+
+/// First version of Fetch that names topics by their ids (Kafka 3.1): what was asked of a topic that was deleted is
+/// then not answered with the records of one that has its name.
+const TOPIC_IDS_SINCE: i16 = 13;
 
 /// Partitions of one fetcher.
 #[derive(Default)]
@@ -57,7 +62,8 @@ pub(super) async fn fetch(context: Arc<Context>, id: i32, roster: Arc<Roster>) {
     let mut failures = 0u32;
     loop {
         let wanted: BTreeMap<_, _> = {
-            let partitions = roster.partitions.lock();
+            let mut partitions = roster.partitions.lock();
+            partitions.retain(|_, partition| partition.is_placed_with(&roster.wake));
             partitions
                 .iter()
                 .filter_map(|(name, partition)| Some((name.clone(), partition.wants()?)))
@@ -93,7 +99,9 @@ pub(super) async fn fetch(context: Arc<Context>, id: i32, roster: Arc<Roster>) {
             failures += 1;
             let forgotten = matches!(
                 code,
-                ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch
+                ResponseError::FetchSessionIdNotFound
+                    | ResponseError::InvalidFetchSessionEpoch
+                    | ResponseError::FetchSessionTopicIdError
             );
             if !forgotten {
                 hand_back_all(&context, &roster, &format!("Kafka answered {code} to a fetch"));
@@ -108,11 +116,18 @@ pub(super) async fn fetch(context: Arc<Context>, id: i32, roster: Arc<Roster>) {
         failures = 0;
         session.answered(answer.session_id);
         for topic in answer.responses {
-            let name: Arc<str> = Arc::from(topic.topic.as_str());
+            let name: Arc<str> = if topic.topic_id.is_nil() {
+                Arc::from(topic.topic.as_str())
+            } else {
+                let id = topic.topic_id.into_bytes();
+                let known = wanted.iter().find(|(_, want)| want.topic_id == id);
+                let Some((known, _)) = known else { continue };
+                known.topic.clone()
+            };
             for data in topic.partitions {
                 let name = TopicPartition::new(name.clone(), data.partition_index);
                 if let (Some(partition), Some(want)) = (roster.get(&name), wanted.get(&name)) {
-                    take_in(&context, &roster, &partition, want.offset, data);
+                    take_in(&context, &roster, &partition, want, data);
                 }
             }
         }
@@ -125,8 +140,11 @@ async fn ask(
     plan: Plan,
     partitions: usize,
 ) -> Result<FetchResponse, Error> {
+    // A fetch names all its topics by their ids, or all by their names.
     let version = connection.version::<FetchRequest>()?;
-    let mut topics: BTreeMap<Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
+    let version = if plan.by_id { version } else { version.min(TOPIC_IDS_SINCE - 1) };
+    let by_id = version >= TOPIC_IDS_SINCE;
+    let mut topics: BTreeMap<(Arc<str>, TopicId), Vec<FetchPartition>> = BTreeMap::new();
     for (name, want) in plan.wants {
         let mut partition = FetchPartition::default()
             .with_partition(name.partition)
@@ -136,15 +154,27 @@ async fn ask(
         if version >= 9 {
             partition.current_leader_epoch = want.leader_epoch;
         }
-        topics.entry(name.topic).or_default().push(partition);
+        topics.entry((name.topic, want.topic_id)).or_default().push(partition);
     }
-    let mut forgotten: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
-    for name in plan.forgotten {
-        forgotten.entry(name.topic).or_default().push(name.partition);
+    let mut forgotten: BTreeMap<(Arc<str>, TopicId), Vec<i32>> = BTreeMap::new();
+    for (name, topic_id) in plan.forgotten {
+        forgotten.entry((name.topic, topic_id)).or_default().push(name.partition);
     }
-    let name = |topic: &str| TopicName(StrBytes::from_string(topic.to_owned()));
-    let topics = topics.into_iter();
-    let forgotten = forgotten.into_iter();
+    let called = |(name, id): (Arc<str>, TopicId)| {
+        if by_id {
+            (TopicName::default(), uuid::Uuid::from_bytes(id))
+        } else {
+            (TopicName(StrBytes::from_string(name.to_string())), uuid::Uuid::nil())
+        }
+    };
+    let topics = topics.into_iter().map(|(topic, partitions)| {
+        let (name, id) = called(topic);
+        FetchTopic::default().with_topic(name).with_topic_id(id).with_partitions(partitions)
+    });
+    let forgotten = forgotten.into_iter().map(|(topic, partitions)| {
+        let (name, id) = called(topic);
+        ForgottenTopic::default().with_topic(name).with_topic_id(id).with_partitions(partitions)
+    });
     let options = &context.options;
     let request = FetchRequest::default()
         .with_replica_id((-1).into())
@@ -154,22 +184,10 @@ async fn ask(
         .with_isolation_level(1)
         .with_session_id(plan.session_id)
         .with_session_epoch(plan.session_epoch)
-        .with_topics(
-            topics
-                .map(|(topic, partitions)| {
-                    FetchTopic::default().with_topic(name(&topic)).with_partitions(partitions)
-                })
-                .collect(),
-        )
-        .with_forgotten_topics_data(
-            forgotten
-                .map(|(topic, partitions)| {
-                    ForgottenTopic::default().with_topic(name(&topic)).with_partitions(partitions)
-                })
-                .collect(),
-        );
+        .with_topics(topics.collect())
+        .with_forgotten_topics_data(forgotten.collect());
     let timeout = options.max_wait + context.client.options().request_timeout;
-    connection.call_within(&request, Some(timeout)).await
+    connection.call_in_version(&request, version, Some(timeout)).await
 }
 
 fn hand_back_all(context: &Context, roster: &Roster, reason: &str) {
@@ -184,7 +202,11 @@ fn hand_back(context: &Context, partition: Arc<Partition>, reason: String) {
 }
 
 /// Takes in what the broker has to say about one partition.
-fn take_in(context: &Context, roster: &Roster, partition: &Arc<Partition>, asked: i64, data: PartitionData) {
+fn take_in(context: &Context, roster: &Roster, partition: &Arc<Partition>, want: &Want, data: PartitionData) {
+    if !partition.expects(want) {
+        return;
+    }
+    let asked = want.offset;
     if let Some(code) = ResponseError::try_from_code(data.error_code) {
         let Some(partition) = roster.take(&partition.name) else { return };
         if code == ResponseError::OffsetOutOfRange {
@@ -209,7 +231,7 @@ fn take_in(context: &Context, roster: &Roster, partition: &Arc<Partition>, asked
         Read::Nothing => context.status.well(&partition.name.to_string()),
         Read::Batches { batches, next } => {
             context.status.well(&partition.name.to_string());
-            partition.put(batches, aborted, next);
+            partition.put(want, batches, aborted, next);
         }
         Read::TooLarge { need } => {
             if !partition.grow(need, context.largest_fetch()) {

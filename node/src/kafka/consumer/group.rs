@@ -9,10 +9,12 @@
 //!   always taken back ([`Action::Revoke`] or [`Action::Lose`]) before the group is joined again.
 //! * An answer that belongs to an earlier attempt (see [`Group::attempt`]) changes nothing.
 //! * At most one heartbeat, one search for the coordinator and one join is outstanding.
-//! * A member that another process fenced (KIP-345) stays out: joining again would fence that one, and so
-//!   on for ever.
+//! * A member that another one fenced (KIP-345) joins again only when nobody in the group has its instance id:
+//!   two members of one id would otherwise fence each other for ever.
+//! * [`Standing::Stable`] means that every partition of our topics, as far as Kafka has told us of it, has exactly
+//!   one owner in the group. While that is not so a member makes the group assign anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +26,16 @@ use super::TopicPartition;
 use super::assignor::{
     Member, assign, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
-use crate::kafka::client::ResponseError;
+use super::topics::Position;
+use crate::kafka::client::{Backoff, ResponseError};
 
+mod coverage;
 mod words;
 
-pub(super) use words::{Action, Event, Failure, Identity, JoinAnswer, Joined, Settings, Standing};
+use coverage::Coverage;
+pub(super) use words::{
+    Action, Described, DescribedMember, Event, Failure, Identity, JoinAnswer, Joined, Settings, Standing,
+};
 
 /// First version of JoinGroup with static members (Kafka 2.3).
 const STATIC_JOIN_VERSION: i16 = 5;
@@ -36,8 +43,16 @@ const STATIC_JOIN_VERSION: i16 = 5;
 /// Between attempts that only an operator can make succeed (no permission, wrong settings).
 const OPERATOR_PAUSE: Duration = Duration::from_secs(10);
 
+/// Between attempts to make the group assign anew that changed nothing: each one stops all members for a moment.
+const REASSIGN_BACKOFF: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_mins(5) };
+
+/// So many attempts to get every partition assigned are in vain before the member says that it needs help.
+const FRUITLESS_REASSIGNMENTS: u32 = 4;
+
 #[derive(Debug)]
 enum Phase {
+    /// Removes the member that an earlier release left behind.
+    RemovingFormer,
     /// Wants to join, not before this moment.
     WantJoin(Instant),
     Joining,
@@ -48,8 +63,20 @@ enum Phase {
     Stable,
     Revoking(Then),
     Leaving,
-    Fenced,
+    /// Another member has our instance id; looks whether it is still there, not before this moment; true while
+    /// asking.
+    Fenced(Instant, bool),
     Stopped,
+}
+
+/// What is known of the group's assignment.
+#[derive(Debug)]
+enum Check {
+    /// Nothing yet: the coordinator is asked, not before this moment; true while asking.
+    Due(Instant, bool),
+    Done(Coverage),
+    /// The coordinator does not describe the group to us.
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +103,25 @@ pub(super) struct Group {
     former: Vec<TopicPartition>,
     attempt: u64,
     failures: u32,
+    /// Failures and fruitless attempts since the member was last well, for the log.
+    setbacks: u32,
     trouble: Option<String>,
+    /// Our topics with the number of their partitions; `None` before the first look.
+    topics: Option<BTreeMap<Arc<str>, i32>>,
+    /// The assignment that we make for the group in this generation.
+    made: Option<Coverage>,
+    check: Check,
+    /// Our assignment has partitions that we did not subscribe to, which another member may want.
+    stray: bool,
+    /// The assignment was not compared with the topics since we joined.
+    fresh: bool,
+    /// When the group is made to assign anew.
+    reassign_at: Option<Instant>,
+    /// Attempts at that without success.
+    fruitless: u32,
+    /// Counts the times that we, as a follower, made the group assign anew.
+    revision: u32,
+    former_instance: Option<Arc<str>>,
     beating: bool,
     next_beat: Instant,
     last_contact: Instant,
@@ -98,7 +143,17 @@ impl Group {
             former: Vec::new(),
             attempt: 0,
             failures: 0,
+            setbacks: 0,
             trouble: None,
+            topics: None,
+            made: None,
+            check: Check::Due(now, false),
+            stray: false,
+            fresh: true,
+            reassign_at: None,
+            fruitless: 0,
+            revision: 0,
+            former_instance: settings.former_instance_id.clone(),
             beating: false,
             next_beat: now,
             last_contact: now,
@@ -114,6 +169,11 @@ impl Group {
     /// The broker to send commits to, where it is known.
     pub(super) fn coordinator(&self) -> Option<i32> {
         self.coordinator
+    }
+
+    /// Failures and fruitless attempts since the member was last well.
+    pub(super) fn setbacks(&self) -> u32 {
+        self.setbacks
     }
 
     /// How requests name us now.
@@ -134,8 +194,20 @@ impl Group {
             None => format!("group {group:?}: {doing}"),
         };
         match &self.phase {
-            Phase::Stable => Standing::Stable,
-            Phase::Fenced => Standing::Out(text("fenced")),
+            Phase::Stable => match (&self.check, self.topics.is_some(), self.gap()) {
+                (Check::Refused, ..) | (Check::Done(_), true, None) => Standing::Stable,
+                (_, true, Some(gap)) if self.fruitless >= FRUITLESS_REASSIGNMENTS => {
+                    Standing::Out(text(&format!("{gap}, although the group was asked to assign it")))
+                }
+                (_, true, Some(gap)) => Standing::Joining(text(&format!("{gap} yet"))),
+                _ => Standing::Joining(text("checking that every partition has an owner")),
+            },
+            Phase::Fenced(..) => Standing::Out(format!(
+                "group {group:?}: fenced: another member joined with the same group.instance.id {:?}; two nodes must \
+                 not have one name; joins again when that member has left the group",
+                self.settings.instance_id.as_deref().unwrap_or_default()
+            )),
+            Phase::RemovingFormer => Standing::Joining(text("removing the member of an earlier release")),
             Phase::Stopped | Phase::Leaving => Standing::Out(text("stopped")),
             _ if self.trouble.is_some() && self.failures > self.settings.max_rejoin_attempts => {
                 Standing::Out(text("cannot join"))
@@ -155,12 +227,21 @@ impl Group {
         let find = (self.wants_coordinator() && !self.finding).then_some(self.find_at);
         let has_coordinator = self.coordinator.is_some();
         let own = match self.phase {
-            Phase::WantJoin(at) | Phase::Positioning(at, false) if has_coordinator => Some(at),
+            Phase::WantJoin(at) | Phase::Positioning(at, false) | Phase::Fenced(at, false)
+                if has_coordinator =>
+            {
+                Some(at)
+            }
             _ => None,
         };
+        let check = match self.check {
+            Check::Due(at, false) if self.has_assignment() && has_coordinator => Some(at),
+            _ => None,
+        };
+        let reassign = self.reassign_at.filter(|_| matches!(self.phase, Phase::Stable));
         let beat = (self.is_member() && has_coordinator && !self.beating).then_some(self.next_beat);
         let session = self.is_member().then(|| self.last_contact + self.settings.session_timeout);
-        [find, own, beat, session].into_iter().flatten().min()
+        [find, own, check, reassign, beat, session].into_iter().flatten().min()
     }
 
     /// True while the coordinator counts us in: heartbeats are due.
@@ -168,8 +249,24 @@ impl Group {
         matches!(self.phase, Phase::Positioning(..) | Phase::Stable | Phase::Revoking(_))
     }
 
+    fn has_assignment(&self) -> bool {
+        matches!(self.phase, Phase::Positioning(..) | Phase::Stable)
+    }
+
     fn wants_coordinator(&self) -> bool {
-        self.coordinator.is_none() && (self.is_member() || matches!(self.phase, Phase::WantJoin(_)))
+        self.coordinator.is_none()
+            && (self.is_member() || matches!(self.phase, Phase::WantJoin(_) | Phase::Fenced(..)))
+    }
+
+    /// The first difference between the group's assignment and our topics, in words.
+    fn gap(&self) -> Option<String> {
+        let (Check::Done(coverage), Some(topics)) = (&self.check, &self.topics) else { return None };
+        if self.stray {
+            return Some(
+                "partitions of topics that this member no longer reads are assigned to it".to_owned(),
+            );
+        }
+        coverage.gap(topics)
     }
 
     /// Takes an event in and returns what to do, in order.
@@ -185,9 +282,15 @@ impl Group {
                     actions.push(Action::Stopped);
                 }
             }
-            Event::TopicsChanged => {
-                if self.leads && matches!(self.phase, Phase::Stable) {
-                    self.revoke(Then::Join, &mut actions);
+            Event::Topics(topics) => self.topics = Some(topics),
+            Event::Described { attempt, answer } => {
+                if attempt == self.attempt {
+                    self.on_described(answer, now, &mut actions);
+                }
+            }
+            Event::FormerRemoved { attempt, result } => {
+                if attempt == self.attempt && matches!(self.phase, Phase::RemovingFormer) {
+                    self.on_former_removed(result, now);
                 }
             }
             Event::Join { attempt, answer } => {
@@ -249,8 +352,18 @@ impl Group {
             self.finding = true;
             actions.push(Action::FindCoordinator);
         }
+        self.mind_the_gap(now, actions);
         let Some(coordinator) = self.coordinator else { return };
         match self.phase {
+            Phase::WantJoin(at) if now >= at && self.static_member && self.former_instance.is_some() => {
+                self.phase = Phase::RemovingFormer;
+                let instance_id = self.former_instance.clone().unwrap_or_default();
+                actions.push(Action::RemoveFormer { attempt: self.attempt, coordinator, instance_id });
+            }
+            Phase::Fenced(at, false) if now >= at => {
+                self.phase = Phase::Fenced(at, true);
+                actions.push(Action::Describe { attempt: self.attempt, coordinator });
+            }
             Phase::WantJoin(at) if now >= at => {
                 self.phase = Phase::Joining;
                 self.generation = -1;
@@ -258,7 +371,7 @@ impl Group {
                     attempt: self.attempt,
                     coordinator,
                     identity: self.identity(),
-                    subscription: encode_subscription(&self.settings.topics, &self.former),
+                    subscription: encode_subscription(&self.settings.topics, &self.former, self.revision),
                 });
             }
             Phase::Positioning(at, false) if now >= at => {
@@ -271,10 +384,136 @@ impl Group {
             }
             _ => {}
         }
+        if let Check::Due(at, false) = self.check
+            && self.has_assignment()
+            && now >= at
+        {
+            self.check = Check::Due(at, true);
+            actions.push(Action::Describe { attempt: self.attempt, coordinator });
+        }
         if self.is_member() && !self.beating && now >= self.next_beat {
             self.beating = true;
             self.next_beat = now + self.settings.heartbeat_interval;
             actions.push(Action::Heartbeat { attempt: self.attempt, coordinator, identity: self.identity() });
+        }
+    }
+
+    /// Makes the group assign anew while its assignment is not what our topics ask for. The leader acts at once,
+    /// and so does a member that has just joined: the others may have no reason to look. Else the leader is
+    /// left some time to notice.
+    fn mind_the_gap(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::Stable) {
+            return;
+        }
+        let refused = match self.check {
+            Check::Due(..) => return,
+            Check::Done(_) if self.topics.is_none() => return,
+            Check::Done(_) => false,
+            Check::Refused => true,
+        };
+        let restarted_blind = refused && self.fresh && self.leads;
+        let Some(gap) = self.gap().or(restarted_blind.then(|| "the assignment is unknown".to_owned())) else {
+            self.reassign_at = None;
+            self.fresh = false;
+            self.fruitless = 0;
+            self.setbacks = 0;
+            return;
+        };
+        let at = *self.reassign_at.get_or_insert_with(|| {
+            let pause = REASSIGN_BACKOFF.jittered(self.fruitless);
+            match self.fruitless {
+                0 if self.fresh || self.leads => now,
+                0 => now + self.settings.leader_patience,
+                _ => now + pause,
+            }
+        });
+        if now >= at {
+            tracing::info!(
+                group = &*self.settings.group_id,
+                reason = gap,
+                "the assignment is not what the topics ask for, joining anew"
+            );
+            self.reassign_at = None;
+            self.fruitless = self.fruitless.saturating_add(1);
+            self.setbacks = self.setbacks.saturating_add(u32::from(self.fruitless > 1));
+            self.revision = self.revision.wrapping_add(1).max(1);
+            self.revoke(Then::Join, actions);
+        }
+    }
+
+    fn on_described(&mut self, answer: Result<Described, Failure>, now: Instant, actions: &mut Vec<Action>) {
+        if let Phase::Fenced(_, true) = self.phase {
+            let taken = match &answer {
+                Ok(group) => group.members.iter().any(|member| self.has_our_instance(member)),
+                Err(failure) => {
+                    self.forget_coordinator_after(failure, now);
+                    true
+                }
+            };
+            if taken {
+                self.failures = self.failures.saturating_add(1);
+                self.setbacks = self.setbacks.saturating_add(1);
+                self.phase = Phase::Fenced(now + self.pause(false), false);
+            } else {
+                self.member_id = StrBytes::new();
+                self.want_join(now);
+            }
+            return;
+        }
+        if !matches!(self.check, Check::Due(_, true)) || !self.is_member() {
+            return;
+        }
+        self.check = match answer {
+            Ok(group) if group.stable => Check::Done(Coverage::of(&group)),
+            // A rebalance is under way; the next heartbeat tells.
+            Ok(_) => Check::Due(now + self.settings.heartbeat_interval, false),
+            Err(failure) if is_expulsion(&failure) => return self.expelled(&failure, now, actions),
+            Err(failure) if is_no_description(&failure) => {
+                tracing::warn!(
+                    group = &*self.settings.group_id,
+                    %failure,
+                    "the group is not described to its member: partitions without an owner go unnoticed"
+                );
+                Check::Refused
+            }
+            Err(failure) => {
+                self.forget_coordinator_after(&failure, now);
+                Check::Due(now + self.settings.rejoin_backoff.jittered(1), false)
+            }
+        };
+    }
+
+    /// Whether `member` has our instance id. Before Kafka 2.4 only its member id shows it: coordinators make that of
+    /// the instance id and a UUID.
+    fn has_our_instance(&self, member: &DescribedMember) -> bool {
+        const UUID: usize = 36;
+
+        let Some(ours) = self.settings.instance_id.as_deref() else { return false };
+        match &member.instance_id {
+            Some(instance) => **instance == *ours,
+            None => member
+                .member_id
+                .strip_prefix(ours)
+                .and_then(|rest| rest.strip_prefix('-'))
+                .is_some_and(|rest| rest.len() == UUID),
+        }
+    }
+
+    fn on_former_removed(&mut self, result: Result<(), Failure>, now: Instant) {
+        match result {
+            Err(failure @ Failure::Lost(_)) => self.join_failed(&failure, now),
+            Err(
+                failure @ Failure::Code(
+                    ResponseError::NotCoordinator
+                    | ResponseError::CoordinatorNotAvailable
+                    | ResponseError::CoordinatorLoadInProgress,
+                ),
+            ) => self.join_failed(&failure, now),
+            // Where it may not be removed it waits out its session.
+            Ok(()) | Err(Failure::Code(_)) => {
+                self.former_instance = None;
+                self.want_join(now);
+            }
         }
     }
 
@@ -336,6 +575,9 @@ impl Group {
             Ok(counts) => {
                 let members: Vec<Member> = joined.members.iter().filter_map(member).collect();
                 let assigned = assign(&members, &counts);
+                let mut coverage = Coverage::default();
+                assigned.iter().for_each(|partitions| coverage.add(partitions.iter().cloned()));
+                self.made = Some(coverage);
                 let assignments = members.into_iter().zip(assigned);
                 let assignments =
                     assignments.map(|(member, partitions)| (member.id, encode_assignment(&partitions)));
@@ -363,10 +605,15 @@ impl Group {
             let failure = Failure::Lost("the group's leader sent a malformed assignment".to_owned());
             return self.join_failed(&failure, now);
         };
-        // A leader may name topics that we never asked for: they are not ours to read.
+        // A former assignment, or a leader, may name topics that we do not ask for: they are not ours to read.
         let topics: BTreeSet<&Arc<str>> = self.settings.topics.iter().collect();
+        let assigned = partitions.len();
         self.assignment =
             partitions.into_iter().filter(|assigned| topics.contains(&assigned.topic)).collect();
+        self.stray = self.assignment.len() < assigned;
+        self.check = self.made.take().map_or(Check::Due(now, false), Check::Done);
+        self.reassign_at = None;
+        self.fresh = true;
         self.former.clone_from(&self.assignment);
         self.phase = Phase::Positioning(now, false);
         self.last_contact = now;
@@ -376,7 +623,7 @@ impl Group {
 
     fn on_offsets(
         &mut self,
-        offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure>,
+        offsets: Result<Vec<(TopicPartition, Position)>, Failure>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -447,7 +694,7 @@ impl Group {
         self.attempt += 1;
         match self.coordinator {
             Some(coordinator)
-                if leave && !self.member_id.is_empty() && !matches!(self.phase, Phase::Fenced) =>
+                if leave && !self.member_id.is_empty() && !matches!(self.phase, Phase::Fenced(..)) =>
             {
                 self.phase = Phase::Leaving;
                 actions.push(Action::Leave { coordinator, identity: self.identity() });
@@ -468,6 +715,7 @@ impl Group {
     fn want_join(&mut self, at: Instant) {
         self.attempt += 1;
         self.beating = false;
+        self.made = None;
         self.phase = Phase::WantJoin(at);
     }
 
@@ -478,7 +726,8 @@ impl Group {
             actions.push(Action::Lose);
         }
         self.assignment.clear();
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
+        self.setbacks = self.setbacks.saturating_add(1);
         match then {
             Then::Join => {
                 let pause = self.pause(false);
@@ -495,7 +744,7 @@ impl Group {
             if matches!(self.phase, Phase::Stable | Phase::Revoking(_)) {
                 actions.push(Action::Lose);
             }
-            return self.fence(actions);
+            return self.fence(now, actions);
         }
         if matches!(failure, Failure::Code(ResponseError::UnknownMemberId)) {
             self.member_id = StrBytes::new();
@@ -503,15 +752,13 @@ impl Group {
         self.lose(now, actions);
     }
 
-    fn fence(&mut self, actions: &mut Vec<Action>) {
-        let instance = self.settings.instance_id.as_deref().unwrap_or_default();
-        self.trouble = Some(format!(
-            "another member joined with the same group.instance.id {instance:?}: two nodes must not have one name"
-        ));
+    fn fence(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.assignment.clear();
         self.attempt += 1;
+        self.failures = self.failures.saturating_add(1);
+        self.setbacks = self.setbacks.saturating_add(1);
         let stopping = matches!(self.phase, Phase::Revoking(Then::Stop { .. }));
-        self.phase = Phase::Fenced;
+        self.phase = Phase::Fenced(now + self.pause(false), false);
         if stopping {
             self.phase = Phase::Stopped;
             actions.push(Action::Stopped);
@@ -522,7 +769,7 @@ impl Group {
     fn join_failed(&mut self, failure: &Failure, now: Instant) {
         self.failed(failure);
         match failure {
-            Failure::Code(ResponseError::FencedInstanceId) => return self.fence(&mut Vec::new()),
+            Failure::Code(ResponseError::FencedInstanceId) => return self.fence(now, &mut Vec::new()),
             Failure::Code(ResponseError::UnknownMemberId) => self.member_id = StrBytes::new(),
             _ => self.forget_coordinator_after(failure, now),
         }
@@ -532,6 +779,7 @@ impl Group {
 
     fn failed(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
+        self.setbacks = self.setbacks.saturating_add(1);
         if is_for_operator(failure) {
             self.failures = self.failures.max(self.settings.max_rejoin_attempts + 1);
         }
@@ -568,6 +816,16 @@ fn is_expulsion(failure: &Failure) -> bool {
     use ResponseError::{FencedInstanceId, IllegalGeneration, UnknownMemberId};
 
     matches!(failure, Failure::Code(FencedInstanceId | IllegalGeneration | UnknownMemberId))
+}
+
+/// The coordinator will not describe the group to us, now or later.
+fn is_no_description(failure: &Failure) -> bool {
+    use ResponseError::{GroupAuthorizationFailed, GroupIdNotFound, InvalidGroupId, UnsupportedVersion};
+
+    matches!(
+        failure,
+        Failure::Code(GroupAuthorizationFailed | GroupIdNotFound | InvalidGroupId | UnsupportedVersion)
+    )
 }
 
 /// Trying again soon will not help.

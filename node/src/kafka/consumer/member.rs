@@ -10,9 +10,8 @@
 //!   the rest drains and is committed.
 //! * A commit names the generation that it belongs to; Kafka refuses it in another.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -28,10 +27,11 @@ use super::handle::{ConsumerHandle, Shared};
 use super::partition::{Limits, Partition, deliver};
 use super::placement::{Placement, place};
 use super::record::RecordSink;
-use super::requests::Requests;
+use super::requests::{Commit, Requests};
 use super::status::StatusBoard;
+use super::topics::{Learned, Position, Topics};
 use super::{ConsumerOptions, TopicPartition};
-use crate::kafka::client::{Client, Purpose, ResponseError};
+use crate::kafka::client::{Client, Purpose, ResponseError, TopicView};
 
 /// A compressed batch may grow to this when it is read, whatever the fetch limit.
 const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
@@ -39,8 +39,8 @@ const LEAST_BATCH_BYTES: usize = 64 * 1024 * 1024;
 /// Time for the last commit and for leaving, each.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// While a topic is not there yet it is looked for this often.
-const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
+/// A look at the topics that failed is tried again after this time.
+const RETRY_LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// Starts the actor.
 pub(super) async fn start(
@@ -80,11 +80,11 @@ pub(super) enum Message {
     /// A commit is over: what Kafka took.
     Committed {
         attempt: u64,
-        taken: Vec<(TopicPartition, i64)>,
+        taken: Vec<Commit>,
         result: Result<(), Failure>,
     },
-    /// How many partitions our topics have now (`None`: not known to Kafka).
-    Topics(BTreeMap<Arc<str>, Option<usize>>),
+    /// What a look at our topics showed.
+    Topics(Vec<Arc<TopicView>>),
     /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
     /// whole, and whoever supervises it starts another.
     TaskPanicked,
@@ -138,7 +138,7 @@ struct State {
     /// The drain and last commit under way.
     giving_back: Option<Owned<()>>,
     committing: bool,
-    counts: BTreeMap<Arc<str>, Option<usize>>,
+    topics: Arc<Mutex<Topics>>,
     alarm: Option<(Instant, AbortHandle)>,
     _timers: [Owned<()>; 2],
 }
@@ -178,11 +178,13 @@ impl Actor for GroupMember {
         let settings = Settings {
             group_id: options.group_id.clone(),
             instance_id: options.group_instance_id.clone(),
+            former_instance_id: options.former_instance_id.clone(),
             topics: options.topics.clone(),
             session_timeout: options.session_timeout,
             rebalance_timeout: options.rebalance_timeout,
             heartbeat_interval: options.heartbeat_interval,
             rejoin_backoff: options.rejoin_backoff,
+            leader_patience: options.topic_refresh_interval * 2,
             max_rejoin_attempts: options.max_rejoin_attempts,
         };
         let group = Group::new(settings.clone(), Instant::now());
@@ -199,7 +201,7 @@ impl Actor for GroupMember {
             assigned: None,
             giving_back: None,
             committing: false,
-            counts: BTreeMap::new(),
+            topics: Arc::default(),
             alarm: None,
             _timers: [Owned(commits), Owned(topics)],
         })
@@ -234,44 +236,79 @@ impl Actor for GroupMember {
                 }
                 state.take_in(Event::Commit { attempt, result }, &myself);
             }
-            Message::Topics(counts) => {
-                for (topic, count) in &counts {
-                    if count.is_none() {
-                        state.shared.status.topic_missing(topic);
-                    } else {
-                        state.shared.status.topic_found(topic);
+            Message::Topics(views) => {
+                let (counts, recreated) = {
+                    let mut topics = state.topics.lock();
+                    let is_new = |view: &&Arc<TopicView>| topics.learn(view) == Learned::Recreated;
+                    let recreated: Vec<_> =
+                        views.iter().filter(is_new).map(|view| view.name.clone()).collect();
+                    (topics.counts(), recreated)
+                };
+                if let Some(assigned) = &state.assigned {
+                    // Their placement finds that they belong to a former topic.
+                    let former = |partition: &&Arc<Partition>| recreated.contains(&partition.name.topic);
+                    for partition in assigned.partitions.iter().filter(former) {
+                        assigned.context.placement.seek(partition.clone(), false);
                     }
                 }
-                let changed = !state.counts.is_empty() && state.counts != counts;
-                state.counts = counts;
-                if changed {
-                    tracing::info!(
-                        group = &*state.options.group_id,
-                        "partition counts changed, joining anew"
-                    );
-                    state.take_in(Event::TopicsChanged, &myself);
+                for view in &views {
+                    match view.error {
+                        None => state.shared.status.topic_found(&view.name),
+                        Some(code)
+                            if code.is_retriable() && code != ResponseError::UnknownTopicOrPartition => {}
+                        Some(code) => state.shared.status.topic_missing(&view.name, code),
+                    }
                 }
+                state.take_in(Event::Topics(counts), &myself);
             }
         }
         Ok(())
     }
 }
 
-fn note_committed(partitions: &[Arc<Partition>], taken: &[(TopicPartition, i64)]) {
-    for (name, offset) in taken {
-        if let Some(partition) = partitions.iter().find(|partition| partition.name == *name) {
-            partition.committed.store(*offset, Ordering::Release);
+fn note_committed(partitions: &[Arc<Partition>], taken: &[Commit]) {
+    for commit in taken {
+        if let Some(partition) = partitions.iter().find(|partition| partition.name == commit.partition) {
+            partition.note_committed(commit.offset, commit.origin.topic_id);
         }
     }
+}
+
+/// What can be committed of these partitions.
+fn uncommitted(partitions: &[Arc<Partition>], topics: &Mutex<Topics>) -> Vec<Commit> {
+    let topics = topics.lock();
+    let now = Instant::now();
+    let commit = |partition: &Arc<Partition>| {
+        let again = topics.may_lose_commits(&partition.name.topic, now);
+        let (offset, topic_id) = partition.to_commit(again)?;
+        let origin = topics.origin(&partition.name.topic, topic_id);
+        Some(Commit { partition: partition.name.clone(), offset, origin })
+    };
+    partitions.iter().filter_map(commit).collect()
 }
 
 impl State {
     /// Runs an event through the state machine and does what it says.
     fn take_in(&mut self, event: Event, myself: &ActorRef<Message>) {
+        let setbacks = self.group.setbacks();
         for action in self.group.handle(event, Instant::now()) {
             self.act(action, myself);
         }
-        self.shared.status.standing(self.group.standing());
+        let standing = self.group.standing();
+        // The first setback and then each doubling: something that lasts must neither be silent nor fill the log.
+        if self.group.setbacks() > setbacks
+            && self.group.setbacks().is_power_of_two()
+            && let Standing::Joining(reason) | Standing::Out(reason) = &standing
+        {
+            tracing::warn!(
+                group = &*self.options.group_id,
+                topics = self.options.topics.join(","),
+                reason,
+                setbacks = self.group.setbacks(),
+                "kafka consumer is not in its group"
+            );
+        }
+        self.shared.status.standing(standing);
         self.set_alarm(myself);
     }
 
@@ -302,15 +339,29 @@ impl State {
             Action::Join { attempt, coordinator, identity, subscription } => ask(myself, async move {
                 Event::Join { attempt, answer: requests.join(coordinator, identity, subscription).await }
             }),
-            Action::CountPartitions { attempt, topics } => ask(myself, async move {
-                Event::Counts { attempt, counts: count(&requests.client, topics).await }
+            Action::CountPartitions { attempt, topics } => {
+                let known = self.topics.clone();
+                ask(myself, async move {
+                    Event::Counts { attempt, counts: count(&requests.client, topics, &known).await }
+                });
+            }
+            Action::Describe { attempt, coordinator } => ask(myself, async move {
+                Event::Described { attempt, answer: requests.describe(coordinator).await }
+            }),
+            Action::RemoveFormer { attempt, coordinator, instance_id } => ask(myself, async move {
+                let result = requests.remove_former(coordinator, &instance_id).await;
+                Event::FormerRemoved { attempt, result }
             }),
             Action::Sync { attempt, coordinator, identity, assignments } => ask(myself, async move {
                 Event::Sync { attempt, assignment: requests.sync(coordinator, identity, assignments).await }
             }),
-            Action::FetchOffsets { attempt, coordinator, partitions } => ask(myself, async move {
-                Event::Offsets { attempt, offsets: requests.fetch_offsets(coordinator, partitions).await }
-            }),
+            Action::FetchOffsets { attempt, coordinator, partitions } => {
+                let topics = self.topics.clone();
+                ask(myself, async move {
+                    let offsets = positions(&requests, coordinator, partitions, &topics).await;
+                    Event::Offsets { attempt, offsets }
+                });
+            }
             Action::Heartbeat { attempt, coordinator, identity } => ask(myself, async move {
                 Event::Beat { attempt, result: requests.heartbeat(coordinator, identity).await }
             }),
@@ -341,7 +392,7 @@ impl State {
     fn assign(
         &mut self,
         generation: i32,
-        partitions: Vec<(TopicPartition, Option<i64>)>,
+        partitions: Vec<(TopicPartition, Position)>,
         myself: &ActorRef<Message>,
     ) {
         let names: Vec<String> = partitions.iter().map(|(name, _)| name.to_string()).collect();
@@ -358,6 +409,7 @@ impl State {
             client: self.requests.client.clone(),
             lane: self.requests.lane,
             options: options.clone(),
+            topics: self.topics.clone(),
             status: Faults::begin(self.shared.status.clone()),
             placement: Placement::default(),
         });
@@ -370,9 +422,9 @@ impl State {
         let fetch_bytes = i32::try_from(options.max_batch_bytes).unwrap_or(i32::MAX).max(1);
         let mut assigned = Vec::with_capacity(partitions.len());
         let mut deliveries = Vec::with_capacity(partitions.len());
-        for (name, committed) in partitions {
+        for (name, position) in partitions {
             let sink = self.sink.clone().open(&name.topic, name.partition);
-            let partition = Partition::new(name, committed, limits, fetch_bytes);
+            let partition = Partition::new(name, position, limits, fetch_bytes);
             deliveries.push(watched(deliver(partition.clone(), sink), myself));
             context.status.assigned(&partition.name.to_string());
             context.placement.seek(partition.clone(), false);
@@ -402,6 +454,7 @@ impl State {
         let drain = self.options.drain_timeout.min(self.options.rebalance_timeout / 2);
         let myself = myself.clone();
         let shared = self.shared.clone();
+        let topics = self.topics.clone();
         let work = tokio::spawn(async move {
             let Assigned { context, partitions, deliveries, placement } = assigned;
             drop(placement);
@@ -419,10 +472,7 @@ impl State {
                     "partitions are given back with unfinished records, which will be read again"
                 );
             }
-            let offsets: Vec<_> = partitions
-                .iter()
-                .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
-                .collect();
+            let offsets = uncommitted(&partitions, &topics);
             if !offsets.is_empty() {
                 let last = commit_at_last(&requests, coordinator, &identity, offsets);
                 match tokio::time::timeout(FAREWELL, last).await {
@@ -445,11 +495,7 @@ impl State {
         else {
             return;
         };
-        let offsets: Vec<_> = assigned
-            .partitions
-            .iter()
-            .filter_map(|partition| Some((partition.name.clone(), partition.uncommitted()?)))
-            .collect();
+        let offsets = uncommitted(&assigned.partitions, &self.topics);
         if offsets.is_empty() {
             return;
         }
@@ -478,7 +524,7 @@ async fn commit_at_last(
     requests: &Requests,
     coordinator: Option<i32>,
     identity: &super::group::Identity,
-    mut offsets: Vec<(TopicPartition, i64)>,
+    mut offsets: Vec<Commit>,
 ) -> Result<(), Failure> {
     let mut coordinator = coordinator;
     let mut failures = 0;
@@ -490,7 +536,6 @@ async fn commit_at_last(
         let failure = match known {
             Ok(known) => {
                 let (taken, result) = requests.commit(known, identity.clone(), offsets.clone()).await;
-                let taken: BTreeSet<_> = taken.into_iter().collect();
                 offsets.retain(|offset| !taken.contains(offset));
                 match result {
                     Ok(()) => return Ok(()),
@@ -513,14 +558,50 @@ async fn commit_at_last(
     }
 }
 
-/// How many partitions the topics have; none for those that Kafka does not know.
-async fn count(client: &Client, topics: BTreeSet<Arc<str>>) -> Result<HashMap<Arc<str>, i32>, Failure> {
+/// Where to begin in `partitions`, after what the group committed in all partitions of their topics.
+async fn positions(
+    requests: &Requests,
+    coordinator: i32,
+    partitions: Vec<TopicPartition>,
+    topics: &Mutex<Topics>,
+) -> Result<Vec<(TopicPartition, Position)>, Failure> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: BTreeSet<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let views = requests.client.metadata(Some(&names), false).await?;
+    let all: BTreeSet<TopicPartition> = {
+        let mut topics = topics.lock();
+        views.iter().for_each(|view| {
+            topics.learn(view);
+        });
+        let every = |view: &Arc<TopicView>| {
+            let count = topics.count(&view.name).unwrap_or(0);
+            let name = view.name.clone();
+            (0..count).map(move |partition| TopicPartition::new(name.clone(), partition))
+        };
+        views.iter().flat_map(every).chain(partitions.iter().cloned()).collect()
+    };
+    let committed = requests.committed(coordinator, all).await?;
+    Ok(topics.lock().positions(&partitions, &committed))
+}
+
+/// How many partitions the topics have; none for those that Kafka does not know. Of our own topics no fewer than
+/// we know of already.
+async fn count(
+    client: &Client,
+    topics: BTreeSet<Arc<str>>,
+    known: &Mutex<Topics>,
+) -> Result<HashMap<Arc<str>, i32>, Failure> {
     let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
     let views = client.metadata(Some(&names), false).await?;
-    Ok(views
-        .iter()
-        .map(|view| (view.name.clone(), i32::try_from(view.partitions.len()).unwrap_or(i32::MAX)))
-        .collect())
+    let known = known.lock();
+    let count = |view: &Arc<TopicView>| {
+        let told = i32::try_from(view.partitions.len()).unwrap_or(i32::MAX);
+        (view.name.clone(), known.count(&view.name).map_or(told, |known| told.max(known)))
+    };
+    Ok(views.iter().map(count).collect())
 }
 
 async fn every(interval: Duration, to: ActorRef<Message>) {
@@ -543,22 +624,12 @@ async fn look_at_topics(client: Client, options: Arc<ConsumerOptions>, to: Actor
         let looked = client.metadata(Some(&names), false).await;
         // A failure shows in the member's own requests, too.
         if looked.is_err() {
-            pause = pause.min(MISSING_TOPIC_INTERVAL);
+            pause = pause.min(RETRY_LOOK_AFTER);
         }
-        if let Ok(views) = looked {
-            let counts: BTreeMap<_, _> = views
-                .iter()
-                .map(|view| {
-                    let known = view.error != Some(ResponseError::UnknownTopicOrPartition);
-                    (view.name.clone(), known.then_some(view.partitions.len()))
-                })
-                .collect();
-            if counts.values().any(Option::is_none) {
-                pause = pause.min(MISSING_TOPIC_INTERVAL);
-            }
-            if to.cast(Message::Topics(counts)).is_err() {
-                return;
-            }
+        if let Ok(views) = looked
+            && to.cast(Message::Topics(views)).is_err()
+        {
+            return;
         }
         tokio::time::sleep(pause).await;
     }

@@ -8,7 +8,9 @@
 //! member        the actor: runs what the state machine says, keeps time, commits
 //!   group       the state machine of a group member            (pure)
 //!   assignor    who reads what, Kafka's encodings of it        (pure)
+//!     coverage  which partitions have an owner       (pure)
 //!   requests    the group's requests
+//!   topics      what Kafka told of our topics        (pure)
 //! handle        status, partitions and end of a consumer
 //! context       what the tasks of one assignment share
 //! placement     leaders and first offsets of partitions, the fetchers
@@ -33,6 +35,7 @@ mod placement;
 mod record;
 mod requests;
 mod status;
+mod topics;
 mod transactions;
 
 use std::fmt;
@@ -84,6 +87,9 @@ pub struct ConsumerOptions {
     /// Makes the member static (KIP-345): a restart within `session_timeout` does not rebalance. Needs
     /// Kafka 2.3; before, the member is dynamic.
     pub group_instance_id: Option<Arc<str>>,
+    /// A static member that an earlier release may have left behind, which is removed from the group before the first
+    /// join (Kafka 2.4 and later; before, it waits out its session).
+    pub former_instance_id: Option<Arc<str>>,
     /// What to read.
     pub topics: Vec<Arc<str>>,
     /// Where to start without a usable offset.
@@ -122,6 +128,7 @@ impl ConsumerOptions {
         Self {
             group_id: group_id.into(),
             group_instance_id: None,
+            former_instance_id: None,
             topics: topics.into_iter().collect(),
             offset_reset: OffsetReset::Latest,
             commit_interval: Duration::from_secs(5),
@@ -136,7 +143,7 @@ impl ConsumerOptions {
             rejoin_backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(5) },
             retry_backoff: Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5) },
             drain_timeout: Duration::from_secs(10),
-            topic_refresh_interval: Duration::from_mins(1),
+            topic_refresh_interval: Duration::from_secs(5),
         }
     }
 }

@@ -24,8 +24,9 @@ use super::TopicPartition;
 use super::fetch_session::Want;
 use super::offsets::OffsetTracker;
 use super::record::{ConsumedRecord, Offer, PartitionSink};
+use super::topics::{Position, Start, TopicId};
 use super::transactions::CommittedOnly;
-use crate::flow::{AckSink, Outcome, SequenceRange, Ticket, WakeList};
+use crate::flow::{AckSink, Outcome, SequenceRange, Standstill, Ticket, WakeList};
 
 /// Records offered before those who must be woken are woken and other tasks get their turn.
 const RECORDS_PER_TURN: usize = 128;
@@ -67,6 +68,10 @@ struct State {
     chunk_bytes: usize,
     /// Where the next fetch begins; `None` while that must be looked up.
     next_fetch: Option<i64>,
+    /// How it is looked up.
+    start: Start,
+    /// The incarnation of the topic that the offsets are about.
+    topic_id: TopicId,
     /// The leader epoch of the last placement.
     leader_epoch: i32,
     /// What one fetch may bring; grows while a batch does not fit.
@@ -74,6 +79,16 @@ struct State {
     /// The fetcher was turned away for lack of room and wants to be woken.
     starved: bool,
     fetcher: Option<Arc<Notify>>,
+}
+
+impl State {
+    /// Goes back to `offset`: what was fetched or is out no longer counts.
+    fn void(&mut self, offset: i64) {
+        self.era += 1;
+        let void: usize = self.chunks.drain(..).map(|chunk| chunk.bytes).sum();
+        self.chunk_bytes -= void;
+        self.tracker.restart_at(offset);
+    }
 }
 
 /// See the module.
@@ -99,13 +114,17 @@ enum Begin {
 }
 
 impl Partition {
-    /// A partition that starts at the committed offset, where there is one.
+    /// A partition that starts at `position`.
     pub(super) fn new(
         name: TopicPartition,
-        committed: Option<i64>,
+        position: Position,
         limits: Limits,
         fetch_bytes: i32,
     ) -> Arc<Self> {
+        let committed = match position.start {
+            Start::At(offset) => Some(offset),
+            Start::Beginning | Start::Policy => None,
+        };
         Arc::new(Self {
             name,
             limits,
@@ -116,6 +135,8 @@ impl Partition {
                 chunks: VecDeque::new(),
                 chunk_bytes: 0,
                 next_fetch: committed,
+                start: position.start,
+                topic_id: position.topic_id,
                 leader_epoch: -1,
                 fetch_bytes,
                 starved: false,
@@ -131,14 +152,47 @@ impl Partition {
 
     // ---- for the fetcher and its placement ----
 
-    /// True where the reset policy must say where to begin.
-    pub(super) fn needs_offset(&self) -> bool {
-        self.state.lock().next_fetch.is_none()
+    /// How to find out where to begin, where that is not known.
+    pub(super) fn needs_offset(&self) -> Option<Start> {
+        let state = self.state.lock();
+        state.next_fetch.is_none().then_some(state.start)
     }
 
-    /// The offset is not (or no longer) known.
+    /// The offset is no longer known: the reset policy says where to go on.
     pub(super) fn forget_offset(&self) {
-        self.state.lock().next_fetch = None;
+        let mut state = self.state.lock();
+        state.next_fetch = None;
+        state.start = Start::Policy;
+    }
+
+    /// Says to which incarnation of its topic the partition belongs. Where it belonged to a former one everything
+    /// fetched or out is void (what is out may still be handed over, and moves no offset), and it begins at the
+    /// beginning; then the answer is true.
+    pub(super) fn belongs_to(&self, topic_id: TopicId) -> bool {
+        let mut state = self.state.lock();
+        if topic_id == TopicId::default() || state.topic_id == topic_id {
+            return false;
+        }
+        let former = std::mem::replace(&mut state.topic_id, topic_id);
+        if former == TopicId::default() {
+            return false;
+        }
+        state.void(0);
+        state.next_fetch = None;
+        state.start = Start::Beginning;
+        state.fetch_bytes = self.usual_fetch_bytes;
+        self.committed.store(-1, Ordering::Release);
+        self.high_watermark.store(-1, Ordering::Release);
+        drop(state);
+        self.idle.notify_waiters();
+        true
+    }
+
+    /// Kafka took the commit of an offset of this incarnation of the topic.
+    pub(super) fn note_committed(&self, offset: i64, topic_id: TopicId) {
+        if self.state.lock().topic_id == topic_id {
+            self.committed.store(offset, Ordering::Release);
+        }
     }
 
     /// Begins at `offset`. Where that lies before what was read already (Kafka lost the end of the
@@ -146,10 +200,7 @@ impl Partition {
     pub(super) fn begin_at(&self, offset: i64) {
         let mut state = self.state.lock();
         if offset < state.tracker.seen_to() {
-            state.era += 1;
-            let void: usize = state.chunks.drain(..).map(|chunk| chunk.bytes).sum();
-            state.chunk_bytes -= void;
-            state.tracker.restart_at(offset);
+            state.void(offset);
         } else {
             state.tracker.skip_to(offset);
         }
@@ -163,6 +214,17 @@ impl Partition {
         state.leader_epoch = leader_epoch;
     }
 
+    /// False where another fetcher reads the partition by now.
+    pub(super) fn is_placed_with(&self, fetcher: &Arc<Notify>) -> bool {
+        self.state.lock().fetcher.as_ref().is_some_and(|placed| Arc::ptr_eq(placed, fetcher))
+    }
+
+    /// False where the answer to `want` comes too late to count.
+    pub(super) fn expects(&self, want: &Want) -> bool {
+        let state = self.state.lock();
+        state.era == want.era && state.next_fetch == Some(want.offset)
+    }
+
     /// What to fetch now; `None` where there is no room (the fetcher will be woken) or no offset.
     pub(super) fn wants(&self) -> Option<Want> {
         let mut state = self.state.lock();
@@ -172,7 +234,8 @@ impl Partition {
         }
         state.starved = false;
         let (max_bytes, leader_epoch) = (state.fetch_bytes, state.leader_epoch);
-        state.next_fetch.map(|offset| Want { offset, max_bytes, leader_epoch })
+        let (topic_id, era) = (state.topic_id, state.era);
+        state.next_fetch.map(|offset| Want { offset, max_bytes, leader_epoch, topic_id, era })
     }
 
     fn has_room(&self, state: &State) -> bool {
@@ -191,9 +254,12 @@ impl Partition {
         }
     }
 
-    /// Takes in what was fetched; the next fetch begins at `next`.
-    pub(super) fn put(&self, batches: Vec<Batch>, aborted: Vec<(i64, i64)>, next: i64) {
+    /// Takes in what was fetched for `want`, unless it comes too late; the next fetch begins at `next`.
+    pub(super) fn put(&self, want: &Want, batches: Vec<Batch>, aborted: Vec<(i64, i64)>, next: i64) {
         let mut state = self.state.lock();
+        if state.era != want.era || state.next_fetch != Some(want.offset) {
+            return;
+        }
         let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
         state.chunk_bytes += bytes;
         state.next_fetch = Some(next);
@@ -220,15 +286,16 @@ impl Partition {
         self.state.lock().tracker.position()
     }
 
-    /// Position to commit, where it is known and not committed yet.
-    pub(super) fn uncommitted(&self) -> Option<i64> {
+    /// Position to commit and the incarnation of the topic that it is about, where it is known and not committed yet;
+    /// with `again` also where it is.
+    pub(super) fn to_commit(&self, again: bool) -> Option<(i64, TopicId)> {
         let state = self.state.lock();
         // Without an offset nothing was read: there is nothing to say.
         if state.next_fetch.is_none() && state.tracker.seen_to() <= 0 {
             return None;
         }
         let position = state.tracker.position();
-        (position != self.committed.load(Ordering::Acquire)).then_some(position)
+        (again || position != self.committed.load(Ordering::Acquire)).then_some((position, state.topic_id))
     }
 
     /// Records out.
@@ -281,6 +348,12 @@ impl Partition {
 }
 
 impl AckSink for Partition {
+    fn waits_for(&self, _: &Arc<Standstill>) -> bool {
+        let state = self.state.lock();
+        state.chunk_bytes + state.tracker.unfinished_bytes() >= self.limits.bytes
+            || state.tracker.window() >= self.limits.records
+    }
+
     fn acknowledge(&self, ranges: &[SequenceRange], _outcome: Outcome) {
         let mut state = self.state.lock();
         for range in ranges {

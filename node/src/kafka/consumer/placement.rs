@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::TopicPartition;
 use super::context::Context;
 use super::fetcher::{Roster, fetch};
 use super::partition::Partition;
+use super::topics::{Learned, Start};
+use super::{OffsetReset, TopicPartition};
 use crate::kafka::client::{Error, PartitionView, TopicView};
 
 /// Partitions without a fetcher.
@@ -123,6 +124,21 @@ async fn prepare(
         Some(Err(error)) => return Err(error.to_string()),
         None => return Err("its topic was not looked up".to_owned()),
     };
+    let (learned, topic_id) = {
+        let mut topics = context.topics.lock();
+        (topics.learn(view), topics.topic_id(&name.topic))
+    };
+    if learned == Learned::Outdated {
+        return Err(
+            "the topic was made again, and the broker that answered does not know that yet".to_owned()
+        );
+    }
+    if partition.belongs_to(topic_id) {
+        tracing::warn!(
+            partition = %name,
+            "the topic was deleted and made again: the new one is read from its beginning"
+        );
+    }
     if let Some(code) = view.error {
         return Err(format!("Kafka answered {code} for topic {:?}", name.topic));
     }
@@ -133,11 +149,20 @@ async fn prepare(
         let code = known.error.map_or_else(String::new, |code| format!(" ({code})"));
         return Err(format!("it has no leader{code}"));
     }
-    if partition.needs_offset() {
-        let policy = context.options.offset_reset;
+    if let Some(start) = partition.needs_offset() {
+        let policy = match start {
+            Start::Beginning => OffsetReset::Earliest,
+            Start::At(_) | Start::Policy => context.options.offset_reset,
+        };
         let listed = context.client.list_offset(&name.topic, name.partition, policy.into(), true).await;
         let offset = listed.map_err(|error| error.to_string())?.offset;
-        tracing::info!(partition = %name, offset, ?policy, "starting without a committed offset");
+        tracing::info!(
+            partition = %name,
+            offset,
+            ?policy,
+            new = start == Start::Beginning,
+            "starting without a committed offset"
+        );
         partition.begin_at(offset.max(0));
     }
     Ok(known)

@@ -13,14 +13,15 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest,
-    SyncGroupRequest, TopicName,
+    DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::TopicPartition;
 use super::assignor::PROTOCOL;
-use super::group::{Failure, Identity, JoinAnswer, Joined, Settings};
+use super::group::{Described, DescribedMember, Failure, Identity, JoinAnswer, Joined, Settings};
+use super::topics::{CommittedOffset, Origin};
 use crate::kafka::client::{BrokerConnection, Client, Error, Purpose, ResponseError};
 
 /// The kind of group that Kafka's consumers form.
@@ -28,6 +29,14 @@ const PROTOCOL_TYPE: &str = "consumer";
 
 /// A join is answered when the rebalance is over; the network gets this much on top.
 const JOIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// An offset to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub partition: TopicPartition,
+    pub offset: i64,
+    pub origin: Origin,
+}
 
 /// Sends a member's requests over its own connection to the coordinator.
 #[derive(Clone)]
@@ -161,17 +170,18 @@ impl Requests {
         checked(connection.call_within(&request, Some(timeout)).await?.error_code)
     }
 
-    /// The offsets that were committed for these partitions; `None` for those without.
-    pub(super) async fn fetch_offsets(
+    /// The offsets that the group committed in these partitions.
+    pub(super) async fn committed(
         &self,
         coordinator: i32,
-        partitions: Vec<TopicPartition>,
-    ) -> Result<Vec<(TopicPartition, Option<i64>)>, Failure> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Failure> {
+        let topics = by_topic(partitions.into_iter().map(|partition| (partition, ())));
+        let mut found = BTreeMap::new();
+        if topics.is_empty() {
+            return Ok(found);
         }
         let connection = self.connection(coordinator).await?;
-        let topics = by_topic(partitions.iter().cloned().map(|partition| (partition, ())));
         let topics = topics.into_iter().map(|(topic, partitions)| {
             OffsetFetchRequestTopic::default()
                 .with_name(TopicName(text(&topic)))
@@ -181,21 +191,17 @@ impl Requests {
             OffsetFetchRequest::default().with_group_id(self.group_id()).with_topics(Some(topics.collect()));
         let answer = connection.call(&request).await?;
         checked(answer.error_code)?;
-        let mut found: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for topic in &answer.topics {
             for partition in &topic.partitions {
                 checked(partition.error_code)?;
-                let name = TopicPartition::new(topic.name.as_str(), partition.partition_index);
-                found.insert(name, partition.committed_offset);
+                if partition.committed_offset >= 0 {
+                    let name = TopicPartition::new(topic.name.as_str(), partition.partition_index);
+                    let origin = partition.metadata.as_deref().and_then(Origin::parse);
+                    found.insert(name, CommittedOffset { offset: partition.committed_offset, origin });
+                }
             }
         }
-        Ok(partitions
-            .into_iter()
-            .map(|partition| {
-                let offset = found.get(&partition).copied().filter(|offset| *offset >= 0);
-                (partition, offset)
-            })
-            .collect())
+        Ok(found)
     }
 
     /// Commits offsets. Returns those that Kafka took; where it took none, or struck us off, the reason.
@@ -203,8 +209,8 @@ impl Requests {
         &self,
         coordinator: i32,
         identity: Identity,
-        offsets: Vec<(TopicPartition, i64)>,
-    ) -> (Vec<(TopicPartition, i64)>, Result<(), Failure>) {
+        offsets: Vec<Commit>,
+    ) -> (Vec<Commit>, Result<(), Failure>) {
         match self.try_commit(coordinator, identity, offsets).await {
             Ok(outcome) => outcome,
             Err(failure) => (Vec::new(), Err(failure)),
@@ -215,15 +221,16 @@ impl Requests {
         &self,
         coordinator: i32,
         identity: Identity,
-        offsets: Vec<(TopicPartition, i64)>,
-    ) -> Result<(Vec<(TopicPartition, i64)>, Result<(), Failure>), Failure> {
+        offsets: Vec<Commit>,
+    ) -> Result<(Vec<Commit>, Result<(), Failure>), Failure> {
         let connection = self.connection(coordinator).await?;
-        let topics = by_topic(offsets.iter().cloned()).into_iter().map(|(topic, partitions)| {
-            let partitions = partitions.into_iter().map(|(partition, offset)| {
+        let named = offsets.iter().map(|commit| (commit.partition.clone(), commit));
+        let topics = by_topic(named).into_iter().map(|(topic, partitions)| {
+            let partitions = partitions.into_iter().map(|(partition, commit)| {
                 OffsetCommitRequestPartition::default()
                     .with_partition_index(partition)
-                    .with_committed_offset(offset)
-                    .with_committed_metadata(Some(StrBytes::new()))
+                    .with_committed_offset(commit.offset)
+                    .with_committed_metadata(Some(StrBytes::from_string(commit.origin.to_string())))
             });
             OffsetCommitRequestTopic::default()
                 .with_name(TopicName(text(&topic)))
@@ -246,7 +253,7 @@ impl Requests {
             }
         }
         let reason = refused.values().next().copied();
-        let taken = offsets.into_iter().filter(|(partition, _)| !refused.contains_key(partition)).collect();
+        let taken = offsets.into_iter().filter(|commit| !refused.contains_key(&commit.partition)).collect();
         Ok((taken, reason.map_or(Ok(()), |code| Err(Failure::Code(code)))))
     }
 
@@ -266,6 +273,56 @@ impl Requests {
             return Ok(());
         }
         checked(connection.call(&request).await?.error_code)
+    }
+}
+
+impl Requests {
+    /// Who is in the group and who has which partitions.
+    pub(super) async fn describe(&self, coordinator: i32) -> Result<Described, Failure> {
+        let connection = self.connection(coordinator).await?;
+        let request = DescribeGroupsRequest::default().with_groups(vec![self.group_id()]);
+        let answer = match connection.call(&request).await {
+            Err(Error::UnsupportedVersion { .. }) => {
+                return Err(Failure::Code(ResponseError::UnsupportedVersion));
+            }
+            answer => answer?,
+        };
+        let Some(group) =
+            answer.groups.into_iter().find(|group| *group.group_id.0 == *self.settings.group_id)
+        else {
+            return Err(Failure::Lost("the coordinator described another group".to_owned()));
+        };
+        checked(group.error_code)?;
+        let members = group.members.into_iter().map(|member| DescribedMember {
+            member_id: member.member_id,
+            instance_id: member.group_instance_id,
+            subscription: member.member_metadata,
+            assignment: member.member_assignment,
+        });
+        Ok(Described { stable: &*group.group_state == "Stable", members: members.collect() })
+    }
+
+    /// Removes the static member `instance_id`, whoever it is. Coordinators can do so since Kafka 2.4.
+    pub(super) async fn remove_former(&self, coordinator: i32, instance_id: &str) -> Result<(), Failure> {
+        let connection = self.connection(coordinator).await?;
+        if connection.version::<LeaveGroupRequest>()? < 3 {
+            return Ok(());
+        }
+        let former = MemberIdentity::default().with_group_instance_id(Some(text(instance_id)));
+        let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![former]);
+        let answer = connection.call(&request).await?;
+        checked(answer.error_code)?;
+        match answer.members.first().map(|member| member.error_code) {
+            Some(0) => {
+                tracing::info!(
+                    group = &*self.settings.group_id,
+                    instance = instance_id,
+                    "removed the member of an earlier release from the group"
+                );
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a consumer is doing, in words for people.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::group::Standing;
+use crate::kafka::client::ResponseError;
 
 /// How a consumer is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +50,8 @@ struct Said {
     standing: Standing,
     /// What is wrong, by what it is about, and since when.
     faults: BTreeMap<Arc<str>, Fault>,
-    /// Topics that Kafka does not know.
-    missing: BTreeSet<Arc<str>>,
+    /// Topics that Kafka does not have or does not show us, and the reason.
+    missing: BTreeMap<Arc<str>, ResponseError>,
     /// Rises with every assignment: what tasks of an earlier one say no longer counts.
     era: u64,
 }
@@ -61,7 +62,7 @@ impl StatusBoard {
         let said = Said {
             standing: Standing::Joining(reason.clone()),
             faults: BTreeMap::new(),
-            missing: BTreeSet::new(),
+            missing: BTreeMap::new(),
             era: 0,
         };
         let (watch, _) = watch::channel(ConsumerStatus::Connecting { reason });
@@ -135,11 +136,11 @@ impl StatusBoard {
         said.era
     }
 
-    /// Kafka does not know the topic.
-    pub(super) fn topic_missing(&self, topic: &Arc<str>) {
+    /// Kafka does not have the topic, or does not show it to us.
+    pub(super) fn topic_missing(&self, topic: &Arc<str>, code: ResponseError) {
         let mut said = self.said.lock();
-        if said.missing.insert(topic.clone()) {
-            tracing::warn!(topic = &**topic, "kafka does not know the topic, waiting for it");
+        if said.missing.insert(topic.clone(), code) != Some(code) {
+            tracing::warn!(topic = &**topic, %code, "kafka does not have the topic, waiting for it");
             self.publish(&said);
         }
     }
@@ -147,7 +148,7 @@ impl StatusBoard {
     /// It knows it (again).
     pub(super) fn topic_found(&self, topic: &Arc<str>) {
         let mut said = self.said.lock();
-        if said.missing.remove(topic) {
+        if said.missing.remove(topic).is_some() {
             self.publish(&said);
         }
     }
@@ -161,8 +162,11 @@ impl StatusBoard {
         let status = match (&said.standing, oldest) {
             (Standing::Out(reason), _) => ConsumerStatus::Disconnected { reason: reason.clone() },
             _ if !said.missing.is_empty() => {
-                let names: Vec<&str> = said.missing.iter().map(|topic| &**topic).collect();
-                let reason = format!("Kafka does not know topic {}", names.join(", "));
+                let text = |(topic, code): (&Arc<str>, &ResponseError)| match code {
+                    ResponseError::UnknownTopicOrPartition => format!("Kafka does not know topic {topic}"),
+                    code => format!("Kafka answered {code} for topic {topic}"),
+                };
+                let reason = said.missing.iter().map(text).collect::<Vec<_>>().join(", ");
                 ConsumerStatus::Disconnected { reason }
             }
             (Standing::Joining(reason), None) => ConsumerStatus::Connecting { reason: reason.clone() },
@@ -213,7 +217,7 @@ mod tests {
         board.well(era, "t-0");
         board.well(era, "t-1");
         assert_eq!(*watch.borrow(), ConsumerStatus::Connected);
-        board.topic_missing(&Arc::from("gone"));
+        board.topic_missing(&Arc::from("gone"), ResponseError::UnknownTopicOrPartition);
         assert!(
             matches!(&*watch.borrow(), ConsumerStatus::Disconnected { reason } if reason.contains("gone"))
         );

@@ -11,6 +11,8 @@
 //! * Until the broker has acknowledged something under the current producer id and epoch (and again after an error or a
 //!   minute of silence) only one batch is outstanding. A broker that knows nothing of a producer id takes any first
 //!   sequence (KIP-360): were two under way and the first refused, the second would be appended before it.
+//! * Without idempotence only one batch is outstanding: a broker appends what is behind a batch that it refuses, and the halves
+//!   or the resend of that batch would come out behind it.
 //! * A batch is given up (retries used up, too old) only while it is the oldest and no attempt of it is in doubt; without
 //!   idempotence there is nothing that could end a doubt, and it is not waited for.
 //! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the old ones
@@ -80,8 +82,24 @@ pub trait Batch: Sized {
     /// caller restamps them. Gives itself back where it cannot be split.
     fn split(self) -> Result<(Self, Self), Self>;
 
+    /// What can be done about a timestamp in it that Kafka refuses.
+    fn mend_timestamps(&mut self) -> Remedy {
+        Remedy::None
+    }
+
     /// The bytes to send.
     fn wire(&self) -> Self::Wire;
+}
+
+/// What can be done about a timestamp that Kafka refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing: the record is given up.
+    None,
+    /// The same record will be taken later, once clocks agree.
+    Wait,
+    /// The batch has other timestamps now.
+    Restamped,
 }
 
 /// Settings that stay.
@@ -89,7 +107,7 @@ pub trait Batch: Sized {
 pub struct Options {
     /// Producer ids and sequences: only with acks from all in-sync replicas.
     pub idempotent: bool,
-    /// Batches under way at once; at most [`IDEMPOTENT_WINDOW`] count with idempotence.
+    /// Batches under way at once; at most [`IDEMPOTENT_WINDOW`] count with idempotence, and one without.
     pub max_in_flight: usize,
     /// A batch that Kafka has refused more often than this is given up.
     pub max_retries: Option<u32>,
@@ -557,8 +575,8 @@ impl<B: Batch> PartitionCore<B> {
 
     fn window_without_disk(&self, now: Instant) -> usize {
         let most = self.options.max_in_flight.max(1);
-        if self.producer.is_none() {
-            return most;
+        if !self.options.idempotent {
+            return 1;
         }
         if self.is_confirmed(now) { most.min(IDEMPOTENT_WINDOW) } else { 1 }
     }
@@ -688,8 +706,26 @@ impl<B: Batch> PartitionCore<B> {
                 continue;
             };
             let oldest = index == 0;
+            let remedy = match (&verdict, &mut entry.batch) {
+                (Verdict::BadTimestamp, Some(batch)) => batch.mend_timestamps(),
+                _ => Remedy::None,
+            };
             match verdict {
                 Verdict::Appended => {}
+                Verdict::BadTimestamp if remedy == Remedy::Restamped => {
+                    // The same stamp for other bytes: nothing with it was appended.
+                    entry.sealed_in = if self.options.stored { UNSEALED } else { 0 };
+                }
+                Verdict::BadTimestamp if remedy == Remedy::Wait => {
+                    entry.refusals += 1;
+                    pause = true;
+                    if oldest && self.options.max_retries.is_some_and(|most| entry.refusals > most) {
+                        let fate = Fate::RetriesUsedUp { code: entry.code };
+                        self.give_up_oldest(fate);
+                        gap = true;
+                        continue;
+                    }
+                }
                 Verdict::Retry { in_doubt, refresh: wanted } => {
                     entry.in_doubt |= in_doubt;
                     refresh |= wanted;
@@ -702,11 +738,15 @@ impl<B: Batch> PartitionCore<B> {
                         continue;
                     }
                 }
-                Verdict::TooLarge | Verdict::BadRecord(_) => {
-                    if verdict == Verdict::TooLarge {
-                        self.limit_batch_bytes(index);
-                    }
-                    let reason = if let Verdict::BadRecord(reason) = verdict { reason } else { TOO_LARGE };
+                Verdict::TooLarge | Verdict::BadRecord(_) | Verdict::BadTimestamp => {
+                    let reason = match verdict {
+                        Verdict::TooLarge => {
+                            self.limit_batch_bytes(index);
+                            TOO_LARGE
+                        }
+                        Verdict::BadRecord(reason) => reason,
+                        _ => ReasonCode::PayloadFormatInvalid,
+                    };
                     let code = self.entries.get(index).map_or(0, |entry| entry.code);
                     if self.split(index) {
                         index += 2;

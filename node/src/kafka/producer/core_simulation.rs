@@ -15,6 +15,8 @@ struct Sheaf {
     ids: Vec<u32>,
     stamp: ProducerIdentity,
     expires_at: Option<Instant>,
+    /// Once, if it is to be restamped.
+    remedy: Remedy,
 }
 
 /// Ids that the broker finds too large alone, or bad.
@@ -48,6 +50,14 @@ impl Batch for Sheaf {
         let second = self.ids.split_off(self.ids.len() / 2);
         let second = Self { ids: second, ..self };
         Ok((Self { ids: self.ids, ..second }, second))
+    }
+
+    fn mend_timestamps(&mut self) -> Remedy {
+        if self.remedy == Remedy::Restamped {
+            std::mem::replace(&mut self.remedy, Remedy::None)
+        } else {
+            self.remedy
+        }
     }
 
     fn wire(&self) -> Self {
@@ -398,7 +408,7 @@ impl World {
                 let count = self.inbox.len().min(self.batch_limit);
                 let ids = self.inbox.drain(..count).collect();
                 let expires_at = self.max_age.map(|age| now + Duration::from_millis(age));
-                self.core.push(now, Sheaf { ids, stamp, expires_at });
+                self.core.push(now, Sheaf { ids, stamp, expires_at, remedy: Remedy::None });
             }
             let held = self.core.in_flight();
             assert!(!self.idempotent || held <= IDEMPOTENT_WINDOW, "{held} in flight");
@@ -576,7 +586,7 @@ fn a_batch_that_could_not_be_sent_expires_and_one_that_may_be_in_the_log_does_no
         core.producer_id_is(now, 7, 0);
         let expires_at = now + Duration::from_mins(1);
         let stamp = core.next_stamp().expect("a stamp");
-        core.push(now, Sheaf { ids: vec![1], stamp, expires_at: Some(expires_at) });
+        core.push(now, Sheaf { ids: vec![1], stamp, expires_at: Some(expires_at), remedy: Remedy::None });
         let sent = sends(&mut core);
         assert_eq!(core.deadline(), None, "it is on its way");
         core.answered(now, sent[0].0, if lost { Answer::Lost } else { Answer::NotSent });
@@ -591,19 +601,112 @@ fn a_batch_that_could_not_be_sent_expires_and_one_that_may_be_in_the_log_does_no
     }
 }
 
+/// What a broker refuses, or refuses for a while, does not change the order of what it takes. (What may be there twice because an answer
+/// was lost can turn up late: it is the first appearance that counts.)
 #[test]
-fn without_idempotence_nothing_is_lost() {
+fn without_idempotence_nothing_is_lost_and_the_first_appearances_are_in_order() {
     const RECORDS: u32 = 50;
+    let mut refused = 0;
     for seed in schedules(8_000) {
         let _printed_on_failure = Seed(seed);
         let faults = faults(&mut SmallRng::seed_from_u64(seed));
         let world = World::new(seed, false, faults).run(RECORDS);
+        refused += world.done.values().filter(|success| !**success).count();
+        let mut seen = BTreeSet::new();
+        let mut first = world.logged();
+        first.retain(|id| seen.insert(*id));
+        assert!(first.is_sorted(), "{first:?}");
         let logged: BTreeSet<u32> = world.logged().into_iter().collect();
         assert_eq!(world.done.len(), RECORDS as usize, "not everything was completed");
         for (id, success) in &world.done {
             assert_eq!(*success, logged.contains(id), "record {id}");
         }
     }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn without_idempotence_nothing_is_sent_behind_a_batch_that_may_be_refused() {
+    let now = Instant::now();
+    let mut core = PartitionCore::new(Options { idempotent: false, ..OPTIONS });
+    core.leader_is(now, Some(1));
+    push(&mut core, now, &[0, 1, 2, 3]);
+    assert_eq!(core.appetite(now), Appetite::Nothing);
+    let sent = sends(&mut core);
+    core.answered(now, sent[0].0, Answer::Code(87));
+    let mut order: Vec<u32> = Vec::new();
+    loop {
+        let next = core.take_outputs().into_iter().find_map(|output| match output {
+            Output::Send { attempt, wire, .. } => Some((attempt, wire.ids)),
+            _ => None,
+        });
+        let Some((attempt, ids)) = next else { break };
+        assert_eq!(core.in_flight(), 1);
+        let bad = ids.contains(&1);
+        order.extend(ids.iter().copied().filter(|_| !bad));
+        core.answered(now, attempt, Answer::Code(if bad { 87 } else { 0 }));
+    }
+    assert_eq!(order, [0, 2, 3]);
+}
+
+/// A batch that a broker refuses for its timestamps.
+fn refused_for_time(remedy: Remedy, options: Options) -> (PartitionCore<Sheaf>, Instant, u64) {
+    let now = Instant::now();
+    let mut core = PartitionCore::new(options);
+    core.leader_is(now, Some(1));
+    core.producer_id_is(now, 7, 0);
+    let stamp = core.next_stamp().expect("a stamp");
+    core.push(now, Sheaf { ids: vec![1, 2], stamp, expires_at: None, remedy });
+    // Only where there are seals.
+    core.seals_durable(now, 1);
+    let sent = sends(&mut core);
+    core.answered(now, sent[0].0, Answer::Code(32));
+    (core, now, sent[0].0)
+}
+
+#[test]
+fn a_batch_that_waits_for_a_clock_is_sent_again_whole_and_holds_what_is_behind_it() {
+    let (mut core, mut now, _) = refused_for_time(Remedy::Wait, OPTIONS);
+    for _ in 0..20 {
+        assert_eq!(core.trouble(), Some(Trouble::Code(32)));
+        assert_eq!(core.appetite(now), Appetite::Nothing);
+        now += BACKOFF_LAST;
+        core.tick(now);
+        let sent = sends(&mut core);
+        assert_eq!(sent.len(), 1, "neither split nor given up");
+        core.answered(now, sent[0].0, Answer::Code(32));
+    }
+    now += BACKOFF_LAST;
+    core.tick(now);
+    let sent = sends(&mut core);
+    assert_eq!(sent[0].1.base_sequence, 0);
+    core.answered(now, sent[0].0, Answer::Code(0));
+    assert!(core.is_idle() && core.trouble().is_none());
+
+    // Who sets max_retries wants no end of waiting.
+    let (mut core, now, _) = refused_for_time(Remedy::Wait, Options { max_retries: Some(0), ..OPTIONS });
+    let given_up = Fate::RetriesUsedUp { code: 32 };
+    let is_given_up =
+        |output: &Output<Sheaf, Sheaf>| matches!(output, Output::Complete { fate, .. } if *fate == given_up);
+    assert!(core.take_outputs().iter().any(is_given_up));
+    assert_eq!(core.in_flight(), 0);
+    core.tick(now + BACKOFF_LAST);
+    assert!(core.is_idle());
+}
+
+#[test]
+fn a_batch_with_other_timestamps_goes_at_once_under_the_same_stamp() {
+    let (mut core, now, first) = refused_for_time(Remedy::Restamped, OPTIONS);
+    let sent = sends(&mut core);
+    assert_eq!((sent.len(), sent[0].1.base_sequence), (1, 0));
+    assert_ne!(sent[0].0, first);
+    // Once, in this test: then it is refused as any bad record.
+    core.answered(now, sent[0].0, Answer::Code(32));
+    let halves = sends(&mut core);
+    assert_eq!(halves.len(), 1, "one at a time until the broker knows the producer id");
+    let (mut core, now, _) = refused_for_time(Remedy::Restamped, Options { stored: true, ..OPTIONS });
+    assert!(sends(&mut core).is_empty(), "its seal must be durable first");
+    let _ = now;
 }
 
 const OPTIONS: Options =
@@ -624,7 +727,7 @@ fn warmed_up() -> (PartitionCore<Sheaf>, Instant) {
 
 fn push(core: &mut PartitionCore<Sheaf>, now: Instant, ids: &[u32]) {
     let stamp = core.next_stamp().expect("a stamp");
-    core.push(now, Sheaf { ids: ids.to_vec(), stamp, expires_at: None });
+    core.push(now, Sheaf { ids: ids.to_vec(), stamp, expires_at: None, remedy: Remedy::None });
 }
 
 fn sends(core: &mut PartitionCore<Sheaf>) -> Vec<(u64, ProducerIdentity)> {
@@ -734,7 +837,7 @@ fn stored() -> (PartitionCore<Sheaf>, Instant) {
 
 fn offer(core: &mut PartitionCore<Sheaf>, now: Instant, id: u32) {
     let stamp = core.next_stamp().unwrap();
-    core.push(now, Sheaf { ids: vec![id], stamp, expires_at: None });
+    core.push(now, Sheaf { ids: vec![id], stamp, expires_at: None, remedy: Remedy::None });
 }
 
 /// Attempts and generations in the outputs.
@@ -837,7 +940,12 @@ fn ends_that_are_not_durable_keep_their_place_among_the_five() {
 fn resumed() -> (PartitionCore<Sheaf>, Instant) {
     let now = Instant::now();
     let stamp = |base_sequence| ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence };
-    let batch = |id, sequence| Sheaf { ids: vec![id], stamp: stamp(sequence), expires_at: None };
+    let batch = |id, sequence| Sheaf {
+        ids: vec![id],
+        stamp: stamp(sequence),
+        expires_at: None,
+        remedy: Remedy::None,
+    };
     let batches = [batch(1, 40), batch(2, 41)];
     let mut core = PartitionCore::resume(Options { stored: true, ..OPTIONS }, stamp(40), batches);
     core.leader_is(now, Some(1));
@@ -872,7 +980,7 @@ fn batches_from_before_a_crash_go_first_with_the_stamps_they_had() {
 fn batches_whose_seals_may_be_missing_go_when_they_are_durable() {
     let now = Instant::now();
     let stamp = ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence: 40 };
-    let batches = [Sheaf { ids: vec![1], stamp, expires_at: None }];
+    let batches = [Sheaf { ids: vec![1], stamp, expires_at: None, remedy: Remedy::None }];
     let mut core = PartitionCore::resume_unsealed(Options { stored: true, ..OPTIONS }, stamp, batches);
     core.leader_is(now, Some(1));
     core.producer_is_known(now, Some(true));

@@ -1,6 +1,7 @@
 //! The dead-letter topic of a bridge: records that were given up for good, with the reason in their headers.
 //!
-//! A dead letter is the record as it was (key, value, timestamp, headers) with more headers behind its own:
+//! A dead letter is the record as it was (key, value, headers) with the time at which it was given up as its timestamp, or none where Kafka
+//! does not take that, and with more headers behind its own:
 //!
 //! | header | value |
 //! |---|---|
@@ -10,6 +11,7 @@
 //! | `dead_letter.reason` | in words |
 //! | `dead_letter.error_code` | Kafka's error code, where Kafka gave one |
 //! | `dead_letter.time` | when it was given up, milliseconds since 1970 |
+//! | `dead_letter.timestamp` | timestamp of the record, milliseconds since 1970 |
 //!
 //! Invariants:
 //! * Whoever published a record hears of its end when its dead letter is in Kafka, or lost, or [`PATIENCE`] is over: a dead-letter topic
@@ -20,7 +22,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use causeway_protocol::kafka::batch::{BatchBuilder, Header, Record};
 use causeway_protocol::mqtt::ReasonCode;
@@ -29,6 +31,7 @@ use smallvec::SmallVec;
 
 use super::dispatcher::Dispatchers;
 use super::obligations::{End, Obligations};
+use super::timestamps::{TimestampSource, now_ms};
 use super::topic_producer::{TopicProducer, TopicProducerHandle, TopicProducerOptions};
 use crate::flow::{Accepted, AckSink, Outcome, SequenceRange, Ticket, WakeList};
 
@@ -54,7 +57,7 @@ pub struct Cause<'a> {
 
 /// See the top of the file.
 pub struct DeadLetters {
-    bridge: Box<str>,
+    bridge: Arc<str>,
     producer: TopicProducerHandle,
     runtime: tokio::runtime::Handle,
     counts: Arc<Counts>,
@@ -75,8 +78,12 @@ impl std::fmt::Debug for DeadLetters {
 impl DeadLetters {
     /// Starts the producer of the dead-letter topic that `options` name. Must be called within a tokio runtime.
     pub fn start(bridge: &str, dispatchers: Arc<Dispatchers>, options: TopicProducerOptions) -> Arc<Self> {
-        let options =
-            TopicProducerOptions { per_partition_limit: options.per_partition_limit.min(BYTES), ..options };
+        let options = TopicProducerOptions {
+            per_partition_limit: options.per_partition_limit.min(BYTES),
+            // A dead letter must not be refused for what its record was refused for.
+            timestamps: TimestampSource::Replaceable,
+            ..options
+        };
         Arc::new(Self {
             bridge: bridge.into(),
             producer: TopicProducer::start_shared(dispatchers, options),
@@ -162,6 +169,7 @@ impl DeadLetters {
             owed: Mutex::new(Some(owed)),
             left: AtomicU64::new(1),
             counts: self.counts.clone(),
+            bridge: self.bridge.clone(),
         })
     }
 
@@ -175,7 +183,8 @@ impl DeadLetters {
     ) -> bool {
         let partition = cause.partition.map(|partition| partition.to_string());
         let code = cause.code.map(|code| code.to_string());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string();
+        let now = now_ms();
+        let (time, timestamp) = (now.to_string(), record.timestamp.to_string());
         let mut headers: SmallVec<[Header<'_>; 16]> = SmallVec::from_slice(record.headers);
         for (key, value) in [
             ("dead_letter.bridge", Some(&*self.bridge)),
@@ -183,11 +192,12 @@ impl DeadLetters {
             ("dead_letter.partition", partition.as_deref()),
             ("dead_letter.reason", Some(cause.reason)),
             ("dead_letter.error_code", code.as_deref()),
-            ("dead_letter.time", Some(&now)),
+            ("dead_letter.time", Some(&time)),
+            ("dead_letter.timestamp", Some(&timestamp)),
         ] {
             headers.extend(value.map(|value| Header { key, value: Some(value.as_bytes()) }));
         }
-        let record = Record { headers: &headers, ..*record };
+        let record = Record { timestamp: now, headers: &headers, ..*record };
         let sequence = burial.left.fetch_add(1, Ordering::AcqRel);
         let ticket = Ticket::new(burial.clone(), sequence);
         match self.producer.append(&record, Some(&ticket), wakes) {
@@ -226,6 +236,7 @@ struct Burial {
     /// Dead letters without an answer; one more while they are being made.
     left: AtomicU64,
     counts: Arc<Counts>,
+    bridge: Arc<str>,
 }
 
 impl Burial {
@@ -257,7 +268,11 @@ impl AckSink for Burial {
             let before = self.counts.lost.fetch_add(count, Ordering::Relaxed);
             // Not each of a flood: the first, then with every doubling.
             if before == 0 || (before + count).ilog2() != before.ilog2() {
-                tracing::warn!(lost = before + count, "dead letters cannot be written");
+                tracing::warn!(
+                    bridge = &*self.bridge,
+                    lost = before + count,
+                    "dead letters cannot be written: their records are lost, and counted as failed"
+                );
             }
         }
         self.one_less(count);

@@ -20,7 +20,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::messages::ProduceRequest;
+use causeway_protocol::kafka::batch::BatchHeader;
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{MetadataRequest, ProduceRequest};
 use parking_lot::Mutex;
 
 use super::core::Answer;
@@ -39,8 +41,18 @@ const REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Hears the answer to a parcel. Called from any thread; must not block.
 pub trait AnswerSink: Send + Sync {
-    /// The end of `attempt`; `reason` tells in words why none came.
+    /// The end of `attempt`; `reason` tells in words why no answer came, or what the broker says about a refusal.
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>);
+
+    /// Without acks: the broker has handled so many records and did not close the connection over them.
+    fn handled(&self, records: u32) {
+        let _ = records;
+    }
+
+    /// Without acks: the connection was closed before the broker is known to have handled so many records.
+    fn closed_over(&self, records: u32, reason: Arc<str>) {
+        let _ = (records, reason);
+    }
 }
 
 /// A batch on its way, with the duty to answer for it.
@@ -90,6 +102,21 @@ pub struct RequestOptions {
     pub lane: u32,
 }
 
+/// A batch that was written without acks, and may be what its connection is closed over.
+struct Unheard {
+    connection: Arc<BrokerConnection>,
+    sink: Arc<dyn AnswerSink>,
+    records: u32,
+}
+
+impl Unheard {
+    fn new(connection: &Arc<BrokerConnection>, parcel: &Parcel) -> Option<Self> {
+        let header = BatchHeader::parse(&parcel.portion.batch).ok()?;
+        let records = u32::try_from(header.records_count).unwrap_or(0);
+        Some(Self { connection: connection.clone(), sink: parcel.sink.clone()?, records })
+    }
+}
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<Parcel>,
@@ -99,6 +126,10 @@ struct State {
     connection: Option<(Arc<BrokerConnection>, i16)>,
     /// Somebody is busy with the line: connecting, or waiting for room in it.
     busy: bool,
+    /// Written without acks, and not known to be handled.
+    unheard: Vec<Unheard>,
+    /// Somebody is finding out.
+    listening: bool,
 }
 
 /// See the top of the file.
@@ -187,6 +218,10 @@ impl Dispatcher {
                     Ok(written) => written.await,
                     Err(error) => Err(error),
                 };
+                if written.is_ok() {
+                    let unheard = parcels.iter().filter_map(|parcel| Unheard::new(&connection, parcel));
+                    dispatcher.listen(unheard.collect());
+                }
                 for parcel in parcels {
                     match &written {
                         Ok(()) => parcel.answer(Answer::Code(0), None),
@@ -223,6 +258,42 @@ impl Dispatcher {
         }
     }
 
+    /// Finds out whether the broker closes the connection over what was written without acks.
+    fn listen(self: &Arc<Self>, mut unheard: Vec<Unheard>) {
+        let mut state = self.state.lock();
+        state.unheard.append(&mut unheard);
+        if !std::mem::replace(&mut state.listening, true) {
+            self.runtime.spawn(Arc::clone(self).hear());
+        }
+    }
+
+    /// A broker handles the requests of a connection one after the other, so the answer to one that has an answer tells that those before
+    /// it were handled. One at a time, however many batches are written meanwhile.
+    async fn hear(self: Arc<Self>) {
+        loop {
+            let (connection, batches) = {
+                let mut state = self.state.lock();
+                let Some(connection) = state.unheard.first().map(|first| first.connection.clone()) else {
+                    state.listening = false;
+                    return;
+                };
+                let batches = take_unheard(&mut state, &connection);
+                (connection, batches)
+            };
+            let request = MetadataRequest::default().with_topics(Some(Vec::new()));
+            match connection.call(&request).await {
+                Ok(_) => batches.iter().for_each(|batch| batch.sink.handled(batch.records)),
+                Err(error) => {
+                    let reason: Arc<str> = error.to_string().into();
+                    let later = take_unheard(&mut self.state.lock(), &connection);
+                    for batch in batches.into_iter().chain(later) {
+                        batch.sink.closed_over(batch.records, reason.clone());
+                    }
+                }
+            }
+        }
+    }
+
     fn completion(
         self: &Arc<Self>,
         connection: Arc<BrokerConnection>,
@@ -237,11 +308,14 @@ impl Dispatcher {
             let response = result.and_then(|body| decode_answer::<ProduceRequest>(&address, version, body));
             match &response {
                 Ok(response) => {
-                    let codes = produce_request::error_codes(response);
+                    let answers = produce_request::answers(response);
                     for parcel in parcels {
                         let key = (&*parcel.portion.topic, parcel.portion.partition);
-                        match codes.get(&key).copied() {
-                            Some(code) => parcel.answer(Answer::Code(code), None),
+                        let told = |answer: &&PartitionProduceResponse| {
+                            (answer.error_code, produce_request::refusal(answer))
+                        };
+                        match answers.get(&key).map(told) {
+                            Some((code, refusal)) => parcel.answer(Answer::Code(code), refusal),
                             None => parcel.answer(
                                 Answer::Lost,
                                 Some(
@@ -307,6 +381,10 @@ impl Dispatcher {
 fn take_ready(state: &mut State) -> Vec<Parcel> {
     state.ready_bytes = 0;
     state.ready.drain(..).collect()
+}
+
+fn take_unheard(state: &mut State, connection: &Arc<BrokerConnection>) -> Vec<Unheard> {
+    state.unheard.extract_if(.., |batch| Arc::ptr_eq(&batch.connection, connection)).collect()
 }
 
 /// The parcels of the next request.

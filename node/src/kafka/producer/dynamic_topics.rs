@@ -1,13 +1,14 @@
 //! The topics of a bridge whose topic is a template: a producer for each, opened when its first record comes.
 //!
 //! Invariants:
-//! * At most [`DynamicOptions::max_topics`] producers are open. One that has had nothing to do for
+//! * At most [`DynamicOptions::max_topics`] producers are open, not counting as many again whose topic takes nothing for the moment: one topic that
+//!   waits does not take the place of another. One that has had nothing to do for
 //!   [`DynamicOptions::idle_timeout`] is closed; earlier, where another topic needs its place. Only empty ones are closed, so
 //!   that the order of a topic's records outlasts its producer.
 //! * What all of them hold together stays within one [`Budget`]. Without room or place a record with a ticket is refused until there is
 //!   some, and one without is dropped and counted.
-//! * A topic that Kafka does not know in two metadata answers in a row is not asked for again for [`UNKNOWN_FOR`]; its records are
-//!   refused at once meanwhile ([`NoSuchTopic`]).
+//! * A topic that Kafka does not know, or that we may not write to, in two answers in a row is not asked for again for [`UNUSABLE_FOR`];
+//!   its records are refused at once meanwhile ([`NoTopic`]).
 //! * Books outlast their producers: [`DynamicTopics::ledger`] is the sum of all there ever were.
 
 use std::collections::HashMap;
@@ -26,24 +27,24 @@ use super::dispatcher::Dispatchers;
 use super::obstacle::Obstacle;
 use super::route::Routes;
 use super::topic_producer::{
-    PartitionRow, Restored, Status, StopReport, TopicProducer, TopicProducerHandle, TopicProducerOptions,
+    NoTopic, PartitionRow, Restored, Status, StopReport, TopicProducer, TopicProducerHandle,
+    TopicProducerOptions,
 };
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Outcome, Ticket, WakeList};
 use crate::kafka::client::Client;
 
-/// How long an unknown topic stays unknown without another look.
-pub const UNKNOWN_FOR: Duration = Duration::from_secs(30);
+/// How long a topic stays unknown, or forbidden, without another look.
+pub const UNUSABLE_FOR: Duration = Duration::from_secs(30);
 
 /// How often idle producers are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Sweeps after which a topic that takes nothing gives its place away: longer than a leader election.
+const STALLED_AFTER: u8 = 3;
+
 /// How often Kafka is asked whether it is there, while all is well.
 const PROBE: Duration = Duration::from_secs(15);
-
-/// There is no such topic: the record fails with [`ReasonCode::TopicNameInvalid`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSuchTopic;
 
 /// Settings.
 #[derive(Debug, Clone)]
@@ -62,11 +63,19 @@ pub(super) struct Open {
     pub(super) producer: TopicProducerHandle,
     /// Since when a sweep has found it empty and with nothing new.
     idle_since: Option<Instant>,
-    /// Records it had taken by the last sweep.
+    /// Records it had taken, and written, by the last sweep.
     matched: u64,
+    written: u64,
+    /// Sweeps in a row at which something waited, in trouble, and nothing had been written since the one before.
+    stuck: u8,
 }
 
 impl Open {
+    /// Its topic takes nothing for the moment.
+    fn is_stalled(&self) -> bool {
+        self.stuck >= STALLED_AFTER
+    }
+
     fn is_empty(&self) -> bool {
         let ledger = self.producer.ledger();
         ledger.queuing + ledger.inflight == 0
@@ -130,7 +139,7 @@ impl DynamicTopics {
         record: &Record<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
-    ) -> Result<Accepted, NoSuchTopic> {
+    ) -> Result<Accepted, NoTopic> {
         // Under the lock: nobody closes a producer between the look and the append.
         if let Some(known) = offer(&self.open.read(), topic, record, ticket, wakes) {
             return known;
@@ -142,13 +151,13 @@ impl DynamicTopics {
         if let Some(known) = offer(&open, topic, record, ticket, wakes) {
             return known;
         }
-        if let Some(unknown) = open.get(topic) {
-            if !unknown.is_empty() {
-                return Err(NoSuchTopic);
+        if let Some(unusable) = open.get(topic) {
+            if let Some((_, why)) = unusable.producer.unusable().filter(|_| !unusable.is_empty()) {
+                return Err(why);
             }
             self.close(&mut open, topic);
         }
-        if open.len() >= self.options.max_topics && !self.make_place(&mut open) {
+        if self.is_full(&open) && !self.make_place(&mut open) {
             if ticket.is_some() {
                 self.budget.refuse();
                 return Ok(Accepted::Full(self.budget.room().clone()));
@@ -178,19 +187,32 @@ impl DynamicTopics {
         let options = TopicProducerOptions {
             topic: topic.into(),
             budget: Some(self.budget.clone()),
-            unknown_is_final: true,
+            unusable_is_final: true,
             ..self.options.producer.clone()
         };
         let _runtime = self.runtime.enter();
         let producer = TopicProducer::start_restored(self.dispatchers.clone(), options, restore)?;
-        Ok(Open { producer, idle_since: None, matched: 0 })
+        Ok(Open { producer, idle_since: None, matched: 0, written: 0, stuck: 0 })
     }
 
-    /// Closes the producer that has been idle for longest; false where all have something to do.
+    /// Whether there is no place for another topic.
+    fn is_full(&self, open: &HashMap<Box<str>, Open>) -> bool {
+        let most = self.options.max_topics;
+        open.len() >= most && {
+            let stalled = open.values().filter(|open| open.is_stalled()).count();
+            open.len() - stalled.min(most) >= most
+        }
+    }
+
+    /// Closes a producer whose topic is of no use, or else the one that has been idle for longest; false where all have something to do.
     fn make_place(&self, open: &mut HashMap<Box<str>, Open>) -> bool {
         let idle = open.iter().filter(|(_, open)| open.is_empty());
-        let idle = idle.filter_map(|(topic, open)| Some((open.idle_since?, topic)));
-        let Some(topic) = idle.min().map(|(_, topic)| topic.clone()) else { return false };
+        let idle = idle.filter_map(|(topic, open)| {
+            let usable = open.producer.unusable().is_none();
+            Some((usable, open.idle_since.filter(|_| usable), topic))
+                .filter(|(usable, since, _)| !usable || since.is_some())
+        });
+        let Some(topic) = idle.min().map(|(_, _, topic)| topic.clone()) else { return false };
         self.close(open, &topic);
         true
     }
@@ -243,7 +265,7 @@ impl DynamicTopics {
         self.open.read().len()
     }
 
-    /// Whether Kafka is there. What single topics lack does not show here.
+    /// Whether Kafka is there. What single topics lack shows here only while none is well.
     pub fn status(&self) -> Status {
         self.status.lock().clone()
     }
@@ -266,20 +288,29 @@ impl DynamicTopics {
         StopReport { given_up: reports.iter().map(|report| report.given_up).sum() }
     }
 
-    /// Looks for idle producers and closes those that have been for long enough; true where a topic is in trouble.
-    fn sweep(&self) -> bool {
+    /// Looks for idle producers and closes those that have been for long enough, and for those that do not move. The trouble of one that is
+    /// in any.
+    fn sweep(&self) -> Troubles {
         let now = Instant::now();
         let mut all = self.open.write();
-        let (mut closing, mut trouble) = (Vec::new(), false);
+        let (mut closing, mut some, mut shown, mut well) = (Vec::new(), false, None, false);
         for (topic, open) in &mut *all {
             let ledger = open.producer.ledger();
             let is_idle = ledger.queuing + ledger.inflight == 0 && ledger.matched == open.matched;
-            open.matched = ledger.matched;
+            let unusable = open.producer.unusable();
+            let status = open.producer.status().borrow().clone();
+            let in_trouble = unusable.is_none() && status != Status::Connected;
+            let moves = ledger.success != open.written || ledger.queuing + ledger.inflight == 0;
+            open.stuck = if in_trouble && !moves { open.stuck.saturating_add(1) } else { 0 };
+            (open.matched, open.written) = (ledger.matched, ledger.success);
             open.idle_since = is_idle.then(|| open.idle_since.unwrap_or(now));
-            let unknown = open.producer.unknown_since();
-            trouble |= unknown.is_none() && *open.producer.status().borrow() != Status::Connected;
-            let over = match unknown {
-                Some(since) => now.duration_since(since) >= UNKNOWN_FOR,
+            some |= in_trouble;
+            well |= status == Status::Connected;
+            if open.is_stalled() || (in_trouble && is_idle) {
+                shown.get_or_insert(status);
+            }
+            let over = match unusable {
+                Some((since, _)) => now.duration_since(since) >= UNUSABLE_FOR,
                 None => open.idle_since.is_some_and(|since| now - since >= self.options.idle_timeout),
             };
             if is_idle && over {
@@ -290,8 +321,22 @@ impl DynamicTopics {
             tracing::debug!(topic = &*topic, "an idle topic is closed");
             self.close(&mut all, &topic);
         }
-        trouble
+        // One that is idle, or does not move, has a place to give: who waits for one tries again.
+        drop(all);
+        if self.budget.take_refused() {
+            self.budget.room().notify_one();
+        }
+        self.budget.room().notify_waiters();
+        Troubles { some, of_all: shown.filter(|_| !well) }
     }
+}
+
+/// What a sweep found.
+struct Troubles {
+    /// A topic is in trouble.
+    some: bool,
+    /// How one of them is doing, where none is well.
+    of_all: Option<Status>,
 }
 
 impl std::fmt::Debug for DynamicTopics {
@@ -315,16 +360,20 @@ fn offer(
     record: &Record<'_>,
     ticket: Option<&Ticket>,
     wakes: &mut WakeList,
-) -> Option<Result<Accepted, NoSuchTopic>> {
+) -> Option<Result<Accepted, NoTopic>> {
     let open = open.get(topic)?;
-    if let Some(since) = open.producer.unknown_since() {
-        return (since.elapsed() < UNKNOWN_FOR).then_some(Err(NoSuchTopic));
+    if let Some((since, why)) = open.producer.unusable() {
+        return (since.elapsed() < UNUSABLE_FOR).then_some(Err(why));
     }
-    Some(match open.producer.append(record, ticket, wakes) {
+    let accepted = open.producer.append(record, ticket, wakes);
+    if let Accepted::Done(Outcome::Failed(reason)) = accepted
+        && let Some((_, why)) = open.producer.unusable()
+        && reason == why.reason()
+    {
         // It has turned out this moment.
-        Accepted::Done(Outcome::Failed(ReasonCode::TopicNameInvalid)) => Err(NoSuchTopic),
-        accepted => Ok(accepted),
-    })
+        return Some(Err(why));
+    }
+    Some(Ok(accepted))
 }
 
 /// Closes idle producers and watches whether Kafka is there.
@@ -332,15 +381,15 @@ async fn sweep(topics: Weak<DynamicTopics>, client: Client) {
     let mut asked: Option<Instant> = None;
     let (mut healthy, mut worked) = (false, false);
     loop {
-        let trouble = match topics.upgrade() {
+        let troubles = match topics.upgrade() {
             Some(topics) => topics.sweep(),
             None => return,
         };
-        if trouble || !healthy || asked.is_none_or(|asked| asked.elapsed() >= PROBE) {
+        if troubles.some || !healthy || asked.is_none_or(|asked| asked.elapsed() >= PROBE) {
             asked = Some(Instant::now());
             let answer = client.metadata(Some(&[]), false).await;
             let status = match answer {
-                Ok(_) => Status::Connected,
+                Ok(_) => troubles.of_all.unwrap_or(Status::Connected),
                 Err(error) => Obstacle::failure(&error).status(worked),
             };
             healthy = status == Status::Connected;

@@ -9,7 +9,6 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::flow::{AckSink, SequenceRange};
-use crate::kafka::buffer::Lives;
 use crate::kafka::buffer::disk_double::Double;
 
 #[derive(Default)]
@@ -500,7 +499,7 @@ async fn while_memory_is_short_new_records_come_in_place_of_old_ones_beyond_the_
 
 fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let (buffer, _) = Buffer::open(directory.path(), 1 << 20, Lives::default()).unwrap();
+    let (buffer, _) = Buffer::open(directory.path(), 1 << 20).unwrap();
     let place = Place { topic: "t".into(), partition: 0 };
     let store = Some(Store { buffer, place, answers: true });
     let sleeper = Arc::new(Sleeper::default());

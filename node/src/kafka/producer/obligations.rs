@@ -165,6 +165,11 @@ impl Obligations {
         self.stored.as_ref().map_or(&[], |stored| &stored.numbers)
     }
 
+    /// When the first record came, as far as it is known.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// Records.
     pub fn records(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.count)).sum()

@@ -28,21 +28,26 @@ use kafka_protocol::messages::describe_producers_request::{DescribeProducersRequ
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::core::{self, Answer, Appetite, Batch, Fate, Output, PartitionCore, Trouble};
+use super::core::{self, Answer, Appetite, Batch, Fate, Output, PartitionCore, Remedy, Trouble};
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
 use super::inbox::{PartitionInbox, Taken};
 use super::obligations::{End, Obligations};
 use super::obstacle::is_outage;
 use super::route::Routes;
-use super::topic_producer::TopicMessage;
-use super::verdict::describe;
+use super::standstill::Refusals;
+use super::timestamps::{self, TimestampSource, Timestamps};
+use super::topic_producer::{FORBIDDEN_TOPIC, TopicMessage};
+use super::verdict::{INVALID_TIMESTAMP, describe};
 use crate::flow::Wake;
 use crate::kafka::buffer::{Buffer, Place, Seal};
 use crate::kafka::client::{Client, Purpose};
 
 /// Why a record is given up for its age.
 pub(super) const TOO_OLD: &str = "older than max_batch_age";
+
+/// Why records of a lost partition are given up.
+const GONE: &str = "its partition is gone, and its key binds it to that";
 
 /// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
 /// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records. Less where
@@ -69,9 +74,13 @@ pub enum PartitionMessage {
         attempt: u64,
         /// How.
         answer: Answer,
-        /// In words, where no answer came.
+        /// Why no answer came, or why Kafka refuses the batch, in words.
         reason: Option<Arc<str>>,
     },
+    /// Without acks: the connection was closed before so many records were handled.
+    ClosedOver(u32, Arc<str>),
+    /// Without acks: records were handled, for the first time since some may not have been.
+    Handled,
     /// Metadata names this leader.
     Leader(Option<i32>),
     /// The producer id asked for.
@@ -87,9 +96,18 @@ pub enum PartitionMessage {
     ProducerKnown(Option<bool>),
     /// A pause is over.
     Tick,
-    /// The partition is gone: end everything held like this.
+    /// The topic is of no use: end everything held like this.
     GiveUp(End, &'static str),
-    /// The partition is gone, and its records may go to another one.
+    /// The partition is gone: records that no key binds to it go to another one, the rest fails.
+    Gone {
+        /// Of the topic.
+        routes: Arc<Routes>,
+        /// The other one.
+        to: Arc<Partition>,
+        /// Whether a key binds a record.
+        keyed: bool,
+    },
+    /// Its records go to another one.
     MoveTo(Arc<Routes>, Arc<Partition>),
     /// A panic, for tests.
     #[cfg(test)]
@@ -111,6 +129,8 @@ pub struct Partition {
     pub trouble: Mutex<Option<Arc<str>>>,
     /// Whether that is an outage, and nobody said no.
     pub trouble_passes: AtomicBool,
+    /// Records that Kafka refused for good.
+    pub refusals: Refusals,
     /// An actor holds batches of it.
     pub served: AtomicBool,
     /// Batches that were under way when its actor panicked, in order; complete once nobody serves it.
@@ -170,6 +190,10 @@ pub struct PartitionSetup {
     pub max_age: Option<Duration>,
     /// Where records go that are given up.
     pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Where timestamps come from.
+    pub timestamps: TimestampSource,
+    /// The parent is told where we may not write to the topic.
+    pub forbidden_is_final: bool,
     /// Who asks for metadata and producer ids on its behalf.
     pub parent: ActorRef<TopicMessage>,
     /// Leader known so far.
@@ -197,6 +221,15 @@ pub struct Held {
     timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
     lost_because: Option<Arc<str>>,
     told_trouble: Option<Arc<str>>,
+    /// What `told_trouble` is the text of.
+    told: Option<Trouble>,
+    timestamps: Arc<Timestamps>,
+    /// Kafka has refused records for good since it took one.
+    refuses: bool,
+    /// How often in a row all that was under way was refused because we may not write to the topic.
+    forbidden: u32,
+    /// Records over which a connection may have been closed.
+    unheard: u64,
 }
 
 /// A sealed batch with what is owed for it.
@@ -206,6 +239,30 @@ pub struct Outgoing {
     weight: usize,
     expires_at: Option<Instant>,
     obligations: Obligations,
+    timestamps: Arc<Timestamps>,
+    /// How often its records were given another timestamp.
+    restamps: u8,
+}
+
+impl Outgoing {
+    /// Its records, not sealed.
+    fn records(&self) -> Option<BatchBuilder> {
+        self.sealed.split(usize::MAX, self.weight).ok()?.pop()
+    }
+
+    /// Replaces its timestamps: by none, then by the latest that the broker is known to take.
+    fn replace_timestamps(&mut self) -> Option<()> {
+        let timestamp = match self.restamps {
+            0 => timestamps::NONE,
+            1 => self.timestamps.acceptable()?,
+            _ => return None,
+        };
+        self.restamps += 1;
+        let records = timestamps::restamped(&self.records()?, timestamp)?;
+        self.weight = records.len();
+        self.sealed = records.seal(self.compression, self.sealed.identity()).ok()?;
+        Some(())
+    }
 }
 
 impl Batch for Outgoing {
@@ -234,14 +291,32 @@ impl Batch for Outgoing {
         let Ok([first, second]) = <[BatchBuilder; 2]>::try_from(halves) else { return Err(self) };
         let (records, bytes) = (first.count() as u64, first.len() - HEADER_LEN);
         let weights = (first.len(), second.len());
-        let (compression, expires_at) = (self.compression, self.expires_at);
+        let (compression, expires_at, restamps) = (self.compression, self.expires_at, self.restamps);
+        let timestamps = self.timestamps.clone();
         let seal = |builder: BatchBuilder| builder.seal(compression, ProducerIdentity::NONE);
         let (Ok(first), Ok(second)) = (seal(first), seal(second)) else { return Err(self) };
         let owed = self.obligations.split_off_first(records, bytes);
         Ok((
-            Self { sealed: first, compression, weight: weights.0, expires_at, obligations: owed },
+            Self {
+                sealed: first,
+                compression,
+                weight: weights.0,
+                expires_at,
+                obligations: owed,
+                timestamps,
+                restamps,
+            },
             Self { sealed: second, weight: weights.1, ..self },
         ))
+    }
+
+    fn mend_timestamps(&mut self) -> Remedy {
+        if self.timestamps.are_replaceable() {
+            return self.replace_timestamps().map_or(Remedy::None, |()| Remedy::Restamped);
+        }
+        let since = self.obligations.since();
+        let waits = self.records().is_some_and(|records| self.timestamps.will_pass(&records, since));
+        if waits { Remedy::Wait } else { Remedy::None }
     }
 
     fn wire(&self) -> Bytes {
@@ -249,12 +324,22 @@ impl Batch for Outgoing {
     }
 }
 
-struct AnswerTo(ActorRef<PartitionMessage>);
+struct AnswerTo(ActorRef<PartitionMessage>, Arc<Partition>);
 
 impl AnswerSink for AnswerTo {
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>) {
         // Where the actor is gone its obligations have ended with it.
         let _ = self.0.send_message(PartitionMessage::Answered { attempt, answer, reason });
+    }
+
+    fn handled(&self, records: u32) {
+        if self.1.refusals.note_handled(u64::from(records)) {
+            let _ = self.0.send_message(PartitionMessage::Handled);
+        }
+    }
+
+    fn closed_over(&self, records: u32, reason: Arc<str>) {
+        let _ = self.0.send_message(PartitionMessage::ClosedOver(records, reason));
     }
 }
 
@@ -268,18 +353,24 @@ impl Actor for PartitionProducer {
         myself: ActorRef<PartitionMessage>,
         mut setup: PartitionSetup,
     ) -> Result<Held, ActorProcessingErr> {
-        let core = resume(&mut setup);
+        let timestamps = Arc::new(Timestamps::new(setup.timestamps));
+        let core = resume(&mut setup, &timestamps);
         setup.partition.actor.belongs_to(myself.clone());
         setup.partition.served.store(true, Ordering::Release);
         Ok(Held {
             core,
-            sink: Arc::new(AnswerTo(myself)),
+            sink: Arc::new(AnswerTo(myself, setup.partition.clone())),
             dispatcher: None,
             bulk: BULK_BYTES.min(setup.batch_bytes),
             linger_until: None,
             timer: None,
             lost_because: None,
             told_trouble: None,
+            told: None,
+            timestamps,
+            refuses: false,
+            forbidden: 0,
+            unheard: 0,
             setup,
         })
     }
@@ -304,10 +395,17 @@ impl Actor for PartitionProducer {
         match message {
             PartitionMessage::Wake => {}
             PartitionMessage::Answered { attempt, answer, reason } => {
-                if reason.is_some() {
-                    held.lost_because = reason;
+                match answer {
+                    Answer::Code(INVALID_TIMESTAMP) => held.timestamps.note_refusal(reason.as_deref()),
+                    Answer::Code(_) => {}
+                    Answer::Lost | Answer::NotSent => held.lost_because = reason.or(held.lost_because.take()),
                 }
                 held.core.answered(now, attempt, answer);
+                held.note_permission(answer);
+            }
+            PartitionMessage::ClosedOver(records, reason) => held.closed_over(records, &reason),
+            PartitionMessage::Handled => {
+                let _ = held.setup.parent.send_message(TopicMessage::TroubleChanged);
             }
             PartitionMessage::Leader(leader) => held.core.leader_is(now, leader),
             PartitionMessage::ProducerId { id, epoch } => held.core.producer_id_is(now, id, epoch),
@@ -318,6 +416,7 @@ impl Actor for PartitionProducer {
                 held.core.tick(now);
             }
             PartitionMessage::GiveUp(end, why) => held.give_up(end, why),
+            PartitionMessage::Gone { routes, to, keyed } => held.gone(&routes, &to, keyed),
             PartitionMessage::MoveTo(routes, to) => held.move_to(&routes, &to),
             #[cfg(test)]
             PartitionMessage::Panic => std::panic::resume_unwind(Box::new("on purpose")),
@@ -337,12 +436,12 @@ impl Actor for PartitionProducer {
 }
 
 /// A core with the batches from before a restart.
-fn resume(setup: &mut PartitionSetup) -> PartitionCore<Outgoing> {
+fn resume(setup: &mut PartitionSetup, timestamps: &Arc<Timestamps>) -> PartitionCore<Outgoing> {
     let replay = std::mem::take(&mut setup.replay);
     let Some((first, _)) = replay.first() else { return PartitionCore::new(setup.core.clone()) };
     let first = *first;
     let batches: Vec<Outgoing> =
-        replay.into_iter().filter_map(|(stamp, taken)| seal(setup, taken, stamp)).collect();
+        replay.into_iter().filter_map(|(stamp, taken)| seal(setup, taken, stamp, timestamps)).collect();
     tracing::info!(
         topic = %setup.topic,
         partition = setup.partition.index,
@@ -356,7 +455,12 @@ fn resume(setup: &mut PartitionSetup) -> PartitionCore<Outgoing> {
     }
 }
 
-fn seal(setup: &PartitionSetup, taken: Taken, stamp: ProducerIdentity) -> Option<Outgoing> {
+fn seal(
+    setup: &PartitionSetup,
+    taken: Taken,
+    stamp: ProducerIdentity,
+    timestamps: &Arc<Timestamps>,
+) -> Option<Outgoing> {
     let Taken { builder, obligations, expires_at } = taken;
     let weight = builder.len();
     let compression = setup.compression;
@@ -365,7 +469,15 @@ fn seal(setup: &PartitionSetup, taken: Taken, stamp: ProducerIdentity) -> Option
         failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
     });
     match sealed {
-        Ok((sealed, compression)) => Some(Outgoing { sealed, compression, weight, expires_at, obligations }),
+        Ok((sealed, compression)) => Some(Outgoing {
+            sealed,
+            compression,
+            weight,
+            expires_at,
+            obligations,
+            timestamps: timestamps.clone(),
+            restamps: 0,
+        }),
         Err(failed) => {
             tracing::error!(topic = %setup.topic, error = %failed.error, "a batch cannot be sealed");
             obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
@@ -433,7 +545,7 @@ impl Held {
             let Some(stamp) = self.core.next_stamp() else { break };
             let Some(taken) = inbox.take() else { break };
             self.linger_until = None;
-            if let Some(batch) = seal(&self.setup, taken, stamp) {
+            if let Some(batch) = seal(&self.setup, taken, stamp, &self.timestamps) {
                 self.core.push(now, batch);
             }
         }
@@ -442,6 +554,42 @@ impl Held {
         }
         self.set_timer(myself);
         self.show_trouble();
+    }
+
+    /// Tells the parent of a topic that we may not write to, when Kafka has said so of a resend, too.
+    fn note_permission(&mut self, answer: Answer) {
+        match answer {
+            Answer::Code(FORBIDDEN_TOPIC) if self.core.in_flight() == 0 => self.forbidden += 1,
+            Answer::Code(0) => self.forbidden = 0,
+            _ => {}
+        }
+        if self.forbidden == 2 && self.setup.forbidden_is_final {
+            let _ = self.setup.parent.send_message(TopicMessage::Forbidden);
+        }
+    }
+
+    /// Without acks nothing else tells that Kafka refuses a batch. It counts as written, as is promised then.
+    fn closed_over(&mut self, records: u32, reason: &str) {
+        let setup = &self.setup;
+        let before = self.unheard;
+        self.unheard += u64::from(records);
+        // Not each of a flood: the first, then with every doubling.
+        if before == 0 || self.unheard.ilog2() != before.ilog2() {
+            tracing::warn!(
+                topic = %setup.topic,
+                partition = setup.partition.index,
+                records,
+                in_all = self.unheard,
+                reason,
+                "the connection was closed over batches that were written with required_acks = none: they may be lost"
+            );
+        }
+        let why = format!(
+            "with required_acks = none it closes the connection over a batch that it refuses, for instance one that is too large or not \
+             authorized ({reason})"
+        );
+        setup.partition.refusals.add_unheard(&why);
+        let _ = setup.parent.send_message(TopicMessage::TroubleChanged);
     }
 
     /// Bytes that must wait for an idle line to take them: any, unless it is to wait for more.
@@ -466,8 +614,7 @@ impl Held {
         let mut left = self.setup.partition.left_behind.lock();
         for (batch, _) in self.core.abandon() {
             let stamp = batch.sealed.identity();
-            let builder = batch.sealed.split(usize::MAX, batch.weight).ok().and_then(|mut all| all.pop());
-            if let Some(builder) = builder {
+            if let Some(builder) = batch.records() {
                 let Outgoing { obligations, expires_at, .. } = batch;
                 left.push((stamp, Taken { builder, obligations, expires_at }));
             }
@@ -547,9 +694,15 @@ impl Held {
         }
     }
 
-    fn complete(&self, batch: Outgoing, fate: Fate) {
+    fn complete(&mut self, batch: Outgoing, fate: Fate) {
         let (end, why, code) = match fate {
-            Fate::Success => return batch.obligations.end(End::Success),
+            Fate::Success => {
+                batch.obligations.end(End::Success);
+                if std::mem::take(&mut self.refuses) {
+                    let _ = self.setup.parent.send_message(TopicMessage::TroubleChanged);
+                }
+                return;
+            }
             Fate::Refused { reason, code } => (End::Failed(reason), describe(code), Some(code)),
             Fate::RetriesUsedUp { code } => {
                 let why = format!("max_retries: {}", describe(code));
@@ -558,14 +711,19 @@ impl Held {
             Fate::Expired => (End::Expired(ReasonCode::UnspecifiedError), TOO_OLD.to_owned(), None),
         };
         let (topic, partition) = (&self.setup.topic, self.setup.partition.index);
-        tracing::warn!(%topic, partition, records = batch.records(), why, "records are given up");
+        let records = Batch::records(&batch);
+        tracing::warn!(%topic, partition, records, why, "giving up on records");
         self.bury_batch(batch, end, &why, code);
+        if code.is_some() {
+            self.refuses = true;
+            self.setup.partition.refusals.add(u64::from(records), &why);
+            let _ = self.setup.parent.send_message(TopicMessage::TroubleChanged);
+        }
     }
 
     fn bury_batch(&self, batch: Outgoing, end: End, why: &str, code: Option<i16>) {
         let buried = self.setup.dead_letters.is_some() && !matches!(end, End::Stopped(_));
-        let records = buried.then(|| batch.sealed.split(usize::MAX, batch.weight).ok()).flatten();
-        match records.and_then(|mut builders| builders.pop()) {
+        match buried.then(|| batch.records()).flatten() {
             Some(records) => self.bury(&records, batch.obligations, end, why, code),
             None => batch.obligations.end(end),
         }
@@ -595,11 +753,46 @@ impl Held {
         }
     }
 
+    /// The partition is gone.
+    fn gone(&mut self, routes: &Routes, to: &Partition, keyed: bool) {
+        let inbox = self.setup.partition.inbox.clone();
+        let held = |inbox: &PartitionInbox| {
+            let ledger = inbox.ledger();
+            ledger.queuing + ledger.inflight
+        };
+        let before = held(&inbox);
+        if keyed {
+            let batches = self.core.abandon().into_iter().filter_map(|(batch, _)| {
+                let records = batch.records();
+                if records.is_none() {
+                    tracing::error!(topic = %self.setup.topic, "a batch cannot be read again: its records fail");
+                }
+                // Dropped, its obligations end as failed.
+                Some((records?, batch.obligations))
+            });
+            routes.rehome_keyless(batches.collect(), &inbox, to);
+            to.actor.wake();
+        } else {
+            self.move_to(routes, to);
+        }
+        let given_up = held(&inbox);
+        if before > 0 {
+            tracing::warn!(
+                topic = %self.setup.topic,
+                partition = self.setup.partition.index,
+                moved = before - given_up,
+                given_up,
+                dead_letters = self.setup.dead_letters.is_some(),
+                "records of a partition that is gone"
+            );
+        }
+        self.give_up(End::Failed(ReasonCode::ImplementationSpecificError), GONE);
+    }
+
     /// In order; what cannot be taken apart again is given up.
     fn move_to(&mut self, routes: &Routes, to: &Partition) {
         for (batch, _) in self.core.abandon() {
-            let records = batch.sealed.split(usize::MAX, batch.weight);
-            match records.ok().and_then(|mut builders| builders.pop()) {
+            match batch.records() {
                 Some(builder) => routes.rehome(builder, batch.obligations, to),
                 None => batch.obligations.end(End::Failed(ReasonCode::ImplementationSpecificError)),
             }
@@ -651,6 +844,11 @@ impl Held {
         partition.leader.store(leader.unwrap_or(-1), Ordering::Relaxed);
         let trouble: Option<Arc<str>> = match self.core.trouble() {
             None => None,
+            // How far off a clock is changes from one refusal to the next.
+            Some(trouble @ Trouble::Code(INVALID_TIMESTAMP)) => match &self.told_trouble {
+                Some(told) if self.told == Some(trouble) => Some(told.clone()),
+                _ => Some(self.timestamps.describe().into()),
+            },
             Some(Trouble::Code(code)) => Some(describe(code).into()),
             Some(Trouble::Lost) => {
                 Some(self.lost_because.clone().unwrap_or_else(|| "the connection was lost".into()))
@@ -669,6 +867,7 @@ impl Held {
             partition.trouble_passes.store(passes, Ordering::Relaxed);
             partition.trouble.lock().clone_from(&trouble);
             self.told_trouble = trouble;
+            self.told = self.core.trouble();
             let _ = self.setup.parent.send_message(TopicMessage::TroubleChanged);
         }
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::{Request, VersionRange};
 
@@ -87,18 +88,25 @@ pub fn encode<'a>(
     parts
 }
 
-/// Error codes by topic and partition.
-pub fn error_codes(response: &ProduceResponse) -> HashMap<(&str, i32), i16> {
+/// The answers for single partitions, by topic and partition.
+pub fn answers(response: &ProduceResponse) -> HashMap<(&str, i32), &PartitionProduceResponse> {
     let topics = response.responses.iter();
     topics
         .flat_map(|topic| {
             let name = topic.name.0.as_str();
-            topic
-                .partition_responses
-                .iter()
-                .map(move |partition| ((name, partition.index), partition.error_code))
+            topic.partition_responses.iter().map(move |partition| ((name, partition.index), partition))
         })
         .collect()
+}
+
+/// Most bytes of a broker's text that are kept.
+const MOST_TEXT: usize = 500;
+
+/// The broker's text about a refusal: the one about a single record, where there is one.
+pub fn refusal(answer: &PartitionProduceResponse) -> Option<Arc<str>> {
+    let of_record = answer.record_errors.iter().find_map(|error| error.batch_index_error_message.as_ref());
+    let text = of_record.or(answer.error_message.as_ref()).filter(|_| answer.error_code != 0)?;
+    Some(text.get(..text.floor_char_boundary(MOST_TEXT))?.into())
 }
 
 fn put_length(out: &mut BytesMut, flexible: bool, length: usize) {

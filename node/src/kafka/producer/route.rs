@@ -354,16 +354,6 @@ impl Routes {
             partition.inbox.admit_only(generation);
         }
         self.route.store(Arc::new(Route { generation, partitions: kept.clone() }));
-        if !self.partitioner.is_keyed() && !kept.is_empty() {
-            // What waits for a lost partition may go to any other.
-            for (index, partition) in lost.iter().enumerate() {
-                while let Some(batch) = partition.inbox.surrender() {
-                    if let Some(other) = kept.get(index % kept.len().max(1)) {
-                        other.inbox.adopt_batch(batch);
-                    }
-                }
-            }
-        }
         drop((all, pause, exclusive));
         for partition in &kept {
             partition.actor.tell(PartitionMessage::Wake);
@@ -386,6 +376,32 @@ impl Routes {
         let _pause = self.pause();
         while let Some(batch) = from.surrender() {
             to.inbox.adopt_batch(batch);
+        }
+    }
+
+    /// Gives what a lost partition held and what no key binds to it to another one; the rest stays, in order. `under_way` came out of the inbox
+    /// of the lost one.
+    pub(super) fn rehome_keyless(
+        &self,
+        under_way: Vec<(BatchBuilder, Obligations)>,
+        from: &PartitionInbox,
+        to: &Partition,
+    ) {
+        let _exclusive = self.moving.write();
+        let _pause = self.pause();
+        let under_way =
+            under_way.into_iter().filter_map(|(records, owed)| Surrendered::of_flight(records, owed));
+        let held: Vec<Surrendered> = under_way.chain(std::iter::from_fn(|| from.surrender())).collect();
+        for mut batch in held {
+            if !batch.read_back() {
+                from.adopt_lost(batch);
+                continue;
+            }
+            let since = batch.since();
+            batch.for_each(|record, ticket, stored| {
+                let inbox = if record.key.is_some() { from } else { &to.inbox };
+                inbox.adopt(record, ticket, stored, since);
+            });
         }
     }
 

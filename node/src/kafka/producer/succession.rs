@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::dynamic_topics::DynamicTopics;
 use super::inbox::{InboxLimits, PartitionInbox};
 use super::partition_producer::{Doorbell, Partition, PartitionMessage};
+use super::standstill::Refusals;
 use super::topic_producer::TopicProducerHandle;
 use crate::bridge::ledger::Ledger;
 
@@ -63,6 +64,7 @@ impl TopicProducerHandle {
             leader: (-1).into(),
             trouble: parking_lot::Mutex::default(),
             trouble_passes: false.into(),
+            refusals: Refusals::default(),
             actor: Arc::default(),
         });
         let moving = async {

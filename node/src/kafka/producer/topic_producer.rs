@@ -9,7 +9,7 @@
 //! partition that can no longer use the id gets a newer one; an id is never given out again after a newer one.
 //!
 //! Invariants:
-//! * A partition's loss is believed when a second, later view says the same.
+//! * A partition's loss is believed when the topic has another id, or after some minutes: see `incarnation`.
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,6 +29,7 @@ use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
 use super::inbox::{InboxLimits, Spillway, Store, Taken};
+use super::incarnation::{Incarnation, Look};
 use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
@@ -37,7 +38,8 @@ use super::partition_producer::{
 };
 use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
-use super::standstill::{Sign, Standstill};
+use super::standstill::{Refusals, Sign, Standstill};
+use super::timestamps::TimestampSource;
 use crate::bridge::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::buffer::{Buffer, Place, Seal};
@@ -63,8 +65,44 @@ const NO_SUCH_TOPIC: i16 = 3;
 /// `INVALID_TOPIC_EXCEPTION`.
 const INVALID_TOPIC: i16 = 17;
 
-/// Why records of a topic that does not exist are given up.
-pub(super) const UNKNOWN_TOPIC: &str = "Kafka does not know the topic";
+/// `TOPIC_AUTHORIZATION_FAILED`.
+pub(super) const FORBIDDEN_TOPIC: i16 = 29;
+
+/// Why a topic that a message named is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTopic {
+    /// Kafka does not know it: its records fail with [`ReasonCode::TopicNameInvalid`].
+    Unknown,
+    /// We may not write to it, or it is not there and we may not know: its records fail with [`ReasonCode::NotAuthorized`].
+    Forbidden,
+}
+
+impl NoTopic {
+    /// What an error code says of a topic.
+    fn of(code: i16) -> Option<Self> {
+        match code {
+            NO_SUCH_TOPIC | INVALID_TOPIC => Some(Self::Unknown),
+            FORBIDDEN_TOPIC => Some(Self::Forbidden),
+            _ => None,
+        }
+    }
+
+    /// What publishers are told.
+    pub fn reason(self) -> ReasonCode {
+        match self {
+            Self::Unknown => ReasonCode::TopicNameInvalid,
+            Self::Forbidden => ReasonCode::NotAuthorized,
+        }
+    }
+
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Unknown => "Kafka does not know the topic",
+            Self::Forbidden => "not authorized to write to the topic, or there is no such topic",
+        }
+    }
+}
 
 /// Between attempts to get metadata or a producer id.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
@@ -127,6 +165,8 @@ pub struct TopicProducerOptions {
     pub partitions_limit: Option<usize>,
     /// What is given up goes here.
     pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Where the records' timestamps come from.
+    pub timestamps: TimestampSource,
     /// Connections to each broker among which partitions are spread, at least 1.
     pub connections: u32,
     /// Bytes shared with other topics.
@@ -140,9 +180,9 @@ pub struct TopicProducerOptions {
     pub store: Option<DiskStore>,
     /// What does not fit into the memory goes to files.
     pub spill: Option<Spillway>,
-    /// A topic that Kafka does not know in two metadata answers in a row, the second one fresh, ends its producer: see
-    /// [`TopicProducerHandle::unknown_since`]. Otherwise records wait until there is such a topic.
-    pub unknown_is_final: bool,
+    /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one fresh, ends its producer:
+    /// see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is such a topic.
+    pub unusable_is_final: bool,
     /// Nothing is sent before this says so; records wait in order meanwhile. `None`: from the first moment on.
     pub begin: Option<watch::Receiver<bool>>,
     /// Takes down how long batches took.
@@ -170,13 +210,14 @@ impl TopicProducerOptions {
             late_after: None,
             partitions_limit: None,
             dead_letters: None,
+            timestamps: TimestampSource::default(),
             connections: 1,
             budget: None,
             memory: None,
             overload_protection: false,
             store: None,
             spill: None,
-            unknown_is_final: false,
+            unusable_is_final: false,
             begin: None,
             latency: None,
         }
@@ -258,6 +299,8 @@ pub enum TopicMessage {
     TroubleChanged,
     /// Look whether anything is written at all.
     Look,
+    /// Kafka has told a partition twice that we may not write to the topic.
+    Forbidden,
     /// A connection to a leader, or why there is none.
     Link(i32, Option<Obstacle>),
     /// Look at the connections.
@@ -278,7 +321,7 @@ pub struct TopicProducerHandle {
     pub(super) routes: Arc<Routes>,
     status: watch::Receiver<Status>,
     actor: ActorRef<TopicMessage>,
-    unknown: Arc<OnceLock<Instant>>,
+    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
     buffer: Option<Arc<Buffer>>,
 }
 
@@ -336,17 +379,17 @@ impl TopicProducer {
         let buffer = options.store.as_ref().map(|store| store.buffer.clone());
         let reason = "asking Kafka for the topic's partitions".to_owned();
         let (sender, status) = watch::channel(Status::Connecting { reason });
-        let unknown = Arc::<OnceLock<Instant>>::default();
+        let unusable = Arc::<OnceLock<(Instant, NoTopic)>>::default();
         let setup = Setup {
             dispatchers,
             options,
             routes: routes.clone(),
             status: sender,
-            unknown: unknown.clone(),
+            unusable: unusable.clone(),
             restored,
         };
         let actor = spawn(setup);
-        Ok(TopicProducerHandle { routes, status, actor, unknown, buffer })
+        Ok(TopicProducerHandle { routes, status, actor, unusable, buffer })
     }
 }
 
@@ -384,10 +427,10 @@ impl TopicProducerHandle {
             .collect()
     }
 
-    /// Since when it refuses everything because there is no such topic; only with
-    /// [`TopicProducerOptions::unknown_is_final`]. What it held has failed with [`ReasonCode::TopicNameInvalid`].
-    pub fn unknown_since(&self) -> Option<Instant> {
-        self.unknown.get().copied()
+    /// Since when and why it refuses everything for want of a topic; only with [`TopicProducerOptions::unusable_is_final`]. What it held has
+    /// failed with [`NoTopic::reason`].
+    pub fn unusable(&self) -> Option<(Instant, NoTopic)> {
+        self.unusable.get().copied()
     }
 
     /// How it is doing; changes can be awaited.
@@ -435,7 +478,7 @@ pub struct Setup {
     options: TopicProducerOptions,
     routes: Arc<Routes>,
     status: watch::Sender<Status>,
-    unknown: Arc<OnceLock<Instant>>,
+    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
     restored: Restored,
 }
 
@@ -471,10 +514,10 @@ pub struct Held {
     asking_for_id: Option<Guarded>,
     /// Partitions that wait for a producer id.
     waiting_for_id: Vec<i32>,
-    /// When Kafka first said that it does not know the topic.
-    unknown_since: Option<Instant>,
-    /// When fewer partitions were seen for the first time.
-    fewer_since: Option<(usize, Instant)>,
+    /// When Kafka first said that it does not know the topic, or that we may not write to it.
+    unusable_since: Option<Instant>,
+    /// Whether the topic still is what it was.
+    incarnation: Incarnation,
     /// Why there is no metadata, or what is wrong with the topic.
     topic_trouble: Option<Obstacle>,
     /// Answers in a row by which Kafka does not know the topic.
@@ -537,8 +580,8 @@ impl Actor for TopicProducer {
             producer_id: None,
             asking_for_id: None,
             waiting_for_id: Vec::new(),
-            unknown_since: None,
-            fewer_since: None,
+            unusable_since: None,
+            incarnation: Incarnation::default(),
             topic_trouble: None,
             missing: 0,
             worked: false,
@@ -568,6 +611,7 @@ impl Actor for TopicProducer {
             }
             TopicMessage::TroubleChanged if held.looking => {}
             TopicMessage::TroubleChanged | TopicMessage::Look => held.look(&myself),
+            TopicMessage::Forbidden => held.give_up_topic(NoTopic::Forbidden),
             TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
             TopicMessage::CheckLinks => held.check_links(&myself),
             TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
@@ -648,34 +692,41 @@ impl Held {
             self.topic_trouble =
                 Some(if passes { Obstacle::outage(reason) } else { Obstacle::refusal(reason) });
             self.missing = if error.code() == NO_SUCH_TOPIC { self.missing.saturating_add(1) } else { 0 };
-            if self.setup.options.unknown_is_final && matches!(error.code(), NO_SUCH_TOPIC | INVALID_TOPIC) {
-                self.maybe_unknown(view.as_of);
+            if let Some(why) = NoTopic::of(error.code()).filter(|_| self.setup.options.unusable_is_final) {
+                self.maybe_unusable(view.as_of, why);
             }
             return Ok(());
         }
-        self.unknown_since = None;
+        self.unusable_since = None;
         self.missing = 0;
         if count == 0 {
             self.topic_trouble = Some(Obstacle::refusal(format!("topic {topic:?} has no partitions")));
             return Ok(());
         }
+        let known = self.setup.routes.partitions();
+        // While the number of partitions is changing all of them are to be there.
+        let look = match &self.growth {
+            None => self.incarnation.look(view.topic_id, count, known.len(), view.as_of),
+            Some(_) => Look::Whole,
+        };
+        if look == Look::Stale {
+            self.want_metadata.notify_one();
+            return Ok(());
+        }
         self.topic_trouble = None;
         let leader = |p: &PartitionView| Some(p.leader).filter(|leader| *leader >= 0);
         self.leaders = view.partitions.iter().take(count).map(leader).collect();
-        let known = self.setup.routes.partitions();
-        if self.growth.is_none() {
-            match count.cmp(&known.len()) {
-                std::cmp::Ordering::Less => self.maybe_cut(count, view.as_of),
-                std::cmp::Ordering::Equal => self.fewer_since = None,
-                std::cmp::Ordering::Greater => {
-                    self.fewer_since = None;
-                    if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
-                        self.grow(myself).await?;
-                    } else {
-                        self.begin_growth(myself);
-                    }
+        match look {
+            Look::Doubtful => self.want_metadata.notify_one(),
+            Look::Cut { anew } => self.cut_to(count, anew),
+            Look::Whole if count > known.len() && self.growth.is_none() => {
+                if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
+                    self.grow(myself).await?;
+                } else {
+                    self.begin_growth(myself);
                 }
             }
+            Look::Whole | Look::Stale => {}
         }
         for partition in self.setup.routes.partitions() {
             let leader = self.leader_of(partition.index);
@@ -685,35 +736,39 @@ impl Held {
         Ok(())
     }
 
-    /// A topic that Kafka does not know. Believed when a later view says so too: then everything held has failed for good.
-    fn maybe_unknown(&mut self, as_of: Instant) {
-        match self.unknown_since {
-            Some(first) if first < as_of => {}
-            Some(_) => return self.want_metadata.notify_one(),
+    /// A topic that is of no use. Believed when a later view says so too.
+    fn maybe_unusable(&mut self, as_of: Instant, why: NoTopic) {
+        match self.unusable_since {
+            Some(first) if first < as_of => self.give_up_topic(why),
+            Some(_) => self.want_metadata.notify_one(),
             None => {
-                self.unknown_since = Some(as_of);
-                return self.want_metadata.notify_one();
+                self.unusable_since = Some(as_of);
+                self.want_metadata.notify_one();
             }
         }
-        if self.setup.unknown.set(Instant::now()).is_err() {
+    }
+
+    /// Everything held has failed for good.
+    fn give_up_topic(&mut self, why: NoTopic) {
+        if !self.setup.options.unusable_is_final || self.setup.unusable.set((Instant::now(), why)).is_err() {
             return;
         }
-        tracing::warn!(topic = %self.setup.options.topic, "there is no such topic: its records are given up");
+        let (reason, words) = (why.reason(), why.words());
+        tracing::warn!(topic = %self.setup.options.topic, why = words, "giving up on the records of a topic");
         // Nobody asks for it any more.
         self.tasks.clear();
         self.growth = None;
-        let reason = ReasonCode::TopicNameInvalid;
         self.setup.routes.close(reason);
         let buried = self.setup.options.dead_letters.is_some();
         while let Some(taken) = self.setup.routes.take_staged(buried) {
-            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+            self.bury(taken, End::Failed(reason), words);
         }
         for (seal, builder) in std::mem::take(&mut self.setup.restored.sealed).into_values().flatten() {
             let taken = self.setup.routes.take_waiting(&seal, builder);
-            self.bury(taken, End::Failed(reason), UNKNOWN_TOPIC);
+            self.bury(taken, End::Failed(reason), words);
         }
         for partition in self.setup.routes.partitions() {
-            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), UNKNOWN_TOPIC));
+            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), words));
         }
     }
 
@@ -749,6 +804,7 @@ impl Held {
                 leader: (-1).into(),
                 trouble: parking_lot::Mutex::default(),
                 trouble_passes: false.into(),
+                refusals: Refusals::default(),
                 actor,
             });
             routes.add([partition.clone()]);
@@ -818,6 +874,8 @@ impl Held {
             }),
             max_age: options.max_batch_age,
             dead_letters: options.dead_letters.clone(),
+            timestamps: options.timestamps,
+            forbidden_is_final: options.unusable_is_final,
             parent: myself.clone(),
             store,
             replay,
@@ -864,41 +922,41 @@ impl Held {
         Ok(())
     }
 
-    /// Fewer partitions than before: the topic was made anew. Believed when a later view says so too.
-    fn maybe_cut(&mut self, count: usize, as_of: Instant) {
-        match self.fewer_since {
-            Some((seen, at)) if seen == count && at < as_of => {
-                self.fewer_since = None;
-                let lost = self.setup.routes.cut_to(count);
-                tracing::warn!(topic = %self.setup.options.topic, lost = lost.len(), "partitions are gone");
-                for partition in &lost {
-                    let heir = self.setup.routes.partitions().into_iter().next();
-                    if let Some(heir) = heir.filter(|_| !self.setup.options.partitioner.is_keyed()) {
-                        let routes = self.setup.routes.clone();
-                        partition.actor.tell(PartitionMessage::MoveTo(routes, heir));
-                    } else {
-                        let end = End::Failed(ReasonCode::ImplementationSpecificError);
-                        partition.actor.tell(PartitionMessage::GiveUp(end, "its partition is gone"));
-                    }
-                    if let Some(actor) = partition.actor.actor() {
-                        // Its messages before the stop are lost with a stop: drain.
-                        let _ = actor.drain();
-                    }
-                }
-                let routes = self.setup.routes.clone();
-                tokio::spawn(async move {
-                    for partition in &lost {
-                        partition.inbox.idle().await;
-                    }
-                    routes.forget(&lost);
-                });
+    /// The partitions from `count` on are gone. What may go to another one does, the rest is given up.
+    fn cut_to(&mut self, count: usize, anew: bool) {
+        let lost = self.setup.routes.cut_to(count);
+        let kept = self.setup.routes.partitions();
+        let held = |partition: &Arc<Partition>| {
+            let ledger = partition.inbox.ledger();
+            ledger.queuing + ledger.inflight
+        };
+        let records: u64 = lost.iter().map(held).sum();
+        tracing::warn!(
+            topic = %self.setup.options.topic,
+            lost = lost.len(),
+            left = count,
+            records,
+            anew,
+            "partitions are gone; their records without a key that binds them go to others, the rest fails"
+        );
+        let keyed = self.setup.options.partitioner.is_keyed();
+        for (index, partition) in lost.iter().enumerate() {
+            if let Some(heir) = kept.get(index % count.max(1)) {
+                let (routes, to) = (self.setup.routes.clone(), heir.clone());
+                partition.actor.tell(PartitionMessage::Gone { routes, to, keyed });
             }
-            Some((seen, _)) if seen == count => self.want_metadata.notify_one(),
-            _ => {
-                self.fewer_since = Some((count, as_of));
-                self.want_metadata.notify_one();
+            if let Some(actor) = partition.actor.actor() {
+                // Its messages before the stop are lost with a stop: drain.
+                let _ = actor.drain();
             }
         }
+        let routes = self.setup.routes.clone();
+        tokio::spawn(async move {
+            for partition in &lost {
+                partition.inbox.idle().await;
+            }
+            routes.forget(&lost);
+        });
     }
 
     fn need_producer_id(&mut self, myself: &ActorRef<TopicMessage>, partition: i32, instead_of: Option<i64>) {
@@ -1040,7 +1098,7 @@ impl Held {
             (_, Some((reason, true)), _) => Status::Connecting { reason: reason.clone() },
             // One answer alone may come from a broker that lags behind.
             (true, None, Some(obstacle)) if self.missing > 1 => obstacle.status(self.worked),
-            (true, None, _) => match self.standstill.reason() {
+            (true, None, _) => match self.standstill.reason().or(self.standstill.refusing()) {
                 Some(reason) => Status::Disconnected { reason: reason.to_string() },
                 None => Status::Connected,
             },

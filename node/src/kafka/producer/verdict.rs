@@ -3,7 +3,7 @@
 //! Invariant: a verdict says "not appended" only for codes that the broker gives before it appends. Every code
 //! that may come after the append, and every code unknown here, leaves the fate of the batch open.
 //!
-//! The permanent verdicts ([`Verdict::TooLarge`], [`Verdict::BadRecord`], [`Verdict::BadBatch`]) come from checks
+//! The permanent verdicts ([`Verdict::TooLarge`], [`Verdict::BadRecord`], [`Verdict::BadTimestamp`], [`Verdict::BadBatch`]) come from checks
 //! that look at size and content alone, before sequences are looked at, so the same bytes got the same answer
 //! in an earlier attempt whose answer was lost: the fate is known then too. (A topic whose limits
 //! were tightened between the two attempts is the exception that remains.)
@@ -28,6 +28,9 @@ pub enum Verdict {
     TooLarge,
     /// At least one record is not acceptable: halves are tried, so that its neighbours pass.
     BadRecord(ReasonCode),
+    /// At least one record has a timestamp that the topic does not take. As a bad record, unless the batch knows better
+    /// ([`super::core::Remedy`]).
+    BadTimestamp,
     /// The batch as a whole is not acceptable, whatever is in it.
     BadBatch(ReasonCode),
     /// `OUT_OF_ORDER_SEQUENCE_NUMBER`: not appended, the broker expects another sequence.
@@ -40,6 +43,9 @@ pub enum Verdict {
 
 /// How often a batch that arrives damaged is sent before it is given up.
 pub const CORRUPT_ATTEMPTS: u32 = 5;
+
+/// `INVALID_TIMESTAMP`: out of the range that `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` allow.
+pub const INVALID_TIMESTAMP: i16 = 32;
 
 /// The verdict for an error code of a produce response's partition.
 ///
@@ -64,8 +70,9 @@ pub fn verdict(code: i16) -> Verdict {
         19 | 29 | 31 | 35 | 89 => retry(false, false),
         // MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE
         10 | 18 => Verdict::TooLarge,
-        // INVALID_TIMESTAMP, INVALID_RECORD (a compacted topic wants a key, for one)
-        32 | 87 => Verdict::BadRecord(ReasonCode::PayloadFormatInvalid),
+        INVALID_TIMESTAMP => Verdict::BadTimestamp,
+        // INVALID_RECORD (a compacted topic wants a key, for one)
+        87 => Verdict::BadRecord(ReasonCode::PayloadFormatInvalid),
         // INVALID_TOPIC_EXCEPTION, INVALID_REQUIRED_ACKS, INVALID_REQUEST, UNSUPPORTED_FOR_MESSAGE_FORMAT,
         // POLICY_VIOLATION, UNSUPPORTED_COMPRESSION_TYPE
         17 | 21 | 42 | 43 | 44 | 76 => Verdict::BadBatch(ReasonCode::ImplementationSpecificError),
@@ -92,6 +99,7 @@ pub fn describe(code: i16) -> String {
         19 | 20 => "fewer replicas are in sync than min.insync.replicas asks for".into(),
         29 => "not authorized to write to the topic".into(),
         31 => "not authorized by the cluster".into(),
+        INVALID_TIMESTAMP => "Kafka does not take the timestamp".into(),
         56 => "a broker cannot write to its disk".into(),
         _ => kafka_protocol::ResponseError::try_from_code(code)
             .map_or_else(|| format!("Kafka error {code}"), |known| format!("Kafka error {code}: {known}")),

@@ -70,6 +70,7 @@ impl Connection {
         }
         self.let_go();
         self.block = Block::No;
+        self.paused = None;
         self.input = Vec::new();
         self.phase = Phase::Closing { deadline: now + self.shared.options.linger, shut: false };
         false
@@ -112,14 +113,20 @@ impl Connection {
     /// Gives the session back to the keeper.
     pub(in crate::mqtt) fn let_go(&mut self) {
         if let Some(mut client) = self.client.take() {
+            let ahead = self.ahead.take().unwrap_or_default();
+            let first = ahead.first().unwrap_or_default();
+            Stats::add(&self.shared.stats.dropped_read_ahead, ahead.unreliable() as u64);
             if std::thread::panicking() {
                 // What it was about to publish may be what it cannot stand.
-                let leave = AssertUnwindSafe(|| client.leave(&self.shared, &self.input, self.decoder));
+                let leave = AssertUnwindSafe(|| client.leave(&self.shared, first, self.decoder));
                 if catch_unwind(leave).is_err() {
-                    tracing::error!(client_id = %client.origin.client_id, "a publication was not brought to its end");
+                    tracing::error!(
+                        client_id = &*client.origin.client_id,
+                        "a publication was not brought to its end"
+                    );
                 }
             } else {
-                client.leave(&self.shared, &self.input, self.decoder);
+                client.leave(&self.shared, first, self.decoder);
             }
             sys::client_event(&self.shared, &client.origin, client.version(), sys::Event::Disconnected);
         }

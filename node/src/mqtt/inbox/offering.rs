@@ -108,6 +108,9 @@ impl<'a> Offering<'a> {
         }
         let attached = batch.is_attached();
         let unreliable = delivery.qos == QoS::AtMostOnce;
+        if delivery.hand_over.is_some() && attached && self.inbox.is_overdue() {
+            self.completed = delivery.hand_over.take();
+        }
         if !attached {
             self.completed = delivery.hand_over.take();
             if unreliable && delivery.group().is_some_and(|group| group.has_connected()) {

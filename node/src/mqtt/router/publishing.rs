@@ -8,9 +8,11 @@ use parking_lot::Mutex;
 
 use super::Router;
 use crate::{
-    flow::{Accepted, AckSink, HandOver, Message, Outcome, Room, SequenceRange, Ticket, WakeList},
+    flow::{
+        Accepted, AckSink, HandOver, Message, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,
+    },
     mqtt::{
-        inbox::Offered,
+        inbox::{Inbox, Offered},
         outbox::Outbox,
         publication::{Delivery, Publication},
         route::{Route, RouteCache, RouteGroup, RouteSubscriber},
@@ -47,12 +49,19 @@ struct Current {
     stored: bool,
     publication: Option<Arc<Publication>>,
     matched: usize,
+    /// The session that has no room for it.
+    full: Option<Arc<Inbox>>,
 }
 
 impl PublishProgress {
     /// Forgets a publication that was begun: the next call starts another.
     pub fn abandon(&mut self) {
         self.current = None;
+    }
+
+    /// The client that keeps it waiting, after [`Published::Full`], where that client has taken nothing for a moment.
+    pub fn standstill(&self) -> Option<Arc<Standstill>> {
+        self.current.as_ref()?.full.as_ref()?.standstill()
     }
 }
 
@@ -87,6 +96,7 @@ impl Router {
                     stored: false,
                     publication: None,
                     matched: 0,
+                    full: None,
                 })
             }
         };
@@ -145,6 +155,7 @@ impl Router {
         current: &mut Current,
         wakes: &mut WakeList,
     ) -> Option<Room> {
+        current.full = None;
         let before = current.next_sink;
         let full = current.route.offer_to_sinks(message, hand_over, &mut current.next_sink, wakes);
         current.matched += current.next_sink - before;
@@ -176,13 +187,17 @@ impl Router {
             match subscriber.inbox.offer(delivery) {
                 Offered::Queued(true) => wakes.push(subscriber.inbox.clone()),
                 Offered::Queued(false) | Offered::Dropped => {}
-                Offered::Full(room) => return Some(room),
+                Offered::Full(room) => {
+                    current.full = Some(subscriber.inbox.clone());
+                    return Some(room);
+                }
             }
             current.matched += 1;
             current.next_subscriber += 1;
         }
         while let Some(group) = current.route.groups.get(current.next_group) {
-            if let Some(room) = self.offer_to_one(group, message, publication, hand_over, wakes) {
+            if let Some((inbox, room)) = self.offer_to_one(group, message, publication, hand_over, wakes) {
+                current.full = Some(inbox);
                 return Some(room);
             }
             current.matched += 1;
@@ -221,7 +236,7 @@ impl Router {
         publication: &Arc<Publication>,
         hand_over: Option<&Arc<HandOver>>,
         wakes: &mut WakeList,
-    ) -> Option<Room> {
+    ) -> Option<(Arc<Inbox>, Room)> {
         let choice = Choice {
             strategy: self.share_strategy(),
             publisher: &message.origin.client_id,
@@ -237,7 +252,7 @@ impl Router {
                 Offered::Queued(true) => wakes.push(member.inbox.clone()),
                 Offered::Queued(false) | Offered::Dropped => {}
                 Offered::Full(room) => {
-                    full.get_or_insert(room);
+                    full.get_or_insert((member.inbox.clone(), room));
                     continue;
                 }
             }

@@ -11,7 +11,7 @@
 //!   stays done.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 
 use super::{
     ranges::Ranges,
-    v1::{self, Entry, Progress, Record},
+    v2::{self, Entry, Progress, Record},
 };
 use crate::mqtt::publication::Publication;
 
@@ -42,6 +42,8 @@ pub(crate) enum Op {
     Subscribe { session: u64, filter: Box<str>, options: SubscriptionOptions, identifier: Option<u32> },
     /// A subscription ends.
     Unsubscribe { session: u64, filter: Box<str> },
+    /// The retained messages for a subscription, with numbers below `before`, are held back; none: not any more.
+    Await { session: u64, filter: Box<str>, before: Option<u64> },
     /// A delivery is queued.
     Append { session: u64, position: u64, entry: Entry },
     /// Nothing is owed for a position any more.
@@ -57,6 +59,8 @@ pub(crate) enum Op {
     Retain { publication: Arc<Publication> },
     /// A message is it no more.
     Unretain { message: u64 },
+    /// The file belongs to this life of the node from now on.
+    Life(u64),
 }
 
 /// A row to write, or to remove (`None`).
@@ -65,11 +69,14 @@ pub(super) enum Row {
     /// All subscriptions of a session, to be removed.
     Subscriptions(u64),
     Subscription(u64, Box<str>, Option<[u8; 5]>),
+    Awaited(u64, Box<str>, Option<u64>),
     Run(u64, u64, Option<Bytes>),
     Progress(u64, Option<Bytes>),
     Message(u64, Option<Bytes>),
     /// A message that is there becomes the retained one of its topic, or is it no more.
     Retained(u64, bool),
+    /// The file belongs to this life of the node.
+    Life(u64),
 }
 
 /// Consecutive positions in one row.
@@ -93,6 +100,8 @@ pub(super) struct SessionBooks {
     /// In the file, by first position.
     pub(super) runs: VecDeque<RunBooks>,
     pub(super) progress: Progress,
+    /// Filters whose retained messages are held back.
+    pub(super) awaited: BTreeSet<Box<str>>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -143,17 +152,26 @@ impl Books {
         match op {
             Op::Session { session, record } => {
                 self.sessions.entry(session).or_default();
-                v1::put_record(&mut self.arena, &record);
+                v2::put_record(&mut self.arena, &record);
                 rows.push(Row::Session(session, Some(self.cut())));
             }
             Op::End { session } => self.end(session, rows),
             Op::Subscribe { session, .. } | Op::Unsubscribe { session, .. }
                 if !self.sessions.contains_key(&session) => {}
             Op::Subscribe { session, filter, options, identifier } => {
-                let value = v1::subscription(options, identifier);
+                let value = v2::subscription(options, identifier);
                 rows.push(Row::Subscription(session, filter, Some(value)));
             }
             Op::Unsubscribe { session, filter } => rows.push(Row::Subscription(session, filter, None)),
+            Op::Await { session, filter, before } => {
+                let Some(books) = self.sessions.get_mut(&session) else { return };
+                if before.is_some() {
+                    books.awaited.insert(filter.clone());
+                } else if !books.awaited.remove(&filter) {
+                    return;
+                }
+                rows.push(Row::Awaited(session, filter, before));
+            }
             Op::Append { session, position, entry } => self.append(session, position, entry),
             Op::Done { session, position } => {
                 let Some(books) = self.sessions.get_mut(&session) else { return };
@@ -183,6 +201,7 @@ impl Books {
                 books.progress.received.retain(|(known, _)| *known != identifier);
                 self.staged.entry(session).or_default().progress = true;
             }
+            Op::Life(life) => rows.push(Row::Life(life)),
             Op::Retain { publication } => {
                 let number = publication.number();
                 let message = self.messages.entry(number).or_default();
@@ -284,9 +303,23 @@ impl Books {
             }
             rows.push(Row::Run(session, run.first, None));
         }
+        rows.extend(books.awaited.iter().map(|filter| Row::Awaited(session, filter.clone(), None)));
         rows.push(Row::Subscriptions(session));
         rows.push(Row::Progress(session, None));
         rows.push(Row::Session(session, None));
+    }
+
+    /// Forgets which QoS 2 publications of clients were received; on the disk with the next batch. How many there were.
+    pub(super) fn forget_received(&mut self) -> usize {
+        let mut forgotten = 0;
+        for (session, books) in &mut self.sessions {
+            let received = std::mem::take(&mut books.progress.received);
+            if !received.is_empty() {
+                forgotten += received.len();
+                self.staged.entry(*session).or_default().progress = true;
+            }
+        }
+        forgotten
     }
 
     /// Messages without any reference go with the next batch.
@@ -306,7 +339,7 @@ impl Books {
             rows.extend(removed_runs.into_iter().map(|first| Row::Run(session, first, None)));
             self.write_runs(session, &entries, rows);
             if progress && let Some(books) = self.sessions.get(&session) {
-                v1::put_progress(&mut self.arena, &books.progress);
+                v2::put_progress(&mut self.arena, &books.progress);
                 let row = self.arena.split().freeze();
                 rows.push(Row::Progress(session, Some(row)));
             }
@@ -325,7 +358,7 @@ impl Books {
                 (_, None) => {
                     let Some(publication) = self.bodies.get(&number) else { continue };
                     message.in_file = Some(message.retained);
-                    v1::put_shared(&mut self.arena, publication, message.retained);
+                    v2::put_shared(&mut self.arena, publication, message.retained);
                     rows.push(Row::Message(number, Some(self.arena.split().freeze())));
                 }
                 (_, Some(retained)) if retained != message.retained => {
@@ -353,7 +386,7 @@ impl Books {
                 if *position != first + place as u64 || full {
                     break;
                 }
-                v1::put_entry(&mut self.arena, entry.as_ref());
+                v2::put_entry(&mut self.arena, entry.as_ref());
                 used = place + 1;
                 if let Some(entry) = entry {
                     count = used;

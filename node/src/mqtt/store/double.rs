@@ -1,10 +1,13 @@
 //! A disk that forgets what was not synced, and that can die at any operation.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redb::StorageBackend;
+
+use super::{Loaded, OpenError, Store, Tuning};
+use crate::mqtt::{memory::Memory, stats::Stats};
 
 #[derive(Debug, Default)]
 struct State {
@@ -38,6 +41,13 @@ struct Mount {
 impl Disk {
     pub(crate) fn mount(&self) -> Box<dyn StorageBackend> {
         Box::new(Mount { disk: self.clone(), dead: Mutex::new(false) })
+    }
+
+    /// Opens the store that is on it.
+    pub(crate) fn open(&self, memory: Memory, stats: Arc<Stats>) -> Result<(Arc<Store>, Loaded), OpenError> {
+        let disk = self.clone();
+        let opener = Box::new(move || Ok(disk.mount()));
+        Store::open_with(Path::new("double"), opener, Tuning::default(), None, memory, stats)
     }
 
     /// Lets every operation after the next `left` fail, as if the power were gone.

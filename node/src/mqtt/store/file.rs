@@ -25,10 +25,11 @@ use redb::{
 
 use super::{
     books::{Books, MessageBooks, Row, RunBooks, SessionBooks, is_live},
-    v1::{self, Damaged, Entry, Presence, Reader, Record, Stored},
+    v1,
+    v2::{self, Damaged, Entry, Presence, Reader, Record, Stored},
 };
 use crate::{
-    flow::Origin,
+    flow::{Lives, Origin},
     mqtt::{memory::Memory, publication::Publication},
 };
 
@@ -86,6 +87,8 @@ pub(crate) struct LoadedSession {
     pub(crate) session: u64,
     pub(crate) record: Record,
     pub(crate) subscriptions: Vec<(Box<str>, SubscriptionOptions, Option<u32>)>,
+    /// Filters whose retained messages are held back, with the number that those are below; the oldest first.
+    pub(crate) awaited: Vec<(Box<str>, u64)>,
     /// What is queued, by position.
     pub(crate) entries: Vec<(u64, Entry)>,
     /// Positions between PUBREC and PUBCOMP.
@@ -104,6 +107,9 @@ pub(crate) struct Loaded {
     pub(crate) retained: Vec<Arc<Publication>>,
     pub(super) next_session: u64,
     pub(super) next_message: u64,
+    /// The file is from the end of the life before this one.
+    pub(crate) continues: bool,
+    life: Option<u64>,
     bytes: u64,
 }
 
@@ -211,11 +217,13 @@ fn open_database(opener: &Opener, seen: &Arc<Seen>) -> Result<Database, Database
 }
 
 impl File {
-    /// Opens the store and reads everything in it. One of `compact_from` bytes that is mostly empty is shortened.
+    /// Opens the store and reads everything in it. One of `compact_from` bytes that is mostly empty is shortened. Where it is not from
+    /// the end of the life before, what it says of QoS 2 publications of clients is dropped.
     pub(super) fn open(
         path: &Path,
         opener: Opener,
         compact_from: u64,
+        lives: Option<Lives>,
         memory: Memory,
     ) -> Result<(Self, Books, Loaded), OpenError> {
         let seen = Arc::new(Seen::default());
@@ -226,13 +234,27 @@ impl File {
             error => OpenError::Damaged { path: path.to_owned(), reason: error.to_string() },
         };
         let database = open_database(&opener, &seen).map_err(|error| failed(error.into()))?;
-        check_format(path, &database, &failed)?;
-        let (books, loaded) = load(&database, memory).map_err(|error| match error {
+        check_format(path, &database, lives, &failed)?;
+        let (mut books, mut loaded) = load(&database, memory).map_err(|error| match error {
             LoadError::Database(error) => failed(error),
             LoadError::Damaged(error) => {
                 OpenError::Damaged { path: path.to_owned(), reason: error.to_string() }
             }
         })?;
+        let is_before = |lives: Lives| lives.before.is_some() && lives.before == loaded.life;
+        loaded.continues = lives.is_none_or(is_before);
+        if !loaded.continues {
+            let forgotten = books.forget_received();
+            loaded.sessions.iter_mut().for_each(|session| session.received.clear());
+            if forgotten > 0 {
+                tracing::warn!(
+                    path = %path.display(),
+                    publications = forgotten,
+                    "the stored sessions are not from the end of the last run (from a backup, or without data_dir/life): \
+                     QoS 2 publications that clients send again now may be delivered twice"
+                );
+            }
+        }
         let before = seen.length.load(Ordering::Acquire);
         let mut database = Some(database);
         if before > compact_from && loaded.bytes < before / 4 {
@@ -295,6 +317,7 @@ impl File {
 fn check_format(
     path: &Path,
     database: &Database,
+    lives: Option<Lives>,
     failed: &impl Fn(redb::Error) -> OpenError,
 ) -> Result<(), OpenError> {
     let read = || -> Result<Option<u64>, redb::Error> {
@@ -303,17 +326,22 @@ fn check_format(
         if names.is_empty() {
             return Ok(None);
         }
-        if !names.iter().any(|name| name == v1::META.name()) {
-            // `v2.meta` is a later one of ours.
+        if names.iter().any(|name| name == v1::META.name()) {
+            let format = transaction.open_table(v1::META)?.get(v2::FORMAT.0)?.map(|value| value.value());
+            return Ok(Some(format.unwrap_or_default()));
+        }
+        if !names.iter().any(|name| name == v2::META.name()) {
+            // `v3.meta` is a later one of ours.
             let version = |name: &String| name.strip_prefix('v')?.split_once('.')?.0.parse().ok();
             return Ok(Some(names.iter().find_map(version).unwrap_or_default()));
         }
-        let format = transaction.open_table(v1::META)?.get(v1::FORMAT.0)?.map(|value| value.value());
+        let format = transaction.open_table(v2::META)?.get(v2::FORMAT.0)?.map(|value| value.value());
         Ok(Some(format.unwrap_or_default()))
     };
-    let known = v1::FORMAT.1;
+    let known = v2::FORMAT.1;
     match read().map_err(failed)? {
         Some(found) if found == known => Ok(()),
+        Some(v1::FORMAT) => upgrade(path, database, lives).map_err(failed),
         Some(0) => Err(OpenError::Damaged {
             path: path.to_owned(),
             reason: "a database that this program did not write".to_owned(),
@@ -323,15 +351,25 @@ fn check_format(
     }
 }
 
+/// Makes a file of format 1 one of this format, at once or not at all.
+fn upgrade(path: &Path, database: &Database, lives: Option<Lives>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    v1::upgrade(&transaction, lives.and_then(|lives| lives.before))?;
+    transaction.commit()?;
+    tracing::info!(path = %path.display(), "stored sessions are of format 2 now, which earlier versions do not read");
+    Ok(())
+}
+
 /// All tables of a new file.
 fn create(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    transaction.open_table(v1::META)?.insert(v1::FORMAT.0, v1::FORMAT.1)?;
-    transaction.open_table(v1::SESSIONS)?;
-    transaction.open_table(v1::SUBSCRIPTIONS)?;
-    transaction.open_table(v1::RUNS)?;
-    transaction.open_table(v1::PROGRESS)?;
-    transaction.open_table(v1::MESSAGES)?;
+    transaction.open_table(v2::META)?.insert(v2::FORMAT.0, v2::FORMAT.1)?;
+    transaction.open_table(v2::SESSIONS)?;
+    transaction.open_table(v2::SUBSCRIPTIONS)?;
+    transaction.open_table(v2::AWAITED)?;
+    transaction.open_table(v2::RUNS)?;
+    transaction.open_table(v2::PROGRESS)?;
+    transaction.open_table(v2::MESSAGES)?;
     transaction.commit()?;
     Ok(())
 }
@@ -352,12 +390,15 @@ fn write_rows(transaction: &WriteTransaction, rows: &[Row]) -> Result<(), redb::
             }
         };
     }
-    each!(v1::SESSIONS, Row::Session(..), |table, row| match row {
+    each!(v2::META, Row::Life(_), |table, row| if let Row::Life(life) = row {
+        table.insert(v2::LIFE, life)?;
+    });
+    each!(v2::SESSIONS, Row::Session(..), |table, row| match row {
         Row::Session(session, Some(value)) => drop(table.insert(session, &**value)?),
         Row::Session(session, None) => drop(table.remove(session)?),
         _ => {}
     });
-    each!(v1::SUBSCRIPTIONS, Row::Subscription(..) | Row::Subscriptions(_), |table, row| match row {
+    each!(v2::SUBSCRIPTIONS, Row::Subscription(..) | Row::Subscriptions(_), |table, row| match row {
         Row::Subscription(session, filter, Some(value)) => {
             drop(table.insert((*session, &**filter), &value[..])?);
         }
@@ -367,23 +408,28 @@ fn write_rows(transaction: &WriteTransaction, rows: &[Row]) -> Result<(), redb::
         }
         _ => {}
     });
-    each!(v1::RUNS, Row::Run(..), |table, row| match row {
+    each!(v2::AWAITED, Row::Awaited(..), |table, row| match row {
+        Row::Awaited(session, filter, Some(before)) => drop(table.insert((*session, &**filter), before)?),
+        Row::Awaited(session, filter, None) => drop(table.remove((*session, &**filter))?),
+        _ => {}
+    });
+    each!(v2::RUNS, Row::Run(..), |table, row| match row {
         Row::Run(session, first, Some(value)) => drop(table.insert((*session, *first), &**value)?),
         Row::Run(session, first, None) => drop(table.remove((*session, *first))?),
         _ => {}
     });
-    each!(v1::PROGRESS, Row::Progress(..), |table, row| match row {
+    each!(v2::PROGRESS, Row::Progress(..), |table, row| match row {
         Row::Progress(session, Some(value)) => drop(table.insert(session, &**value)?),
         Row::Progress(session, None) => drop(table.remove(session)?),
         _ => {}
     });
-    each!(v1::MESSAGES, Row::Message(..) | Row::Retained(..), |table, row| match row {
+    each!(v2::MESSAGES, Row::Message(..) | Row::Retained(..), |table, row| match row {
         Row::Message(number, Some(value)) => drop(table.insert(number, &**value)?),
         Row::Message(number, None) => drop(table.remove(number)?),
         Row::Retained(number, retained) => {
             let value = table.get(number)?.map(|value| value.value().to_vec());
             if let Some(mut value) = value {
-                v1::set_retained(&mut value, *retained);
+                v2::set_retained(&mut value, *retained);
                 table.insert(number, &*value)?;
             }
         }
@@ -408,12 +454,13 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
     let reader = Reader { origin, memory };
     let transaction = database.begin_read()?;
     let (mut books, mut loaded) = (Books::default(), Loaded::default());
+    loaded.life = transaction.open_table(v2::META)?.get(v2::LIFE)?.map(|value| value.value());
     let mut messages: HashMap<u64, Arc<Publication>> = HashMap::new();
-    for row in transaction.open_table(v1::MESSAGES)?.iter()? {
+    for row in transaction.open_table(v2::MESSAGES)?.iter()? {
         let (number, value) = row?;
         let (number, value) = (number.value(), value.value());
         loaded.bytes += value.len() as u64;
-        let (publication, retained) = v1::read_shared(value, &reader, number).map_err(LoadError::Damaged)?;
+        let (publication, retained) = v2::read_shared(value, &reader, number).map_err(LoadError::Damaged)?;
         let references = u64::from(retained);
         if retained {
             loaded.retained.push(publication.clone());
@@ -423,15 +470,16 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
         loaded.next_message = loaded.next_message.max(number);
     }
     let mut places: HashMap<u64, usize> = HashMap::new();
-    for row in transaction.open_table(v1::SESSIONS)?.iter()? {
+    for row in transaction.open_table(v2::SESSIONS)?.iter()? {
         let (session, value) = row?;
         let (session, value) = (session.value(), value.value());
         loaded.bytes += value.len() as u64;
         places.insert(session, loaded.sessions.len());
         loaded.sessions.push(LoadedSession {
             session,
-            record: v1::read_record(value).map_err(LoadError::Damaged)?,
+            record: v2::read_record(value).map_err(LoadError::Damaged)?,
             subscriptions: Vec::new(),
+            awaited: Vec::new(),
             entries: Vec::new(),
             released: Vec::new(),
             received: Vec::new(),
@@ -440,22 +488,30 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
         books.sessions.insert(session, SessionBooks::default());
         loaded.next_session = loaded.next_session.max(session);
     }
-    for row in transaction.open_table(v1::SUBSCRIPTIONS)?.iter()? {
+    for row in transaction.open_table(v2::SUBSCRIPTIONS)?.iter()? {
         let (key, value) = row?;
         let (session, filter) = key.value();
-        let (options, identifier) = v1::read_subscription(value.value()).map_err(LoadError::Damaged)?;
+        let (options, identifier) = v2::read_subscription(value.value()).map_err(LoadError::Damaged)?;
         if let Some(place) = places.get(&session).and_then(|at| loaded.sessions.get_mut(*at)) {
             place.subscriptions.push((filter.into(), options, identifier));
         }
     }
-    for row in transaction.open_table(v1::PROGRESS)?.iter()? {
+    for row in transaction.open_table(v2::AWAITED)?.iter()? {
+        let (key, before) = row?;
+        let (session, filter) = key.value();
+        let place = places.get(&session).and_then(|at| loaded.sessions.get_mut(*at));
+        let (Some(found), Some(books)) = (place, books.sessions.get_mut(&session)) else { continue };
+        found.awaited.push((filter.into(), before.value()));
+        books.awaited.insert(filter.into());
+    }
+    for row in transaction.open_table(v2::PROGRESS)?.iter()? {
         let (session, value) = row?;
-        let progress = v1::read_progress(value.value()).map_err(LoadError::Damaged)?;
+        let progress = v2::read_progress(value.value()).map_err(LoadError::Damaged)?;
         if let Some(books) = books.sessions.get_mut(&session.value()) {
             books.progress = progress;
         }
     }
-    for row in transaction.open_table(v1::RUNS)?.iter()? {
+    for row in transaction.open_table(v2::RUNS)?.iter()? {
         let (key, value) = row?;
         let ((session, first), value) = (key.value(), value.value());
         loaded.bytes += value.len() as u64;
@@ -463,20 +519,21 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
         let (Some(found), Some(books_of)) = (place, books.sessions.get_mut(&session)) else { continue };
         let mut run = RunBooks { first, count: 0, live: 0, shared: None };
         let mut shared = Vec::new();
-        for stored in v1::Run::new(value, &reader) {
+        for stored in v2::Run::new(value, &reader) {
             let position = first + u64::from(run.count);
             run.count += 1;
             let live = is_live(&books_of.progress, position);
             let (number, entry) = match stored.map_err(LoadError::Damaged)? {
                 Stored::Hole => (0, None),
                 Stored::Own(entry) => (0, Some(entry)),
-                Stored::Shared(number, via, qos, retain) => {
+                Stored::Shared(reference) => {
+                    let number = reference.number;
                     let publication = messages.get(&number);
                     if live && publication.is_none() {
-                        return Err(LoadError::Damaged(Damaged("v1.messages")));
+                        return Err(LoadError::Damaged(Damaged("v2.messages")));
                     }
                     let publication = publication.cloned();
-                    (number, publication.map(|publication| Entry { publication, via, qos, retain }))
+                    (number, publication.map(|publication| reference.with(publication)))
                 }
             };
             shared.push(number);
@@ -495,6 +552,7 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
     }
     books.sweep();
     for found in &mut loaded.sessions {
+        found.awaited.sort_unstable_by_key(|(_, before)| *before);
         let Some(books) = books.sessions.get_mut(&found.session) else { continue };
         let progress = &mut books.progress;
         let last = progress.done.iter().last().map_or(0, |range| range.end);

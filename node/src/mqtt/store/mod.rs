@@ -31,6 +31,7 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 mod v1;
+mod v2;
 mod writer;
 
 use std::{
@@ -48,10 +49,10 @@ pub(crate) use file::{Loaded, LoadedSession};
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use smallvec::SmallVec;
-pub(crate) use v1::{Entry, Presence, Record, StoredWill, message_bytes, read_message};
+pub(crate) use v2::{Entry, Presence, Record, StoredWill, message_bytes, read_message};
 
 use super::{memory::Memory, publication::Publication, stats::Stats};
-use crate::flow::{AckSink, HandOver, Room, SequenceRange, Wake};
+use crate::flow::{AckSink, HandOver, Lives, Room, SequenceRange, Wake};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "sessions.redb";
@@ -158,26 +159,31 @@ impl Gate<'_> {
 }
 
 impl Store {
-    /// Opens the file at `path` and reads it, which blocks.
+    /// Opens the file at `path` and reads it, which blocks. Without `lives` it is taken for what the process before left.
     pub(crate) fn open(
         path: &Path,
+        lives: Option<Lives>,
         memory: Memory,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Loaded), OpenError> {
-        Self::open_with(path, file::file_opener(path), Tuning::default(), memory, stats)
+        Self::open_with(path, file::file_opener(path), Tuning::default(), lives, memory, stats)
     }
 
     fn open_with(
         path: &Path,
         opener: file::Opener,
         Tuning { capacity, compact_from }: Tuning,
+        lives: Option<Lives>,
         memory: Memory,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Loaded), OpenError> {
-        writer::start(path, opener, compact_from, memory, |loaded| {
+        // In the first transaction: no release of this life is on the disk before the disk names this life.
+        let ops: Vec<Op> = lives.iter().map(|lives| Op::Life(lives.now)).collect();
+        let pending = Pending { urgent: !ops.is_empty(), ops, ..Pending::default() };
+        writer::start(path, opener, compact_from, lives, memory, |loaded| {
             Arc::new(Self {
                 gate: RwLock::new(()),
-                pending: Mutex::default(),
+                pending: Mutex::new(pending),
                 work: Condvar::new(),
                 batch: AtomicU64::new(1),
                 committed: AtomicU64::new(0),
@@ -202,6 +208,11 @@ impl Store {
     /// A number for a message that more than one row refers to.
     pub(crate) fn new_message(&self) -> u64 {
         self.next_message.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number that the next message gets.
+    pub(crate) fn next_message(&self) -> u64 {
+        self.next_message.load(Ordering::Relaxed)
     }
 
     /// Opens a turn.

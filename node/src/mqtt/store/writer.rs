@@ -17,8 +17,10 @@ use super::{
     books::{Books, Op, Row},
     file::{Failure, File, Opener},
 };
+#[cfg(test)]
+use crate::mqtt::clock;
 use crate::{
-    flow::Outcome,
+    flow::{Lives, Outcome},
     mqtt::{memory::Memory, stats::Stats},
 };
 
@@ -36,6 +38,7 @@ pub(super) fn start(
     path: &Path,
     opener: Opener,
     compact_from: u64,
+    lives: Option<Lives>,
     memory: Memory,
     store: impl FnOnce(&Loaded) -> Arc<Store>,
 ) -> Result<(Arc<Store>, Loaded), OpenError> {
@@ -43,8 +46,12 @@ pub(super) fn start(
     let (opened, answer) = mpsc::sync_channel(1);
     let (begin, begun) = mpsc::sync_channel::<Arc<Store>>(1);
     let its_path = path.to_owned();
+    #[cfg(test)]
+    let ahead = clock::tests::ahead();
     let thread = std::thread::Builder::new().name("causeway-store".to_owned()).spawn(move || {
-        match File::open(&its_path, opener, compact_from, memory) {
+        #[cfg(test)]
+        clock::tests::set_ahead(ahead);
+        match File::open(&its_path, opener, compact_from, lives, memory) {
             Ok((file, books, loaded)) => {
                 if opened.send(Ok(loaded)).is_ok()
                     && let Ok(store) = begun.recv()

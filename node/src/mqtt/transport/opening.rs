@@ -31,6 +31,7 @@ use super::{
         listener::Place,
         memory::Held,
         options::{ListenerOptions, WebSocketOptions},
+        refusals::Opening,
         shared::Shared,
         stats::Stats,
         supervisor::{Notice, Supervised},
@@ -197,16 +198,17 @@ async fn run(mut turn: Turn, socket: TcpStream) {
             super::super::spawn(connection);
         }
         Err(failed) => {
-            let counter = match &failed {
-                Failed::Proxy(_) => &shared.stats.proxy_headers_refused,
-                Failed::Tls(_) => &shared.stats.tls_handshakes_failed,
-                Failed::WebSocket(_) => &shared.stats.websocket_handshakes_failed,
+            let stats = &shared.stats;
+            let (counter, what) = match &failed {
+                Failed::Proxy(_) => (&stats.proxy_headers_refused, Opening::Proxy),
+                Failed::Tls(_) => (&stats.tls_handshakes_failed, Opening::Tls),
+                Failed::WebSocket(_) => (&stats.websocket_handshakes_failed, Opening::WebSocket),
                 Failed::ProxyTimeout | Failed::TlsTimeout | Failed::WebSocketTimeout => {
-                    &shared.stats.handshakes_timed_out
+                    (&stats.handshakes_timed_out, Opening::Late)
                 }
             };
             Stats::add(counter, 1);
-            tracing::debug!(listener = listener.id(), peer = %turn.address, "{failed}");
+            shared.refusals.opening(what, listener.id(), turn.address, &failed.to_string());
         }
     }
 }

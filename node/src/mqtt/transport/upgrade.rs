@@ -117,7 +117,9 @@ fn answer(
         Err(tungstenite::Error::Protocol(error)) => return refuse_upgrade(&error),
         Err(error) => return refuse("400 Bad Request", format!("not an HTTP request: {error}")),
     };
-    if request.uri().path() != options.path {
+    // Clients join paths with one slash more or less.
+    let path = request.uri().path();
+    if path != options.path && path.strip_suffix('/') != Some(options.path.trim_end_matches('/')) {
         let why = format!("there is nothing here; MQTT over WebSocket is at {}", options.path);
         return refuse("404 Not Found", why);
     }
@@ -253,6 +255,25 @@ mod tests {
         assert!(matches!(cut, Err(Error::Io(_))));
         let lenient = WebSocketOptions { needs_subprotocol: false, ..options() };
         ask(without("Sec-WebSocket-Protocol").as_bytes(), &lenient).await.0.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_slash_behind_the_path_is_the_same_path() {
+        let at = |path: &str| WebSocketOptions { path: path.to_owned(), ..options() };
+        for (configured, asked, status) in [
+            ("/mqtt", "/mqtt/", "101"),
+            ("/mqtt", "/mqtt/?token=x", "101"),
+            ("/mqtt/", "/mqtt/", "101"),
+            ("/", "/", "101"),
+            ("/mqtt", "/mqtt//", "404"),
+            ("/mqtt", "/mqtt/x", "404"),
+            ("/mqtt", "/", "404"),
+            ("/", "/mqtt/", "404"),
+        ] {
+            let request = GOOD.replace("/mqtt", asked);
+            let (_, answer) = ask(request.as_bytes(), &at(configured)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{configured}, {asked}: {answer}");
+        }
     }
 
     #[tokio::test]

@@ -173,7 +173,8 @@ fn protocol_version(reader: &mut Reader<'_>) -> Result<Version, DecodeError> {
 }
 
 fn check_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
-    if flags & flag::RESERVED != 0 {
+    // MQTT 3.1 leaves the bit unused.
+    if flags & flag::RESERVED != 0 && version != Version::V31 {
         return Err(malformed("CONNECT with the reserved connect flag"));
     }
     if flags & flag::WILL != 0 {

@@ -322,6 +322,9 @@ async fn a_broker_that_accepts_and_says_nothing_runs_into_the_connect_timeout() 
     let options = broker(|_| Act::Nothing).await;
     let options = ClientOptions { connect_timeout: Duration::from_millis(80), ..options };
     let error = connect(&options).await.unwrap_err();
+    // Where the name has another address, that one is the next.
+    let Address { host, port } = &options.bootstrap[0];
+    assert_eq!(dial::failed_last(host, *port).unwrap().port(), *port);
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
 }
 

@@ -70,9 +70,12 @@ fn fetch(version: i16) -> FetchResponse {
     if version >= 12 {
         partition.current_leader = LeaderIdAndEpoch::default().with_leader_id(3.into());
     }
-    let topic = FetchableTopicResponse::default()
-        .with_topic(TopicName(text("topic")))
-        .with_partitions(vec![partition; 2]);
+    let mut topic = FetchableTopicResponse::default().with_partitions(vec![partition; 2]);
+    if version >= 13 {
+        topic.topic_id = uuid::Uuid::from_u128(7);
+    } else {
+        topic.topic = TopicName(text("topic"));
+    }
     FetchResponse::default().with_responses(vec![topic; 2])
 }
 
@@ -188,6 +191,23 @@ fn every_answer_we_may_get_fits_its_shape_and_no_shortened_one_does() {
             .with_partitions(vec![partition]);
         DescribeProducersResponse::default().with_topics(vec![topic])
     });
+    fits::<DescribeQuorumRequest>(|version| {
+        let replica = describe_quorum_response::ReplicaState::default();
+        let partition = describe_quorum_response::PartitionData::default()
+            .with_current_voters(vec![replica.clone(); 2])
+            .with_observers(vec![replica]);
+        let topic = describe_quorum_response::TopicData::default()
+            .with_topic_name(TopicName(text("topic")))
+            .with_partitions(vec![partition]);
+        let answer = DescribeQuorumResponse::default().with_topics(vec![topic]);
+        if version < 2 {
+            return answer;
+        }
+        let listener =
+            describe_quorum_response::Listener::default().with_name(text("A")).with_host(text("h"));
+        let node = describe_quorum_response::Node::default().with_listeners(vec![listener]);
+        answer.with_error_message(Some(text("no"))).with_nodes(vec![node])
+    });
 }
 
 #[test]
@@ -210,7 +230,7 @@ fn damaged_answers_never_panic_and_what_passes_is_safe_to_decode() {
             let version = random.random_range(0..=12);
             (MetadataRequest::KEY, version, encode(&metadata(version), version))
         } else {
-            let version = random.random_range(4..=12);
+            let version = random.random_range(4..=13);
             (FetchRequest::KEY, version, encode(&fetch(version), version))
         };
         for _ in 0..random.random_range(1..4) {

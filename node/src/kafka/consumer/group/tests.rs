@@ -1,25 +1,84 @@
-//! Single transitions first, then whole groups against a model of Kafka's coordinator that loses
-//! messages, forgets members and moves.
+//! Single transitions. Whole groups are in [`simulation`].
 
-use std::collections::BTreeMap;
-
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
-
+use super::super::topics::Start;
 use super::*;
 use crate::kafka::client::Backoff;
+
+const AT_5: Position = Position { start: Start::At(5), topic_id: [0; 16] };
+
+#[path = "simulation.rs"]
+mod simulation;
 
 fn settings(instance: Option<&str>) -> Settings {
     Settings {
         group_id: Arc::from("g"),
         instance_id: instance.map(Arc::from),
+        former_instance_id: None,
         topics: vec![Arc::from("t")],
         session_timeout: Duration::from_secs(30),
         rebalance_timeout: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(5),
         rejoin_backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(5) },
+        leader_patience: Duration::from_secs(10),
         max_rejoin_attempts: 5,
     }
+}
+
+/// What Kafka tells of topic `t`.
+fn topics(count: i32) -> Event {
+    Event::Topics(BTreeMap::from([(Arc::from("t"), count)]))
+}
+
+/// A group in which each of these members reads topic `t` and has these partitions.
+fn described(members: &[(&str, Option<&str>, &[i32])]) -> Described {
+    let members = members.iter().map(|(id, instance, held)| DescribedMember {
+        member_id: StrBytes::from_string((*id).to_owned()),
+        instance_id: instance.map(|instance| StrBytes::from_string(instance.to_owned())),
+        subscription: encode_subscription(&[Arc::from("t")], &[], 0),
+        assignment: encode_assignment(&partitions(held)),
+    });
+    Described { stable: true, members: members.collect() }
+}
+
+fn describe(group: &mut Group, members: &[(&str, Option<&str>, &[i32])], now: Instant) -> Vec<Action> {
+    let answer = Ok(described(members));
+    group.handle(Event::Described { attempt: group.attempt(), answer }, now)
+}
+
+/// Brings a member to its first join.
+fn joining(instance: Option<&str>, now: Instant) -> Group {
+    let mut group = Group::new(settings(instance), now);
+    assert_eq!(group.handle(Event::Tick, now), [Action::FindCoordinator]);
+    let actions = group.handle(Event::Coordinator(Ok((7, 9))), now);
+    assert!(matches!(&actions[..], [Action::Join { coordinator: 7, .. }]), "{actions:?}");
+    group
+}
+
+/// Takes a member from a join that was answered to its partitions, which the coordinator has from before.
+fn back_with(group: &mut Group, held: &[i32], leads: bool, now: Instant) -> Vec<Action> {
+    let me = StrBytes::from_static_str("me");
+    let joined = Joined {
+        generation: 4,
+        member_id: me.clone(),
+        leader: if leads { me.clone() } else { StrBytes::from_static_str("other") },
+        members: if leads {
+            vec![(me, None, encode_subscription(&[Arc::from("t")], &[], 0))]
+        } else {
+            vec![]
+        },
+        skip_assignment: leads,
+    };
+    let answer = JoinAnswer::Joined(joined);
+    let actions = group.handle(Event::Join { attempt: group.attempt(), answer }, now);
+    assert!(
+        matches!(&actions[..], [Action::Sync { assignments, .. }] if assignments.is_empty()),
+        "{actions:?}"
+    );
+    let assignment = Ok(encode_assignment(&partitions(held)));
+    let actions = group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
+    assert!(matches!(&actions[..], [Action::FetchOffsets { .. }, Action::Describe { .. }]), "{actions:?}");
+    let offsets = partitions(held).into_iter().map(|partition| (partition, AT_5)).collect();
+    group.handle(Event::Offsets { attempt: group.attempt(), offsets: Ok(offsets) }, now)
 }
 
 fn code(code: ResponseError) -> Failure {
@@ -51,10 +110,13 @@ fn stable(instance: Option<&str>, now: Instant) -> Group {
     assert!(matches!(&actions[..], [Action::Sync { assignments, .. }] if assignments.is_empty()));
     let assignment = Ok(encode_assignment(&partitions(&[0, 1])));
     let actions = group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
-    assert!(matches!(&actions[..], [Action::FetchOffsets { .. }]), "{actions:?}");
-    let offsets = partitions(&[0, 1]).into_iter().map(|partition| (partition, Some(5))).collect();
+    assert!(matches!(&actions[..], [Action::FetchOffsets { .. }, Action::Describe { .. }]), "{actions:?}");
+    let offsets = partitions(&[0, 1]).into_iter().map(|partition| (partition, AT_5)).collect();
     let actions = group.handle(Event::Offsets { attempt: group.attempt(), offsets: Ok(offsets) }, now);
     assert!(matches!(&actions[..], [Action::Assign { generation: 1, .. }]), "{actions:?}");
+    assert_eq!(group.handle(topics(3), now), []);
+    assert!(matches!(group.standing(), Standing::Joining(_)), "nothing is known of the group yet");
+    assert_eq!(describe(&mut group, &[("me", instance, &[0, 1]), ("other", None, &[2])], now), []);
     assert_eq!(group.standing(), Standing::Stable);
     group
 }
@@ -101,16 +163,226 @@ fn an_expelled_member_drops_its_partitions_without_a_commit() {
 }
 
 #[test]
-fn a_fenced_static_member_stays_out_and_says_why() {
-    let now = Instant::now();
+fn a_fenced_static_member_says_why_and_joins_again_when_its_id_is_free() {
+    let mut now = Instant::now();
     let mut group = stable(Some("node-1"), now);
     assert_eq!(group.identity().instance_id.as_deref(), Some("node-1"));
     assert_eq!(beat(&mut group, Err(code(ResponseError::FencedInstanceId)), now), [Action::Lose]);
-    let Standing::Out(reason) = group.standing() else { panic!("{:?}", group.standing()) };
-    assert!(reason.contains("node-1"), "{reason}");
-    assert_eq!(group.next_deadline(), None);
-    assert_eq!(group.handle(Event::Tick, now + Duration::from_hours(1)), []);
+    assert_eq!(group.setbacks(), 1);
+    // It looks again and again, in vain at first, in every form in which coordinators tell who is there.
+    let by_id = format!("node-1-{}", "0".repeat(36));
+    for other in [("them", Some("node-1")), (by_id.as_str(), None)] {
+        let Standing::Out(reason) = group.standing() else { panic!("{:?}", group.standing()) };
+        assert!(reason.contains("node-1") && reason.contains("fenced"), "{reason}");
+        assert_eq!(group.handle(Event::Tick, now), []);
+        now = group.next_deadline().unwrap();
+        assert!(matches!(&group.handle(Event::Tick, now)[..], [Action::Describe { .. }]));
+        assert_eq!(describe(&mut group, &[(other.0, other.1, &[0, 1, 2])], now), []);
+    }
+    assert_eq!(group.setbacks(), 3);
+    // Looking does not work either.
+    now = group.next_deadline().unwrap();
+    assert!(matches!(&group.handle(Event::Tick, now)[..], [Action::Describe { .. }]));
+    let lost = Err(Failure::Lost("gone".to_owned()));
+    assert_eq!(group.handle(Event::Described { attempt: group.attempt(), answer: lost }, now), []);
+    now = group.next_deadline().unwrap();
+    assert_eq!(group.handle(Event::Tick, now), [Action::FindCoordinator]);
+    group.handle(Event::Coordinator(Ok((8, 9))), now);
+    // Members with similar ids are not in the way.
+    now = group.next_deadline().unwrap().max(now);
+    assert!(matches!(&group.handle(Event::Tick, now)[..], [Action::Describe { coordinator: 8, .. }]));
+    let actions = describe(&mut group, &[("node-1-short", None, &[0]), ("x", Some("node-10"), &[1, 2])], now);
+    assert!(
+        matches!(&actions[..], [Action::Join { identity, .. }] if identity.member_id.is_empty()),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn a_fenced_member_stops_without_leaving_for_the_other_one() {
+    let now = Instant::now();
+    let mut group = stable(Some("node-1"), now);
+    beat(&mut group, Err(code(ResponseError::FencedInstanceId)), now);
     assert_eq!(group.handle(Event::Stop { leave: true }, now), [Action::Stopped]);
+}
+
+#[test]
+fn the_member_of_an_earlier_release_is_removed_once_before_the_first_join() {
+    let mut now = Instant::now();
+    let settings = Settings { former_instance_id: Some(Arc::from("old")), ..settings(Some("new")) };
+    let mut group = Group::new(settings, now);
+    group.handle(Event::Tick, now);
+    let actions = group.handle(Event::Coordinator(Ok((7, 9))), now);
+    assert!(
+        matches!(&actions[..], [Action::RemoveFormer { instance_id, coordinator: 7, .. }] if &**instance_id == "old"),
+        "{actions:?}"
+    );
+    // The coordinator moved meanwhile: the next one is asked.
+    let result = Err(code(ResponseError::NotCoordinator));
+    assert_eq!(group.handle(Event::FormerRemoved { attempt: group.attempt(), result }, now), []);
+    now += Duration::from_secs(10);
+    assert_eq!(group.handle(Event::Tick, now), [Action::FindCoordinator]);
+    let actions = group.handle(Event::Coordinator(Ok((8, 9))), now);
+    assert!(matches!(&actions[..], [Action::RemoveFormer { coordinator: 8, .. }]), "{actions:?}");
+    let result = Err(code(ResponseError::UnknownMemberId));
+    let actions = group.handle(Event::FormerRemoved { attempt: group.attempt(), result }, now);
+    assert!(matches!(&actions[..], [Action::Join { .. }]), "{actions:?}");
+    // Not a second time.
+    let answer = JoinAnswer::Failed(code(ResponseError::UnknownMemberId));
+    group.handle(Event::Join { attempt: group.attempt(), answer }, now);
+    let actions = group.handle(Event::Tick, now + Duration::from_mins(1));
+    assert!(matches!(&actions[..], [Action::Join { .. }]), "{actions:?}");
+}
+
+#[test]
+fn a_member_that_comes_back_to_an_assignment_without_a_partition_makes_the_group_assign_anew() {
+    for leads in [true, false] {
+        let now = Instant::now();
+        let mut group = joining(Some("node-1"), now);
+        group.handle(topics(3), now);
+        let actions = back_with(&mut group, &[0, 1], leads, now);
+        assert!(matches!(&actions[..], [Action::Assign { .. }]), "{actions:?}");
+        assert!(matches!(group.standing(), Standing::Joining(_)), "{:?}", group.standing());
+        let attempt = group.attempt();
+        let actions = describe(&mut group, &[("me", Some("node-1"), &[0, 1])], now);
+        assert_eq!(actions, [Action::Revoke { attempt }], "leads: {leads}");
+        let actions = group.handle(Event::Revoked { attempt }, now);
+        let [Action::Join { identity, subscription, .. }] = &actions[..] else { panic!("{actions:?}") };
+        // The id makes it a rebalance for a leader, the changed subscription for a follower.
+        assert_eq!(&*identity.member_id, "me");
+        assert_ne!(*subscription, encode_subscription(&[Arc::from("t")], &[], 0));
+        assert_ne!(*subscription, encode_subscription(&[Arc::from("t")], &partitions(&[0, 1]), 0));
+    }
+}
+
+#[test]
+fn a_member_that_comes_back_to_a_complete_assignment_keeps_it() {
+    for leads in [true, false] {
+        let now = Instant::now();
+        let mut group = joining(Some("node-1"), now);
+        group.handle(topics(3), now);
+        back_with(&mut group, &[0, 1], leads, now);
+        assert_eq!(describe(&mut group, &[("me", Some("node-1"), &[0, 1]), ("other", None, &[2])], now), []);
+        assert_eq!(group.standing(), Standing::Stable);
+    }
+}
+
+#[test]
+fn partitions_of_topics_that_a_member_no_longer_reads_are_given_to_the_others() {
+    let now = Instant::now();
+    let mut group = joining(Some("node-1"), now);
+    group.handle(topics(1), now);
+    let answer = JoinAnswer::Joined(Joined {
+        generation: 4,
+        member_id: StrBytes::from_static_str("me"),
+        leader: StrBytes::from_static_str("other"),
+        members: vec![],
+        skip_assignment: false,
+    });
+    group.handle(Event::Join { attempt: group.attempt(), answer }, now);
+    let both = [TopicPartition::new("former", 0), TopicPartition::new("t", 0)];
+    let assignment = Ok(encode_assignment(&both));
+    group.handle(Event::Sync { attempt: group.attempt(), assignment }, now);
+    let offsets = vec![(TopicPartition::new("t", 0), AT_5)];
+    let attempt = group.attempt();
+    let actions = group.handle(Event::Offsets { attempt, offsets: Ok(offsets.clone()) }, now);
+    assert_eq!(actions, [Action::Assign { generation: 4, partitions: offsets }]);
+    assert_eq!(describe(&mut group, &[("me", Some("node-1"), &[0])], now), [Action::Revoke { attempt }]);
+}
+
+#[test]
+fn a_follower_leaves_a_new_partition_to_the_leader_for_a_while_and_is_not_well_meanwhile() {
+    let mut now = Instant::now();
+    let mut group = stable(None, now);
+    assert_eq!(group.handle(topics(4), now), []);
+    let Standing::Joining(reason) = group.standing() else { panic!("{:?}", group.standing()) };
+    assert!(reason.contains("t-3"), "{reason}");
+    now += Duration::from_secs(9);
+    group.handle(Event::Tick, now);
+    beat(&mut group, Ok(()), now);
+    now += Duration::from_secs(1);
+    assert!(group.next_deadline().unwrap() <= now);
+    let attempt = group.attempt();
+    assert_eq!(group.handle(Event::Tick, now), [Action::Revoke { attempt }]);
+}
+
+#[test]
+fn a_leader_assigns_a_new_partition_at_once() {
+    let now = Instant::now();
+    let mut group = joining(None, now);
+    group.handle(topics(3), now);
+    back_with(&mut group, &[0, 1, 2], true, now);
+    describe(&mut group, &[("me", None, &[0, 1, 2])], now);
+    assert_eq!(group.standing(), Standing::Stable);
+    let attempt = group.attempt();
+    assert_eq!(group.handle(topics(4), now), [Action::Revoke { attempt }]);
+}
+
+#[test]
+fn a_group_that_leaves_a_partition_out_is_asked_again_ever_more_rarely_and_then_that_is_said() {
+    let mut now = Instant::now();
+    let mut group = joining(Some("node-1"), now);
+    group.handle(topics(3), now);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        back_with(&mut group, &[0], false, now);
+        let joined = now;
+        let mut actions = describe(&mut group, &[("me", Some("node-1"), &[0]), ("other", None, &[1])], now);
+        while !matches!(&actions[..], [.., Action::Revoke { .. }]) {
+            now = group.next_deadline().unwrap();
+            actions = group.handle(Event::Tick, now);
+            actions.extend(beat(&mut group, Ok(()), now));
+        }
+        pauses.push(now - joined);
+        let actions = group.handle(Event::Revoked { attempt: group.attempt() }, now);
+        assert!(matches!(&actions[..], [Action::Join { .. }]), "{actions:?}");
+    }
+    assert_eq!(pauses[0], Duration::ZERO);
+    assert!(pauses[5] > Duration::from_secs(10) && pauses[5] > pauses[3], "{pauses:?}");
+    back_with(&mut group, &[0], false, now);
+    describe(&mut group, &[("me", Some("node-1"), &[0]), ("other", None, &[1])], now);
+    let Standing::Out(reason) = group.standing() else { panic!("{:?}", group.standing()) };
+    assert!(reason.contains("t-2"), "{reason}");
+    assert!(group.setbacks() > 1);
+    // Assigned at last.
+    let actions = beat(&mut group, Err(code(ResponseError::RebalanceInProgress)), now);
+    assert!(matches!(&actions[..], [Action::Revoke { .. }]), "{actions:?}");
+    group.handle(Event::Revoked { attempt: group.attempt() }, now);
+    back_with(&mut group, &[0, 2], false, now);
+    describe(&mut group, &[("me", Some("node-1"), &[0, 2]), ("other", None, &[1])], now);
+    assert_eq!((group.standing(), group.setbacks()), (Standing::Stable, 0));
+}
+
+#[test]
+fn a_coordinator_that_does_not_describe_the_group_is_believed_but_a_returning_leader_assigns_anew() {
+    for leads in [true, false] {
+        let now = Instant::now();
+        let mut group = joining(Some("node-1"), now);
+        group.handle(topics(3), now);
+        back_with(&mut group, &[0, 1], leads, now);
+        let attempt = group.attempt();
+        let answer = Err(code(ResponseError::GroupAuthorizationFailed));
+        let actions = group.handle(Event::Described { attempt, answer }, now);
+        if leads {
+            assert_eq!(actions, [Action::Revoke { attempt }]);
+        } else {
+            assert_eq!((actions, group.standing()), (vec![], Standing::Stable));
+        }
+    }
+}
+
+#[test]
+fn a_rebalance_under_way_shows_no_assignment_to_compare() {
+    let now = Instant::now();
+    let mut group = joining(Some("node-1"), now);
+    group.handle(topics(3), now);
+    back_with(&mut group, &[0, 1], false, now);
+    let answer = Ok(Described { stable: false, members: vec![] });
+    assert_eq!(group.handle(Event::Described { attempt: group.attempt(), answer }, now), []);
+    assert!(matches!(group.standing(), Standing::Joining(_)));
+    let later = now + Duration::from_secs(5);
+    let actions = group.handle(Event::Tick, later);
+    assert!(matches!(&actions[..], [Action::Describe { .. }, Action::Heartbeat { .. }]), "{actions:?}");
 }
 
 #[test]
@@ -189,357 +461,4 @@ fn an_answer_to_an_earlier_attempt_changes_nothing() {
         []
     );
     assert_eq!(group.standing(), Standing::Stable);
-}
-
-// ---- whole groups ----
-
-#[derive(Clone)]
-struct Seat {
-    instance: Option<StrBytes>,
-    subscription: Bytes,
-    last_seen: Instant,
-    /// Who waits for an answer to a join, in this round.
-    joining: Option<(usize, u64)>,
-    syncing: Option<(usize, u64)>,
-}
-
-#[derive(PartialEq, Clone, Copy, Debug)]
-enum State {
-    Empty,
-    Preparing(Instant),
-    Completing,
-    Stable,
-}
-
-/// Kafka's group coordinator, as far as members can tell.
-struct Coordinator {
-    seats: BTreeMap<StrBytes, Seat>,
-    state: State,
-    generation: i32,
-    leader: StrBytes,
-    assignments: HashMap<StrBytes, Bytes>,
-    next_id: u32,
-    broker: i32,
-}
-
-const JOIN_WINDOW: Duration = Duration::from_secs(12);
-
-impl Coordinator {
-    fn begin_rebalance(&mut self, now: Instant, out: &mut Vec<(usize, Event)>) {
-        for seat in self.seats.values_mut() {
-            if let Some((node, attempt)) = seat.syncing.take() {
-                let assignment = Err(code(ResponseError::RebalanceInProgress));
-                out.push((node, Event::Sync { attempt, assignment }));
-            }
-        }
-        if !matches!(self.state, State::Preparing(_)) {
-            self.state = State::Preparing(now + JOIN_WINDOW);
-        }
-    }
-
-    fn tick(&mut self, now: Instant, out: &mut Vec<(usize, Event)>) {
-        let expired: Vec<StrBytes> = self
-            .seats
-            .iter()
-            .filter(|(_, seat)| seat.joining.is_none() && seat.last_seen + Duration::from_secs(30) <= now)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in expired {
-            self.seats.remove(&id);
-            self.begin_rebalance(now, out);
-        }
-        if self.seats.is_empty() {
-            self.state = State::Empty;
-        }
-        if let State::Preparing(until) = self.state {
-            let all_here = self.seats.values().all(|seat| seat.joining.is_some());
-            if all_here || now >= until {
-                self.seats.retain(|_, seat| seat.joining.is_some());
-                if self.seats.is_empty() {
-                    self.state = State::Empty;
-                    return;
-                }
-                self.generation += 1;
-                self.state = State::Completing;
-                self.assignments.clear();
-                if !self.seats.contains_key(&self.leader) {
-                    self.leader = self.seats.keys().next().unwrap().clone();
-                }
-                let members: Vec<_> = self
-                    .seats
-                    .iter()
-                    .map(|(id, seat)| (id.clone(), seat.instance.clone(), seat.subscription.clone()))
-                    .collect();
-                for (id, seat) in &mut self.seats {
-                    seat.last_seen = now;
-                    if let Some((node, attempt)) = seat.joining.take() {
-                        let leads = *id == self.leader;
-                        let joined = Joined {
-                            generation: self.generation,
-                            member_id: id.clone(),
-                            leader: self.leader.clone(),
-                            members: if leads { members.clone() } else { vec![] },
-                            skip_assignment: false,
-                        };
-                        out.push((node, Event::Join { attempt, answer: JoinAnswer::Joined(joined) }));
-                    }
-                }
-            }
-        }
-    }
-
-    fn valid(&self, identity: &Identity) -> Result<(), ResponseError> {
-        match self.seats.get(&identity.member_id) {
-            None => Err(ResponseError::UnknownMemberId),
-            Some(_) if identity.generation != self.generation => Err(ResponseError::IllegalGeneration),
-            Some(_) => Ok(()),
-        }
-    }
-
-    /// What a member gets back at once; joins and syncs may wait.
-    fn take(&mut self, node: usize, action: Action, now: Instant, out: &mut Vec<(usize, Event)>) {
-        match action {
-            Action::FindCoordinator => out.push((node, Event::Coordinator(Ok((self.broker, 9))))),
-            Action::Join { attempt, coordinator, identity, subscription } => {
-                let refuse = |error| (node, Event::Join { attempt, answer: JoinAnswer::Failed(code(error)) });
-                if coordinator != self.broker {
-                    return out.push(refuse(ResponseError::NotCoordinator));
-                }
-                let mut id = identity.member_id;
-                if id.is_empty() {
-                    self.next_id += 1;
-                    id = StrBytes::from_string(format!("member-{}", self.next_id));
-                    if identity.instance_id.is_none() {
-                        let answer = JoinAnswer::MemberIdRequired(id);
-                        return out.push((node, Event::Join { attempt, answer }));
-                    }
-                }
-                let seat = Seat {
-                    instance: identity.instance_id,
-                    subscription,
-                    last_seen: now,
-                    joining: Some((node, attempt)),
-                    syncing: None,
-                };
-                self.seats.insert(id, seat);
-                self.begin_rebalance(now, out);
-            }
-            Action::Sync { attempt, identity, assignments, .. } => {
-                let answer = |assignment| (node, Event::Sync { attempt, assignment });
-                if let Err(error) = self.valid(&identity) {
-                    return out.push(answer(Err(code(error))));
-                }
-                match self.state {
-                    State::Preparing(_) | State::Empty => {
-                        return out.push(answer(Err(code(ResponseError::RebalanceInProgress))));
-                    }
-                    State::Completing if identity.member_id == self.leader => {
-                        self.assignments = assignments.into_iter().collect();
-                        self.state = State::Stable;
-                    }
-                    State::Completing | State::Stable => {}
-                }
-                if let Some(seat) = self.seats.get_mut(&identity.member_id) {
-                    seat.last_seen = now;
-                    seat.syncing = Some((node, attempt));
-                }
-                if self.state == State::Stable {
-                    for (id, seat) in &mut self.seats {
-                        if let Some((node, attempt)) = seat.syncing.take() {
-                            let assignment = Ok(self.assignments.get(id).cloned().unwrap_or_default());
-                            out.push((node, Event::Sync { attempt, assignment }));
-                        }
-                    }
-                }
-            }
-            Action::Heartbeat { attempt, coordinator, identity } => {
-                let result = if coordinator == self.broker {
-                    self.valid(&identity).and(match self.state {
-                        State::Stable | State::Completing => Ok(()),
-                        _ => Err(ResponseError::RebalanceInProgress),
-                    })
-                } else {
-                    Err(ResponseError::NotCoordinator)
-                };
-                if result != Err(ResponseError::NotCoordinator)
-                    && let Some(seat) = self.seats.get_mut(&identity.member_id)
-                {
-                    seat.last_seen = now;
-                }
-                out.push((node, Event::Beat { attempt, result: result.map_err(code) }));
-            }
-            Action::FetchOffsets { attempt, partitions, .. } => {
-                let offsets = Ok(partitions.into_iter().map(|partition| (partition, None)).collect());
-                out.push((node, Event::Offsets { attempt, offsets }));
-            }
-            Action::Leave { identity, .. } => {
-                if self.seats.remove(&identity.member_id).is_some() {
-                    self.begin_rebalance(now, out);
-                }
-                out.push((node, Event::Left));
-            }
-            Action::CountPartitions { attempt, topics } => {
-                let counts = Ok(topics.into_iter().map(|topic| (topic, 7)).collect());
-                out.push((node, Event::Counts { attempt, counts }));
-            }
-            Action::Assign { .. } | Action::Revoke { .. } | Action::Lose | Action::Stopped => unreachable!(),
-        }
-    }
-}
-
-/// What fails when a request or its answer is lost.
-fn lost(action: &Action) -> Option<Event> {
-    let failure = || Failure::Lost("connection lost".to_owned());
-    Some(match action {
-        Action::FindCoordinator => Event::Coordinator(Err(failure())),
-        Action::Join { attempt, .. } => {
-            Event::Join { attempt: *attempt, answer: JoinAnswer::Failed(failure()) }
-        }
-        Action::Sync { attempt, .. } => Event::Sync { attempt: *attempt, assignment: Err(failure()) },
-        Action::Heartbeat { attempt, .. } => Event::Beat { attempt: *attempt, result: Err(failure()) },
-        Action::FetchOffsets { attempt, .. } => Event::Offsets { attempt: *attempt, offsets: Err(failure()) },
-        Action::CountPartitions { attempt, .. } => {
-            Event::Counts { attempt: *attempt, counts: Err(failure()) }
-        }
-        _ => return None,
-    })
-}
-
-struct Node {
-    group: Group,
-    held: Option<(i32, BTreeSet<TopicPartition>)>,
-    revoking: bool,
-}
-
-/// Runs a group of `count` members for a while with faults, then without, and checks that in the end all
-/// partitions are held by exactly one member each. Never do two members hold a partition in one generation.
-fn simulate(seed: u64) {
-    let mut random = SmallRng::seed_from_u64(seed);
-    let start = Instant::now();
-    let count = random.random_range(1..5);
-    let statics = random.random_bool(0.3);
-    let mut nodes: Vec<Node> = (0..count)
-        .map(|index| {
-            let instance = statics.then(|| format!("i{index}"));
-            let group = Group::new(settings(instance.as_deref()), start);
-            Node { group, held: None, revoking: false }
-        })
-        .collect();
-    let mut coordinator = Coordinator {
-        seats: BTreeMap::new(),
-        state: State::Empty,
-        generation: 0,
-        leader: StrBytes::new(),
-        assignments: HashMap::new(),
-        next_id: 0,
-        broker: 1,
-    };
-    // (when, tie-breaker) -> event for a node.
-    let mut queue: BTreeMap<(Instant, u64), (usize, Event)> = BTreeMap::new();
-    let mut order = 0;
-    let faults_end = start + Duration::from_mins(5);
-    let end = faults_end + Duration::from_mins(3);
-    let mut now = start;
-    while now < end {
-        now += Duration::from_millis(100);
-        let faulty = now < faults_end;
-        if faulty && random.random_bool(0.002) {
-            coordinator.broker = random.random_range(1..4);
-        }
-        let mut due: Vec<(usize, Event)> = Vec::new();
-        while let Some(entry) = queue.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            due.push(entry.remove());
-        }
-        for (index, node) in nodes.iter().enumerate() {
-            if node.group.next_deadline().is_some_and(|at| at <= now) {
-                due.push((index, Event::Tick));
-            }
-            if faulty && random.random_bool(0.001) {
-                due.push((index, Event::TopicsChanged));
-            }
-        }
-        let mut answers: Vec<(usize, Event)> = Vec::new();
-        coordinator.tick(now, &mut answers);
-        for (index, event) in due {
-            let node = &mut nodes[index];
-            for action in node.group.handle(event, now) {
-                match action {
-                    Action::Assign { generation, partitions } => {
-                        assert!(node.held.is_none(), "seed {seed}: assigned twice");
-                        node.held = Some((generation, partitions.into_iter().map(|(p, _)| p).collect()));
-                    }
-                    Action::Revoke { attempt } => {
-                        assert!(node.held.is_some() && !node.revoking, "seed {seed}: nothing to revoke");
-                        node.revoking = true;
-                        order += 1;
-                        let after = Duration::from_millis(random.random_range(0..3000));
-                        queue.insert((now + after, order), (index, Event::Revoked { attempt }));
-                    }
-                    Action::Lose => {
-                        assert!(node.held.take().is_some(), "seed {seed}: nothing to lose");
-                        node.revoking = false;
-                    }
-                    Action::Join { .. } if node.revoking => {
-                        // The drain is over: partitions are given back before the join goes out.
-                        node.revoking = false;
-                        node.held = None;
-                        order += 1;
-                        coordinator.take(index, action, now, &mut answers);
-                    }
-                    action => {
-                        assert!(
-                            !matches!(action, Action::Join { .. }) || node.held.is_none(),
-                            "seed {seed}: joins with partitions in hand"
-                        );
-                        if faulty && random.random_bool(0.05) {
-                            // Either the request or only its answer is lost.
-                            if random.random_bool(0.5) {
-                                let mut told = Vec::new();
-                                coordinator.take(index, action.clone(), now, &mut told);
-                                answers.extend(told.into_iter().filter(|(node, _)| *node != index));
-                            }
-                            if let Some(event) = lost(&action) {
-                                answers.push((index, event));
-                            }
-                        } else {
-                            coordinator.take(index, action, now, &mut answers);
-                        }
-                    }
-                }
-            }
-        }
-        for (index, event) in answers {
-            order += 1;
-            let latency = Duration::from_millis(random.random_range(1..400));
-            queue.insert((now + latency, order), (index, event));
-        }
-        let mut holders: BTreeMap<(i32, &TopicPartition), usize> = BTreeMap::new();
-        for (index, node) in nodes.iter().enumerate() {
-            for partition in node.held.iter().flat_map(|(_, held)| held) {
-                let generation = node.held.as_ref().map_or(0, |(generation, _)| *generation);
-                if let Some(other) = holders.insert((generation, partition), index) {
-                    panic!("seed {seed}: {partition} is held by {other} and {index}");
-                }
-            }
-        }
-    }
-    let mut held: Vec<TopicPartition> = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        assert_eq!(node.group.standing(), Standing::Stable, "seed {seed}: member {index}");
-        held.extend(node.held.iter().flat_map(|(_, held)| held.iter().cloned()));
-    }
-    held.sort();
-    assert_eq!(held, partitions(&[0, 1, 2, 3, 4, 5, 6]), "seed {seed}");
-}
-
-#[test]
-fn groups_come_to_rest_with_every_partition_held_once_whatever_was_lost() {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
-    for offset in 0..60 {
-        simulate(seed.wrapping_add(offset));
-    }
 }

@@ -1,6 +1,6 @@
 //! What goes into the state machine and what comes out of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +9,23 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::kafka::client::{Backoff, ResponseError};
 use crate::kafka::consumer::TopicPartition;
+use crate::kafka::consumer::topics::Position;
 
 /// What a member of a group is told once.
 #[derive(Debug, Clone)]
 pub(in crate::kafka::consumer) struct Settings {
     pub group_id: Arc<str>,
     pub instance_id: Option<Arc<str>>,
+    /// A static member that an earlier release left behind under another id, removed before the first join.
+    pub former_instance_id: Option<Arc<str>>,
     pub topics: Vec<Arc<str>>,
     pub session_timeout: Duration,
     pub rebalance_timeout: Duration,
     pub heartbeat_interval: Duration,
     pub rejoin_backoff: Backoff,
+    /// How long the group's leader has for noticing that a partition has no owner before another member makes
+    /// the group assign anew.
+    pub leader_patience: Duration,
     /// Failed attempts in a row after which the state is called disconnected; attempts go on.
     pub max_rejoin_attempts: u32,
 }
@@ -63,6 +69,24 @@ pub(in crate::kafka::consumer) struct Joined {
     pub skip_assignment: bool,
 }
 
+/// The group as its coordinator describes it (DescribeGroups).
+#[derive(Debug, Clone, Default)]
+pub(in crate::kafka::consumer) struct Described {
+    /// False during a rebalance, when the coordinator tells no assignments.
+    pub stable: bool,
+    pub members: Vec<DescribedMember>,
+}
+
+/// A member in the description of its group.
+#[derive(Debug, Clone)]
+pub(in crate::kafka::consumer) struct DescribedMember {
+    pub member_id: StrBytes,
+    /// Told by Kafka 2.4 and later.
+    pub instance_id: Option<StrBytes>,
+    pub subscription: Bytes,
+    pub assignment: Bytes,
+}
+
 /// An answer to JoinGroup.
 #[derive(Debug, Clone)]
 pub(in crate::kafka::consumer) enum JoinAnswer {
@@ -88,14 +112,17 @@ pub(in crate::kafka::consumer) enum Event {
     /// Answer to [`Action::Heartbeat`].
     Beat { attempt: u64, result: Result<(), Failure> },
     /// Answer to [`Action::FetchOffsets`].
-    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Option<i64>)>, Failure> },
+    Offsets { attempt: u64, offsets: Result<Vec<(TopicPartition, Position)>, Failure> },
     /// How a commit went.
     Commit { attempt: u64, result: Result<(), Failure> },
     /// [`Action::Revoke`] is done: drained and committed as far as possible.
     Revoked { attempt: u64 },
-    /// A topic has other partitions than when the group was joined. Only the leader acts on it: it
-    /// assigns, and all the others would only start a rebalance each.
-    TopicsChanged,
+    /// Number of partitions of each of our topics that Kafka has.
+    Topics(BTreeMap<Arc<str>, i32>),
+    /// Answer to [`Action::Describe`].
+    Described { attempt: u64, answer: Result<Described, Failure> },
+    /// Answer to [`Action::RemoveFormer`].
+    FormerRemoved { attempt: u64, result: Result<(), Failure> },
     /// Come to an end. With `leave` the group is told at once, otherwise it waits out the session.
     Stop { leave: bool },
     /// [`Action::Leave`] was answered, or not in time.
@@ -133,10 +160,21 @@ pub(in crate::kafka::consumer) enum Action {
         coordinator: i32,
         identity: Identity,
     },
-    /// Start reading these, from the offsets committed before (`None`: by the reset policy).
+    /// Ask who is in the group and who has which partitions.
+    Describe {
+        attempt: u64,
+        coordinator: i32,
+    },
+    /// Remove the static member of this instance id from the group, if it is there (KIP-345).
+    RemoveFormer {
+        attempt: u64,
+        coordinator: i32,
+        instance_id: Arc<str>,
+    },
+    /// Start reading these.
     Assign {
         generation: i32,
-        partitions: Vec<(TopicPartition, Option<i64>)>,
+        partitions: Vec<(TopicPartition, Position)>,
     },
     /// Stop delivering, wait for what is out, commit, then say [`Event::Revoked`].
     Revoke {

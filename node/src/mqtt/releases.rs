@@ -1,0 +1,241 @@
+//! Who remembers QoS 2 publications beyond the end of the process, and what of it is still meant.
+//!
+//! A disk buffer keeps the packet identifier of a publication beside its record ([`Mark`]), and takes what comes with that
+//! identifier after a crash for the same publication. That is right until the client releases the identifier, which it may then
+//! use for another message. So whoever remembers has to hear every release, and one that cannot show that it has is not believed.
+//!
+//! Invariants:
+//! * What was found on a disk counts where it was kept up to date until the end of the life before this one ([`Lives`]),
+//!   less what was released in this life before its buffer was opened.
+//! * A release is noted here or heard by those who remember before the client is answered.
+//! * Of more than [`NOTED`] releases nothing is kept, and a buffer that is opened later is not believed at all: what is under way in
+//!   such a bridge at that moment may be there twice, but nothing is lost.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use hashbrown::HashSet;
+use parking_lot::{Mutex, RwLock};
+
+use crate::flow::{HandOver, Lives, Mark, Remembers, SessionId};
+
+/// Releases that are noted for buffers that are opened later: some megabytes, and more than clients release while a bridge that
+/// cannot be started at once is tried again.
+const NOTED: usize = 100_000;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Releases {
+    remembering: RwLock<Vec<Arc<dyn Remembers>>>,
+    /// Released in this life by sessions from before it. Changes while `remembering` is locked.
+    noted: Mutex<HashSet<Mark>>,
+    /// There were too many.
+    overflowed: AtomicBool,
+}
+
+impl Releases {
+    /// From now on this one hears of all releases, and of what it found only that counts which is still meant.
+    pub(crate) fn add(&self, who: Arc<dyn Remembers>, lives: Lives) {
+        let mut remembering = self.remembering.write();
+        let heard_all =
+            lives.before.is_some() && who.life() == lives.before && !self.overflowed.load(Ordering::Relaxed);
+        let noted = self.noted.lock();
+        who.believe(lives.now, &|mark| heard_all && !noted.contains(&mark));
+        drop(noted);
+        remembering.push(who);
+    }
+
+    /// Until now.
+    pub(crate) fn remove(&self, who: &Arc<dyn Remembers>) {
+        let address = |who: &Arc<dyn Remembers>| Arc::as_ptr(who).cast::<()>() as usize;
+        self.remembering.write().retain(|known| address(known) != address(who));
+    }
+
+    /// A publication is released; `restored`: by a session from before this life. True where somebody remembers it, who then
+    /// holds what `then` makes until it is forgotten for good.
+    pub(crate) fn release(&self, mark: Mark, restored: bool, then: impl FnOnce() -> Arc<HandOver>) -> bool {
+        let remembering = self.remembering.read();
+        if restored && !self.overflowed.load(Ordering::Relaxed) {
+            self.note(mark);
+        }
+        let mut those = remembering.iter().filter(|who| who.remembers(mark)).peekable();
+        if those.peek().is_none() {
+            return false;
+        }
+        let then = then();
+        those.for_each(|who| who.forget(mark, then.clone()));
+        true
+    }
+
+    fn note(&self, mark: Mark) {
+        let mut noted = self.noted.lock();
+        if noted.len() < NOTED {
+            noted.insert(mark);
+        } else {
+            *noted = HashSet::new();
+            self.overflowed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A stored session is at its end.
+    pub(crate) fn session_ended(&self, session: SessionId) {
+        for who in &*self.remembering.read() {
+            who.session_ended(session);
+        }
+    }
+
+    /// These are all sessions from before this life.
+    pub(crate) fn sessions_found(&self, sessions: impl Iterator<Item = SessionId>) {
+        let remembering = self.remembering.read();
+        if remembering.is_empty() {
+            return;
+        }
+        let sessions: HashSet<SessionId> = sessions.collect();
+        remembering.iter().for_each(|who| who.keep_sessions(&|session| sessions.contains(&session)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::flow::{AckSink, Outcome, SequenceRange, Ticket};
+
+    const LIVES: Lives = Lives { before: Some(7), now: 8 };
+
+    struct Nobody;
+
+    impl AckSink for Nobody {
+        fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
+    }
+
+    fn then() -> Arc<HandOver> {
+        HandOver::new(Ticket::new(Arc::new(Nobody), 0))
+    }
+
+    fn mark(session: u8, identifier: u16) -> Mark {
+        Mark { session: SessionId([session; 16]), identifier }
+    }
+
+    /// What one found on its disk.
+    struct Memory {
+        life: Option<u64>,
+        marks: Mutex<BTreeSet<Mark>>,
+    }
+
+    impl Memory {
+        fn of(life: Option<u64>, marks: &[Mark]) -> Arc<Self> {
+            Arc::new(Self { life, marks: Mutex::new(marks.iter().copied().collect()) })
+        }
+
+        fn left(&self) -> Vec<Mark> {
+            self.marks.lock().iter().copied().collect()
+        }
+    }
+
+    impl Remembers for Memory {
+        fn life(&self) -> Option<u64> {
+            self.life
+        }
+
+        fn believe(&self, now: u64, meant: &dyn Fn(Mark) -> bool) {
+            assert_eq!(now, 8);
+            self.marks.lock().retain(|mark| meant(*mark));
+        }
+
+        fn remembers(&self, mark: Mark) -> bool {
+            self.marks.lock().contains(&mark)
+        }
+
+        fn forget(&self, mark: Mark, _: Arc<HandOver>) {
+            assert!(self.marks.lock().remove(&mark));
+        }
+
+        fn session_ended(&self, session: SessionId) {
+            self.marks.lock().retain(|mark| mark.session != session);
+        }
+
+        fn keep_sessions(&self, exists: &dyn Fn(SessionId) -> bool) {
+            self.marks.lock().retain(|mark| exists(mark.session));
+        }
+    }
+
+    #[test]
+    fn a_memory_counts_where_it_was_kept_up_to_the_end_of_the_life_before() {
+        let marks = [mark(1, 1), mark(1, 2)];
+        for (life, before, counts) in [
+            (Some(7), Some(7), true),
+            (Some(6), Some(7), false),
+            // Opened for the second time in this life.
+            (Some(8), Some(7), false),
+            (None, Some(7), false),
+            (Some(7), None, false),
+            (None, None, false),
+        ] {
+            let memory = Memory::of(life, &marks);
+            Releases::default().add(memory.clone(), Lives { before, now: 8 });
+            assert_eq!(memory.left().len(), if counts { 2 } else { 0 }, "{life:?} {before:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_released_before_a_buffer_is_opened_is_not_believed_and_the_rest_is() {
+        let releases = Releases::default();
+        let early = Memory::of(Some(7), &[mark(1, 1), mark(1, 2)]);
+        releases.add(early.clone(), LIVES);
+        assert!(releases.release(mark(1, 1), true, then));
+        assert!(!releases.release(mark(2, 1), true, then), "nobody has it");
+        assert_eq!(early.left(), [mark(1, 2)]);
+        let late = Memory::of(Some(7), &[mark(1, 1), mark(1, 2), mark(2, 1), mark(2, 2)]);
+        releases.add(late.clone(), LIVES);
+        assert_eq!(late.left(), [mark(1, 2), mark(2, 2)]);
+        assert!(releases.release(mark(1, 2), true, then));
+        assert_eq!((early.left(), late.left()), (vec![], vec![mark(2, 2)]));
+    }
+
+    #[test]
+    fn after_more_releases_than_are_noted_a_late_buffer_is_not_believed_at_all() {
+        let releases = Releases::default();
+        let mut number = 0_u32;
+        let mut release = |restored| {
+            number += 1;
+            let [_, session, high, low] = number.to_be_bytes();
+            releases.release(mark(session, u16::from_be_bytes([high, low])), restored, then);
+        };
+        // Sessions of this life have no memory that is older than it.
+        (0..=NOTED).for_each(|_| release(false));
+        (0..NOTED).for_each(|_| release(true));
+        let late = Memory::of(Some(7), &[mark(99, 1)]);
+        releases.add(late.clone(), LIVES);
+        assert_eq!(late.left(), [mark(99, 1)]);
+        release(true);
+        let later = Memory::of(Some(7), &[mark(99, 1)]);
+        releases.add(later.clone(), LIVES);
+        assert_eq!(later.left(), []);
+        assert_eq!(releases.noted.lock().capacity(), 0, "the memory is given back");
+    }
+
+    #[test]
+    fn what_is_remembered_of_sessions_that_are_gone_goes() {
+        let releases = Releases::default();
+        let memory = Memory::of(Some(7), &[mark(1, 1), mark(2, 1), mark(3, 1)]);
+        releases.add(memory.clone(), LIVES);
+        releases.sessions_found([1, 2, 4].map(|session| SessionId([session; 16])).into_iter());
+        assert_eq!(memory.left(), [mark(1, 1), mark(2, 1)]);
+        releases.session_ended(SessionId([1; 16]));
+        assert_eq!(memory.left(), [mark(2, 1)]);
+    }
+
+    #[test]
+    fn one_that_is_removed_hears_nothing_any_more() {
+        let releases = Releases::default();
+        let memory = Memory::of(Some(7), &[mark(1, 1)]);
+        let who: Arc<dyn Remembers> = memory.clone();
+        releases.add(who.clone(), LIVES);
+        releases.remove(&who);
+        assert!(!releases.release(mark(1, 1), true, then));
+    }
+}
