@@ -43,5 +43,7 @@ pub(super) fn upgrade(transaction: &WriteTransaction, life: Option<u64>) -> Resu
     transaction.rename_table(RUNS, v2::RUNS)?;
     transaction.rename_table(PROGRESS, v2::PROGRESS)?;
     transaction.rename_table(MESSAGES, v2::MESSAGES)?;
+    // Format 1 holds no retained messages back.
+    transaction.open_table(v2::AWAITED)?;
     Ok(())
 }
