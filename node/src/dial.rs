@@ -23,8 +23,11 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Most hosts that are remembered; all are forgotten beyond it, which costs a head start each.
 const MAX_REMEMBERED: usize = 1024;
 
+/// Addresses by host and port.
+type Addresses = HashMap<(Box<str>, u16), SocketAddr>;
+
 /// The address of a host and port that failed last.
-static FAILED_LAST: Mutex<Option<HashMap<(Box<str>, u16), SocketAddr>>> = Mutex::new(None);
+static FAILED_LAST: Mutex<Option<Addresses>> = Mutex::new(None);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, last], 9))
@@ -240,11 +243,9 @@ mod tests {
         hole.listen(0).unwrap();
         let hole_address = hole.local_addr().unwrap().as_socket().unwrap();
         let mut filling = Vec::new();
-        loop {
-            match tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(hole_address)).await {
-                Ok(stream) => filling.push(stream.unwrap()),
-                Err(_) => break,
-            }
+        let fill = || tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(hole_address));
+        while let Ok(stream) = fill().await {
+            filling.push(stream.unwrap());
         }
         let addresses = vec![hole_address, open];
         let stream = dial("hole.test", open.port(), addresses, LONG, TcpStream::connect).await.unwrap();

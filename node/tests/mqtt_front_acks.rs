@@ -1,5 +1,7 @@
 //! Acknowledgements that wait for message sinks.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod mqtt_front;
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
@@ -290,7 +292,7 @@ async fn refuses(sink: &Sink) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("a publication that is turned away");
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
 }
 
 fn make_room(sink: &Sink) {
@@ -313,7 +315,7 @@ async fn a_client_is_answered_while_its_publications_wait() {
         client.publish("t/1", b"1", QoS::AtLeastOnce, 1).await;
         client.publish("t/2", b"2", QoS::AtMostOnce, 0).await;
         let before = broker.router.memory_used();
-        client.publish("other", &[3; 300_000], QoS::AtLeastOnce, 2).await;
+        client.publish("other", &vec![3; 300_000], QoS::AtLeastOnce, 2).await;
         client.publish("t/4", b"4", QoS::ExactlyOnce, 3).await;
         refuses(&sink).await;
         assert_eq!(client.subscribe("in2", QoS::AtMostOnce).await, [ReasonCode::Success]);

@@ -1,5 +1,7 @@
 //! What happens when something is full: a session's queue, the memory of the device side.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod mqtt_front;
 #[path = "mqtt_front_limits/standstill.rs"]
 mod standstill;

@@ -306,24 +306,24 @@ fn drill<'a>(value: Value<'a>, path: &[Box<str>]) -> Result<Value<'a>, NotJson> 
         Value::Text(text) => Cow::Owned(text),
         Value::Missing | Value::Int(_) | Value::Bool(_) => return Ok(Value::Missing),
     };
-    let mut current = member(text, first)?;
+    let mut current = member(&text, first)?;
     for step in rest {
         // A text further inside that is not JSON has no members.
-        current = current.and_then(|value| member(value, step).unwrap_or(None));
+        current = current.and_then(|value| member(&value, step).unwrap_or(None));
     }
     Ok(current.map_or(Value::Missing, from_json))
 }
 
 /// The member of an object, or of an object that stands as JSON text in a string.
-fn member<'a>(text: Cow<'a, [u8]>, name: &str) -> Result<Option<Cow<'a, [u8]>>, NotJson> {
-    let found = match &text {
+fn member<'a>(text: &Cow<'a, [u8]>, name: &str) -> Result<Option<Cow<'a, [u8]>>, NotJson> {
+    let found = match text {
         Cow::Borrowed(text) => json_text::member(text, name)?.map(Cow::Borrowed),
         Cow::Owned(text) => json_text::member(text, name)?.map(|value| Cow::Owned(value.to_vec())),
     };
     if found.is_some() {
         return Ok(found);
     }
-    let Some(inner) = json_text::string(json_text::document(&text)?) else { return Ok(None) };
+    let Some(inner) = json_text::string(json_text::document(text)?) else { return Ok(None) };
     // Not JSON inside a string: a text without members.
     let value = json_text::member(&inner, name).unwrap_or(None);
     Ok(value.map(|value| Cow::Owned(value.to_vec())))

@@ -425,7 +425,7 @@ impl World {
         for (identifier, qos, released) in owed {
             match (qos, released) {
                 (QoS::ExactlyOnce, false) => {
-                    session.pubrec(identifier, ReasonCode::Success, &mut out).unwrap()
+                    session.pubrec(identifier, ReasonCode::Success, &mut out).unwrap();
                 }
                 (QoS::ExactlyOnce, true) => session.pubcomp(identifier).unwrap(),
                 _ => session.puback(identifier, ReasonCode::Success).unwrap(),

@@ -90,6 +90,7 @@ impl Will {
 }
 
 /// A publication that the keeper brings to its end.
+#[expect(clippy::large_enum_variant, reason = "there are few at a time, and nearly all that wait are wills")]
 pub(crate) enum Errand {
     /// A will.
     Will { message: OwnedMessage, progress: PublishProgress, hand_over: Option<Arc<HandOver>> },

@@ -114,7 +114,7 @@ async fn slow(broker: &Broker, lasts: bool) -> Client {
 async fn take(client: &mut Client) -> (Vec<u8>, u16) {
     loop {
         let seen = tokio::time::timeout(2 * PATIENCE, client.try_next()).await;
-        match seen.expect("a packet") {
+        match seen.unwrap() {
             Seen::Publish { payload, identifier, .. } => return (payload, identifier),
             // The answer to a PINGREQ that was not waited for to its end.
             Seen::PingResp => {}

@@ -142,7 +142,7 @@ async fn connected(node: &Node, connect: &Connect<'_>) -> (Client, bool) {
 }
 
 async fn next(client: &mut Client) -> Seen {
-    tokio::time::timeout(LONG, client.try_next()).await.expect("a packet")
+    tokio::time::timeout(LONG, client.try_next()).await.unwrap()
 }
 
 /// Publishes with QoS 2 and waits for PUBREC.
@@ -189,20 +189,17 @@ async fn a_new_session_never_has_the_memory_of_one_that_ended_before_a_stop_a_cr
         assert!(!present);
         // Behind the end of that session on the disk.
         b.subscribe("other", QoS::AtMostOnce).await;
-        let node = match how {
-            "kill" => {
-                let data = world.crashed();
-                stop(node).await;
-                world.start_in(&data, USUAL).await
+        let node = if how == "kill" {
+            let data = world.crashed();
+            stop(node).await;
+            world.start_in(&data, USUAL).await
+        } else {
+            stop(node).await;
+            if how == "move" {
+                let sessions = world.data().join("sessions.redb");
+                std::fs::rename(&sessions, sessions.with_extension("moved")).unwrap();
             }
-            _ => {
-                stop(node).await;
-                if how == "move" {
-                    let sessions = world.data().join("sessions.redb");
-                    std::fs::rename(&sessions, sessions.with_extension("moved")).unwrap();
-                }
-                world.start(USUAL).await
-            }
+            world.start(USUAL).await
         };
         // Whichever number a session had, some of these would have got it.
         for number in 0..4 {

@@ -1,5 +1,6 @@
 //! Tokens into definitions by key, in the order of the text. Includes are followed here.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -191,7 +192,7 @@ struct Scope<'p> {
     shown: &'p str,
 }
 
-impl<'t> Parser<'t, '_, '_> {
+impl Parser<'_, '_, '_> {
     fn whole(mut self) -> Result<Fields, Fault> {
         self.skip_lines()?;
         let path = self.prefix.clone();
@@ -645,9 +646,10 @@ impl<'t> Parser<'t, '_, '_> {
         let mut message =
             format!("syntax error: expected {closing}: the `{sign}` of line {line} is not closed");
         if let Some((at, comment)) = self.lexer.glued_comment() {
-            message.push_str(&format!(
+            let _ = write!(
+                message,
                 "; `{comment}` begins a comment in line {at}: write a value that contains it in double quotes"
-            ));
+            );
         }
         Fault { place: Place { line, ..self.lexer.place() }, message }
     }

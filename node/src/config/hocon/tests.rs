@@ -1,5 +1,6 @@
 //! What people write, the refusals, and random texts against the bounds and a second opinion.
 
+use std::fmt::Write as _;
 use std::panic::catch_unwind;
 
 use rand::rngs::StdRng;
@@ -285,7 +286,10 @@ fn the_forms_that_people_write_are_read_as_they_look_or_refused() {
 #[test]
 fn no_text_is_nested_too_deep_for_the_stack() {
     let repeated = |text: &str, times: usize| text.repeat(times);
-    let chain: String = (0..5000).map(|at| format!("a{at} = ${{a{}}}\n", at + 1)).collect();
+    let mut chain = String::new();
+    for at in 0..5000 {
+        let _ = writeln!(chain, "a{at} = ${{a{}}}", at + 1);
+    }
     for text in [
         format!("a{} = 1", repeated(".b", 400)),
         format!("a{} = 1", repeated(".b", 100_000)),
@@ -294,7 +298,7 @@ fn no_text_is_nested_too_deep_for_the_stack() {
         format!("a = {}", repeated("[", 100_000)),
         format!("a = {}{}", repeated("[", 5000), repeated("]", 5000)),
         format!("a = {}", repeated("[{b=", 5000)),
-        format!("{}a5000 = 1", chain),
+        format!("{chain}a5000 = 1"),
         format!("a = [{}]", repeated("${a}", 5000)),
         format!("a = 1\n{}", repeated("a = ${a} x\n", 5000)),
         "a = ${a.x}\n".to_owned(),
@@ -319,7 +323,7 @@ fn no_text_is_nested_too_deep_for_the_stack() {
 fn substitutions_that_repeat_one_another_end_at_a_bound() {
     let mut text = format!("a0 = {}\n", "x".repeat(1000));
     for at in 0..40 {
-        text.push_str(&format!("a{} = ${{a{at}}}${{a{at}}}\n", at + 1));
+        let _ = writeln!(text, "a{} = ${{a{at}}}${{a{at}}}", at + 1);
     }
     assert!(refusal(&text).contains("too large"));
 }
@@ -623,14 +627,11 @@ fn any_text_is_read_or_refused() {
     for _ in 0..20_000 {
         let length = random.random_range(1..30);
         let text: String = (0..length).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect();
-        match catch_unwind(|| (read_file(&text).is_ok(), read("t", &text, Source::Text).is_ok())) {
-            Ok((read, _)) => {
-                read_texts += u32::from(read);
-                if read && !text.contains("\"\"\"") && !text.contains("${") {
-                    assert!(scanned(&text).1, "seed {seed}: {text:?}");
-                }
-            }
-            Err(_) => panic!("seed {seed}: {text:?}"),
+        let outcome = catch_unwind(|| (read_file(&text).is_ok(), read("t", &text, Source::Text).is_ok()));
+        let Ok((read, _)) = outcome else { panic!("seed {seed}: {text:?}") };
+        read_texts += u32::from(read);
+        if read && !text.contains("\"\"\"") && !text.contains("${") {
+            assert!(scanned(&text).1, "seed {seed}: {text:?}");
         }
     }
     assert!(read_texts > 20, "seed {seed}: {read_texts}");

@@ -218,7 +218,7 @@ mod tests {
                 receive_buffer: Some(32 * 1024),
                 keepalive: nodelay.then_some(Keepalive { idle, interval, probes: 7 }),
             };
-            let stream = connect(&address, &options, Duration::from_secs(60)).await.unwrap();
+            let stream = connect(&address, &options, Duration::from_mins(1)).await.unwrap();
             assert_eq!(stream.nodelay().unwrap(), nodelay);
             let socket = SockRef::from(&stream);
             // Linux counts its own book-keeping in and reports twice what was asked for.

@@ -501,13 +501,13 @@ impl Group {
 
     fn on_former_removed(&mut self, result: Result<(), Failure>, now: Instant) {
         match result {
-            Err(failure @ Failure::Lost(_)) => self.join_failed(&failure, now),
             Err(
-                failure @ Failure::Code(
+                failure @ (Failure::Lost(_)
+                | Failure::Code(
                     ResponseError::NotCoordinator
                     | ResponseError::CoordinatorNotAvailable
                     | ResponseError::CoordinatorLoadInProgress,
-                ),
+                )),
             ) => self.join_failed(&failure, now),
             // Where it may not be removed it waits out its session.
             Ok(()) | Err(Failure::Code(_)) => {
@@ -576,7 +576,9 @@ impl Group {
                 let members: Vec<Member> = joined.members.iter().filter_map(member).collect();
                 let assigned = assign(&members, &counts);
                 let mut coverage = Coverage::default();
-                assigned.iter().for_each(|partitions| coverage.add(partitions.iter().cloned()));
+                for partitions in &assigned {
+                    coverage.add(partitions.iter().cloned());
+                }
                 self.made = Some(coverage);
                 let assignments = members.into_iter().zip(assigned);
                 let assignments =

@@ -573,9 +573,9 @@ async fn positions(
     let views = requests.client.metadata(Some(&names), false).await?;
     let all: BTreeSet<TopicPartition> = {
         let mut topics = topics.lock();
-        views.iter().for_each(|view| {
+        for view in &views {
             topics.learn(view);
-        });
+        }
         let every = |view: &Arc<TopicView>| {
             let count = topics.count(&view.name).unwrap_or(0);
             let name = view.name.clone();

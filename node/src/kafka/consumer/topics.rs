@@ -302,10 +302,10 @@ mod tests {
 
     #[test]
     fn only_what_was_there_at_the_first_look_is_up_to_the_policy() {
+        use Start::{At, Beginning, Policy};
         let mut topics = Topics::default();
         topics.learn(&view(A, 2));
         topics.learn(&view(A, 4));
-        use Start::{At, Beginning, Policy};
         assert_eq!(starts(&mut topics, 4, &[]), [Policy, Policy, Beginning, Beginning]);
         let origin = Some(topics.origin("t", A));
         assert_eq!(starts(&mut topics, 4, &[(2, 7, origin)]), [Policy, Policy, At(7), Beginning]);
