@@ -74,7 +74,7 @@ fn flags(s: &mut Suite) {
             let mut bytes = t.connector("c").bytes();
             bytes[0] |= flags;
             client.send(&bytes)?;
-            client.closed().with_context(|| format!("flags {flags:#06b}"))?;
+            client.not_connected(None, 0x81).with_context(|| format!("flags {flags:#06b}"))?;
         }
         Ok(())
     });

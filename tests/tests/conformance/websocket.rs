@@ -200,7 +200,7 @@ fn requests(s: &mut Suite) {
     s.both("6.0", "6.0", "a request that is not for MQTT over WebSocket is refused and says how", |t| {
         for (line, with, status) in [
             (0, "GET / HTTP/1.1", "404"),
-            (0, "GET /mqtt/ HTTP/1.1", "404"),
+            (0, "GET /mqtt// HTTP/1.1", "404"),
             (0, "POST /mqtt HTTP/1.1", "405"),
             (2, "Upgrade: h2c", "426"),
             (3, "Connection: keep-alive", "426"),
