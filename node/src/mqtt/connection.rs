@@ -799,7 +799,8 @@ impl Connection {
         scratch.work.outbox.flush(&mut scratch.work.wakes, &mut scratch.work.tally);
         scratch.work.wakes.wake_all();
         self.out.give_back(&mut scratch.write);
-        if self.out.is_empty()
+        if !done
+            && self.out.is_empty()
             && let Some(session) = self.client.as_deref_mut().and_then(|client| client.lease.session())
         {
             session.rest();

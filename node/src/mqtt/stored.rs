@@ -285,13 +285,17 @@ impl Durable {
         self.answers = Vec::new();
     }
 
-    /// Gives memory back.
+    /// Gives memory back, and keeps what is not handed to the store yet: a connection may end before that.
     pub(crate) fn rest(&mut self) {
         if self.held.is_empty() && self.held.capacity() > 0 {
             self.held = VecDeque::new();
         }
-        self.ops = Vec::new();
-        self.answers = Vec::new();
+        if self.ops.is_empty() {
+            self.ops = Vec::new();
+        }
+        if self.answers.is_empty() {
+            self.answers = Vec::new();
+        }
     }
 }
 
