@@ -52,6 +52,38 @@ async fn what_waits_for_a_session_survives_a_restart() {
     }
 }
 
+/// A client may acknowledge and leave with one write: its acknowledgements count.
+#[tokio::test]
+async fn what_is_acknowledged_right_before_disconnect_is_acknowledged() {
+    for restart in [false, true] {
+        let lasting = Lasting::new();
+        let mut broker = lasting.start().await;
+        let (mut subscriber, _) = resume(&broker, Version::V311, "s").await;
+        subscriber.subscribe("t", QoS::ExactlyOnce).await;
+        let mut publisher = broker.client(Version::V311, "p").await;
+        publisher.publish("t", b"1", QoS::AtLeastOnce, 1).await;
+        publisher.publish("t", b"2", QoS::ExactlyOnce, 2).await;
+        let (_, _, _, first) = delivery(&mut subscriber).await;
+        let (_, _, _, second) = delivery(&mut subscriber).await;
+        let ([a, b], [c, d]) = (first.to_be_bytes(), second.to_be_bytes());
+        // PUBACK, PUBREC, DISCONNECT.
+        subscriber.send_bytes(&[0x40, 2, a, b, 0x50, 2, c, d, 0xE0, 0]).await;
+        assert_eq!(subscriber.next().await, Seen::Closed);
+        if restart {
+            broker = lasting.again(broker).await;
+        }
+        let mut publisher = broker.client(Version::V311, "q").await;
+        publisher.publish("t", b"3", QoS::ExactlyOnce, 3).await;
+        let (mut subscriber, present) = resume(&broker, Version::V311, "s").await;
+        assert!(present);
+        assert_eq!(subscriber.next().await, Seen::Ack("PUBREL", second, ReasonCode::Success), "{restart}");
+        subscriber.ack(AckKind::PubComp, second).await;
+        let (payload, qos, dup, _) = delivery(&mut subscriber).await;
+        assert_eq!((&*payload, qos, dup), (&b"3"[..], QoS::ExactlyOnce, false), "{restart}");
+        broker.front.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn packets_in_flight_keep_their_identifiers() {
     let lasting = Lasting::new();

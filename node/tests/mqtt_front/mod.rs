@@ -210,6 +210,11 @@ impl Client {
         self.socket.write_all(&out).await.unwrap();
     }
 
+    /// Sends bytes as they are.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
     /// Sends CONNECT; the answer's reason and whether there was a session.
     pub async fn connect(&mut self, connect: &Connect<'_>) -> (ReasonCode, bool) {
         self.send(&Packet::Connect(Box::new(connect.clone()))).await;
