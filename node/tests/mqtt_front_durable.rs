@@ -84,6 +84,44 @@ async fn what_is_acknowledged_right_before_disconnect_is_acknowledged() {
     }
 }
 
+/// Acknowledgements reach the disk a little later than the client; until then it has room for further deliveries.
+#[tokio::test]
+async fn after_a_crash_deliveries_beyond_one_window_are_marked_as_repetitions_too() {
+    let lasting = Lasting::new();
+    let broker = lasting.start().await;
+    let narrow = Connect { receive_maximum: 2, ..persistent(Version::V5, "s") };
+    let mut subscriber = Client::open(broker.address, Version::V5).await;
+    subscriber.connect(&narrow).await;
+    subscriber.subscribe("t", QoS::ExactlyOnce).await;
+    let mut publisher = broker.client(Version::V5, "p").await;
+    for number in 1..=6u16 {
+        publisher.publish("t", &[number as u8], QoS::AtLeastOnce, number).await;
+        assert_eq!(publisher.next().await, Seen::Ack("PUBACK", number, ReasonCode::Success));
+    }
+    // The node dies when the client has acknowledged all of them and the disk has not heard of it.
+    let crashed = lasting.copy();
+    drop((publisher, subscriber));
+    tokio::time::timeout(PATIENCE, broker.front.stop()).await.unwrap();
+    let mut broker = crashed.start().await;
+    for round in 0..2 {
+        let mut subscriber = Client::open(broker.address, Version::V5).await;
+        assert_eq!(subscriber.connect(&narrow).await, (ReasonCode::Success, true));
+        for number in 1..=6u8 {
+            let (payload, _, dup, identifier) = delivery(&mut subscriber).await;
+            assert_eq!((payload, dup), (vec![number], true), "round {round}");
+            if round > 0 {
+                subscriber.ack(AckKind::PubAck, identifier).await;
+            } else if number == 2 {
+                break;
+            }
+        }
+        drop(subscriber);
+        // Through an orderly restart before they are acknowledged as well.
+        broker = crashed.again(broker).await;
+    }
+    broker.front.stop().await;
+}
+
 #[tokio::test]
 async fn packets_in_flight_keep_their_identifiers() {
     let lasting = Lasting::new();

@@ -582,13 +582,9 @@ impl Keeper {
             let left = left(&found);
             let (since, sent) = match found.record.presence {
                 Presence::Away { since, sent } => (since, sent),
-                // The end of the process was the end of its connection. What its window held may have been
-                // sent.
-                Presence::Connected { window } => {
-                    let sent =
-                        found.entries.get(window as usize).map_or(found.next, |(position, _)| *position);
-                    (wall, sent)
-                }
+                // The end of the process was the end of its connection. Everything may have been sent: more than
+                // one window, since acknowledgements reach the disk later than the client has room for more.
+                Presence::Connected { .. } => (wall, found.next),
             };
             let will = found.record.will.take().and_then(|will| {
                 let origin = Arc::new(Origin {

@@ -12,7 +12,7 @@
 //! | whose turn it is in a group is forgotten | forgotten at the loss of the connections, too |
 //! | QoS 0 that waits is dropped | it is by the loss of a connection, too |
 //! | after a crash: sessions that end with their connection leave no will, and give nothing to their group | where there are crashes, sessions last |
-//! | after a crash: what the window has room for counts as sent, with DUP, and not as queued | where there are crashes, DUP, packet identifiers and PUBREL are not looked at, nor how much is queued and how much in flight, and queues are large |
+//! | after a crash: everything counts as sent, with DUP, and not as queued | where there are crashes, DUP, packet identifiers and PUBREL are not looked at, nor how much is queued and how much in flight, and queues are large |
 //! | after a crash: what may have been sent is not dropped when it expires | where there are crashes, messages have no expiry interval |
 //! | what was read from the disk need not wait for it: QoS 2 goes out a moment earlier | QoS 0, QoS 1 and 2, and PUBREL are looked at apart |
 //! | retained messages of several topics have no order | they have one in tests |
