@@ -4,8 +4,8 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use causeway::bridge::publish_scope::{PublishScope, PublishSlot};
-use causeway::bridge::template::Template;
+use causeway::template::publish::{PublishScope, PublishSlot};
+use causeway::template::Template;
 use causeway::flow::{Message, Origin};
 use causeway_protocol::mqtt::{PublishProperties, QoS};
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
-use crate::bridge::admin::NodeAdmin;
+use crate::operations::NodeAdmin;
 use crate::bridge::overlay::Overlay;
 use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bridge_support::*;
 use causeway::bridge::hybrid_buffer;
-use causeway::bridge::ledger::Ledger;
+use causeway::flow::ledger::Ledger;
 use causeway::bridge::service::{Definition, Status};
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, TopicSpec};

@@ -115,7 +115,7 @@ async fn a_topic_that_we_may_not_write_to_is_asked_for_twice_and_then_not_for_a_
         assert_eq!(node.publish("t/1", &message(topic, 1, 3)).await, forbidden, "{name}");
         assert_eq!(node.publish("t/1", &message(1, 1, 4)).await, Outcome::Success);
     }
-    let all = |ledger: causeway::bridge::ledger::Ledger| ledger.dead_lettered + ledger.dead_letters_lost >= 6;
+    let all = |ledger: causeway::flow::ledger::Ledger| ledger.dead_lettered + ledger.dead_letters_lost >= 6;
     tokio::time::timeout(LONG, async {
         while !all(node.ledger()) {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -12,7 +12,7 @@ use causeway::bridge::service::{BridgeId, Bridges, Definition, Error, Kind, Row,
 use causeway::config::{parse_consumer_bridge, parse_producer_bridge};
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::{Accepted, Message, MessageSink, Outcome, Room, SequenceRange, Ticket, WakeList};
-use causeway::mailbox::Capacity;
+use causeway::flow::mailbox::Capacity;
 use causeway::mqtt::{RetainedLimits, Router};
 use causeway_protocol::mqtt::{AckKind, Connect, QoS, Version};
 use mqtt_front::{Client, Seen, broker_with, connect};

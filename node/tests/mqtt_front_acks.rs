@@ -6,7 +6,7 @@ mod mqtt_front;
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use causeway::{flow::Outcome, mailbox::Capacity};
+use causeway::{flow::Outcome, flow::mailbox::Capacity};
 use causeway_protocol::mqtt::{AckKind, Connect, Packet, Publish, QoS, ReasonCode, Version};
 use mqtt_front::*;
 

@@ -9,7 +9,7 @@ mod standstill;
 use std::time::Duration;
 
 use causeway::{
-    mailbox::Capacity,
+    flow::mailbox::Capacity,
     mqtt::{Options, QueueFull},
 };
 use causeway_protocol::mqtt::{AckKind, Connect, Packet, Publish, QoS, ReasonCode, Version};

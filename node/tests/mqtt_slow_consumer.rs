@@ -2,7 +2,7 @@
 
 mod mqtt_front;
 
-use causeway::mailbox::Capacity;
+use causeway::flow::mailbox::Capacity;
 use causeway_protocol::mqtt::{Packet, QoS, Version};
 use mqtt_front::*;
 use tokio::io::AsyncWriteExt;

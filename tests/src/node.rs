@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use causeway::bridge::ledger::Ledger;
+use causeway::flow::ledger::Ledger;
 use causeway::probe::Step;
 use serde_json::Value;
 use tempfile::TempDir;

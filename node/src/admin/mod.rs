@@ -1,10 +1,7 @@
 //! The admin link: what `causeway ctl` asks a running node.
 //!
-//! * [`AdminService`]: the operations. The node implements it once; this link and, later, the HTTP API
-//!   are two ways to reach it.
-//! * [`AdminServer`], [`AdminClient`]: the operations over loopback TCP, in frames of
-//!   [`causeway_protocol::wire`]; [`v1`] has the messages.
-//! * [`ctl`]: the command line around the client.
+//! [`AdminServer`] and [`AdminClient`] carry the operations of [`AdminService`] over loopback TCP, in
+//! frames of [`causeway_protocol::wire`]; [`v1`] has the messages.
 //!
 //! Invariants:
 //! * The link has no authentication, so it is never bound to anything but loopback.
@@ -14,13 +11,9 @@
 //!   leave a bridge half restarted.
 
 mod client;
-pub mod ctl;
-mod ctl_bridges;
 mod link;
 mod server;
 mod service;
-mod table;
-pub(crate) mod table_bridges;
 #[cfg(test)]
 mod tests;
 pub mod v1;

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::v1_access::{AccessAnswer, AccessRequest};
 use super::v1_bridges::{BridgeAnswer, BridgeRequest};
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 
 /// The version that these messages are sent as.
 pub const VERSION: u16 = 1;

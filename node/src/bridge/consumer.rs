@@ -17,11 +17,11 @@ use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode, topic};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use super::member_id::{former_member_id, member_id};
-use super::record_scope::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
+use crate::template::record::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
-use super::template::Template;
+use crate::template::Template;
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
 use crate::flow::{
     AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,

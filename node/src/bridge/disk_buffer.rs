@@ -11,7 +11,7 @@ use std::sync::Arc;
 use causeway_protocol::kafka::batch::BatchBuilder;
 
 use super::service::Surroundings;
-use super::template::has_placeholder;
+use crate::template::has_placeholder;
 use crate::config::ProducerBridgeConfig;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{Found, survey};

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
 
-use super::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Message, MessageSink, Outcome, Room, Ticket, WakeList};
 
 /// Locks that messages pass by, one for a thread: with a single one its cache line would go from core to core with each

@@ -21,9 +21,9 @@ use std::ops::Range;
 use causeway_protocol::kafka::batch::Header;
 use smallvec::SmallVec;
 
-use super::json;
-use super::json_text;
-use super::template::{Scope, Slot, Template, Value, has_placeholder};
+use crate::template::json;
+use crate::template::json_text;
+use crate::template::{Scope, Slot, Template, Value, has_placeholder};
 use crate::config::{ExtHeaderConfig, HeaderEncoding};
 
 /// The value of `kafka_headers` is nothing that headers can be made of.
@@ -275,7 +275,7 @@ mod tests {
 
     use causeway_protocol::mqtt::{PublishProperties, QoS, UserPropertiesBuf};
 
-    use super::super::publish_scope::{PublishScope, PublishSlot};
+    use crate::template::publish::{PublishScope, PublishSlot};
     use super::*;
     use crate::flow::{Message, Origin};
 

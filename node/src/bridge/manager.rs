@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::consumer::RunningConsumer;
 use super::disk_buffer;
 use super::gate::Gate;
-use super::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use super::overlay::{Change, Overlay};
 use super::producer::RunningProducer;
 use super::rates::RateMeter;

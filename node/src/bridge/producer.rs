@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use super::disk_buffer;
 use super::hybrid_buffer;
-use super::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use super::template::{Piece, has_placeholder, pieces};
+use crate::template::{Piece, has_placeholder, pieces};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,

@@ -9,8 +9,8 @@ use causeway_protocol::kafka::batch::Record;
 use causeway_protocol::mqtt::ReasonCode;
 
 use super::headers::{HeaderSpace, Headers, NoHeaders};
-use super::publish_scope::{PublishScope, PublishSlot};
-use super::template::{Template, has_placeholder};
+use crate::template::publish::{PublishScope, PublishSlot};
+use crate::template::{Template, has_placeholder};
 use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
 use crate::kafka::producer::NoTopic;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ractor::{ActorRef, RpcReplyPort};
 
-use super::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use super::manager::{self, Entries, Order, Retired};
 use super::overlay::Overlay;
 use super::rates::{self, Rates};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::check;
-use crate::admin::table_bridges;
+use super::ctl::table_bridges;
 use crate::bridge::service::{BridgeId, Definition, Kind};
 use crate::config::load_file;
 use crate::probe;

@@ -5,6 +5,7 @@
 
 mod buffer;
 mod check;
+pub mod ctl;
 mod doctor;
 mod logging;
 pub(crate) mod prompt;
@@ -56,7 +57,7 @@ enum Command {
         user: String,
     },
     /// Ask a running node: counters, bridges, the node itself
-    Ctl(crate::admin::ctl::Ctl),
+    Ctl(ctl::Ctl),
     /// Look into the disk buffers of bridges
     Buffer {
         #[command(subcommand)]

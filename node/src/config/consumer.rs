@@ -11,7 +11,7 @@ use super::producer::check_connection;
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;
-use crate::bridge::record_scope::RecordSlot;
+use crate::template::record::RecordSlot;
 
 section! {
     /// A consumer bridge.

@@ -4,7 +4,7 @@ use causeway_protocol::mqtt::topic::{validate_topic_filter, validate_topic_name}
 
 use super::kind::Kind;
 use super::kind_values::text;
-use crate::bridge::template::{Piece, Slot, Template, has_placeholder, pieces};
+use crate::template::{Piece, Slot, Template, has_placeholder, pieces};
 
 /// Kafka's rule for topic names.
 pub(crate) fn is_kafka_topic(topic: &str) -> bool {

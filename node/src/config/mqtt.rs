@@ -10,7 +10,7 @@ use super::kind_numbers::{bytes, integer, millis, seconds};
 use super::kind_values::{boolean, choice, text};
 use super::section::{choices, nested, section};
 use super::units::ByteSize;
-use crate::mailbox::Capacity;
+use crate::flow::mailbox::Capacity;
 use crate::mqtt;
 
 section! {

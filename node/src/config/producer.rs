@@ -10,8 +10,8 @@ use super::kind_values::{boolean, choice, text};
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;
-use crate::bridge::publish_scope::PublishSlot;
-use crate::bridge::template::{has_placeholder, is_lone_placeholder};
+use crate::template::publish::PublishSlot;
+use crate::template::{has_placeholder, is_lone_placeholder};
 use crate::kafka::client;
 
 section! {

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Standstill, Wake, WakeList},
-    mailbox::{Capacity, Charge, Mailbox},
+    flow::mailbox::{Capacity, Charge, Mailbox},
 };
 
 use offering::Offering;

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     flow::{Origin, WakeList},
-    mailbox::Capacity,
+    flow::mailbox::Capacity,
 };
 
 /// Wills and the like that wait for sinks without room. More are dropped and counted.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use causeway_protocol::mqtt::{QoS, topic};
 
 use super::{memory, rate::Rate, route::RouteCache, share::ShareStrategy, sys::SysEvents};
-use crate::{access::Access, mailbox::Capacity};
+use crate::{access::Access, flow::mailbox::Capacity};
 
 /// One listener: for MQTT over TCP, and over TLS or WebSocket or both where their options are given.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use causeway_protocol::mqtt::{Publish, QoS};
 
 use super::memory::Pressure;
-use crate::mailbox::Capacity;
+use crate::flow::mailbox::Capacity;
 
 struct Entry {
     length: u32,

@@ -31,7 +31,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use super::*;
 use crate::{
     flow::{AckSink, HandOver, Message, Outcome, SequenceRange, Ticket, Wake},
-    mailbox::Charge,
+    flow::mailbox::Charge,
     mqtt::{
         inbox::Mail,
         memory::{self, Held},

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::*;
 use crate::{
     flow::{Accepted, AckSink, Origin, Outcome, Room, SequenceRange, Ticket, WakeList},
-    mailbox::{Capacity, Charge},
+    flow::mailbox::{Capacity, Charge},
     mqtt::{
         inbox::{
             Mail,

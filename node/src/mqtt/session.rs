@@ -27,7 +27,7 @@ use super::{
     store::{LoadedSession, Op, Presence},
     stored::{self, Durable, Held as HeldPacket},
 };
-use crate::{flow::HandOver, mailbox::Charge};
+use crate::flow::{HandOver, mailbox::Charge};
 
 /// Bytes on their way to a client beyond which nothing more is put there: enough for one large write,
 /// little enough that a slow client's backlog stays in its queue, where the bounds are.

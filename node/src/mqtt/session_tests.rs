@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     flow::{AckSink, HandOver, Outcome, SequenceRange, SessionId, Ticket},
-    mailbox::Capacity,
+    flow::mailbox::Capacity,
 };
 
 /// A session with its ways in and out.

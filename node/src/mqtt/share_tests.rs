@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    mailbox::Capacity,
+    flow::mailbox::Capacity,
     mqtt::{
         inbox::{
             Inbox, Mail,

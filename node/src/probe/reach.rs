@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Notes, Verdict};
 use crate::bridge::service::Definition;
-use crate::bridge::template::has_placeholder;
+use crate::template::has_placeholder;
 use crate::dial;
 use crate::kafka::client::{Address, Authentication, BrokerConnection, ClientOptions, Error};
 

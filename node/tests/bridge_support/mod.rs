@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use causeway::bridge::ledger::Ledger;
+use causeway::flow::ledger::Ledger;
 use causeway::bridge::service::{BridgeId, Bridges, Definition, Kind, Row, Status, Surroundings};
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};

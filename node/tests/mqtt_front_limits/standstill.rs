@@ -10,7 +10,7 @@ use std::{
 
 use causeway::{
     flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Standstill, Ticket, WakeList},
-    mailbox::Capacity,
+    flow::mailbox::Capacity,
     mqtt::{Options, PublishProgress, Published, QueueFull, Router},
 };
 use causeway_protocol::mqtt::{AckKind, Connect, Packet, PublishProperties, QoS, ReasonCode, Version};

@@ -197,6 +197,21 @@ impl History {
         self.connections.push(Connection { began, life, ended: None });
     }
 
+    /// For each PUBLISH of a message, from when to when the node may have decided where it goes: until an answer came, or
+    /// the connection ended.
+    pub fn undecided(&self, message: &Message) -> impl Iterator<Item = (Duration, Duration)> {
+        let is_answer =
+            |event: &&Event| matches!(event.what, What::Acknowledged | What::Received | What::Refused(_));
+        let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
+        message.events.iter().filter(is_sent).map(move |sent| {
+            let answer = message.events.iter().filter(is_answer).find(|answer| answer.connection == sent.connection);
+            let ended = self.connections.get(usize::from(sent.connection));
+            let ended = ended.and_then(|connection| connection.ended.as_ref()).map(|(at, _)| *at);
+            let until = answer.map(|answer| answer.at).or(ended);
+            (sent.at, until.unwrap_or(Duration::MAX))
+        })
+    }
+
     /// How often PUBLISH was sent.
     pub fn times_sent(&self, message: &Message) -> usize {
         message.sent_on().count()

@@ -6,7 +6,8 @@
 //! * *twice*: QoS 1: more copies than the device sent; QoS 2: more than one. Where the death of the node may double
 //!   (a buffer in memory), one copy for each of its lives that the device sent PUBLISH to.
 //! * *out of order* (keyed bridges): the first copy of a message comes behind that of a later one; or the numbers fall more
-//!   often than the device connected again, which are the only moments at which it goes back.
+//!   often than the device connected again, which are the only moments at which it goes back. A message may come late
+//!   if the bridge may have been disabled when the node took one of its copies.
 //! * *astray* (keyed bridges): not in the partition of the device's first record.
 //! * *damaged*: not a payload that was sent, or not under the device's key.
 //!
@@ -58,6 +59,13 @@ impl Law {
     /// Whether the node may have let a message pass by because the bridge was disabled.
     fn may_pass_by(&self, message: &Message, qos: u8) -> bool {
         message.decided(qos).is_some_and(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
+    }
+
+    /// Whether any PUBLISH of a message may have passed by because the bridge was disabled, also one that was not
+    /// answered: what the device sent behind it may then be in Kafka before it.
+    fn may_have_missed(&self, history: &History, message: &Message) -> bool {
+        let mut copies = history.undecided(message);
+        copies.any(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
     }
 }
 
@@ -205,12 +213,13 @@ impl Verdict {
             self.repeated += there.saturating_sub(1) as u64;
         }
         if law.is_keyed && !law.may_reorder {
-            self.judge_order(history, there, &tell);
+            self.judge_order(law, history, there, &tell);
         }
     }
 
     fn judge_order(
         &mut self,
+        law: &Law,
         history: &History,
         there: &[(&Found, u64)],
         tell: &impl Fn(u64, &str) -> String,
@@ -225,7 +234,8 @@ impl Verdict {
                 self.tell(self.astray, || tell(number, &format!("ASTRAY: its key lives in {home:?}")));
                 continue;
             }
-            if seen.insert(number) && highest.is_some_and(|highest| number < highest) {
+            let is_first = seen.insert(number) && !law.may_have_missed(history, &history.messages[number as usize]);
+            if is_first && highest.is_some_and(|highest| number < highest) {
                 self.out_of_order += 1;
                 self.tell(self.out_of_order, || {
                     tell(
@@ -429,6 +439,23 @@ mod tests {
         assert_eq!(judged(&KEYED, 1, &[0, 1, 2, 3, 3, 2]), (0, 0, 1), "back twice with one reconnect");
         let anyhow = Law { is_keyed: false, ..KEYED };
         assert_eq!(judged(&anyhow, 1, &[3, 2, 1, 0]), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_message_that_met_a_disabled_bridge_may_come_late_and_no_other() {
+        let told = |off: (u64, u64)| {
+            let off = vec![(Duration::from_millis(off.0), Duration::from_millis(off.1))];
+            let mut device = device(1);
+            device.connections[0].ended = Some((Duration::from_millis(500), "cut".to_owned()));
+            // 2 is sent on both connections and is in Kafka behind 3.
+            for event in &mut device.messages[2].events {
+                event.at = Duration::from_millis(if event.connection == 0 { 100 } else { 1500 });
+            }
+            Verdict::of(&Law { off, ..KEYED }, &[device], &records(&[0, 1, 3, 2])).out_of_order
+        };
+        assert_eq!(told((200, 300)), 0, "disabled while the first copy was under way");
+        assert_eq!(told((600, 700)), 1, "the connection of the first copy had ended");
+        assert_eq!(told((10, 90)), 1, "enabled again before it was sent");
     }
 
     #[test]

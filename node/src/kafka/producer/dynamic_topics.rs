@@ -30,7 +30,7 @@ use super::topic_producer::{
     NoTopic, PartitionRow, Restored, Status, StopReport, TopicProducer, TopicProducerHandle,
     TopicProducerOptions,
 };
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Outcome, Ticket, WakeList};
 use crate::kafka::client::Client;
 

@@ -40,7 +40,7 @@ use super::latency::LatencyHistogram;
 use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers, split_runs, tell};
 use super::share::{self, NodeMemory, Share};
 use super::verdict::TOO_LARGE;
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, AckSink, Mark, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
 use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
 use crate::kafka::spill::Spill;

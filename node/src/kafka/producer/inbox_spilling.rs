@@ -23,7 +23,7 @@ use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::MutexGuard;
 
 use super::{PartitionInbox, Segment, Spillway, State, Surrendered, tell};
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::Outcome;
 use crate::kafka::spill::{Customer, Desk, Piece, ReadError, Spill, Turn};
 

@@ -28,7 +28,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::inbox::{InboxLimits, PartitionInbox, Redirected, Stored, Surrendered, Taken, answered_ticket};
 use super::obligations::Obligations;
 use super::partition_producer::{Partition, PartitionMessage};
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, Wake, WakeList};
 use crate::kafka::buffer::Seal;
 

@@ -164,7 +164,7 @@ async fn a_partition_producer_that_panics_loses_and_doubles_nothing_that_was_ans
         }
         publish(&producer, &publisher, 5..10);
         eventually("their answers", || publisher.0.lock().len() == 10).await;
-        let sent = |ledger: crate::bridge::ledger::Ledger| ledger.inflight + ledger.success >= 10;
+        let sent = |ledger: crate::flow::ledger::Ledger| ledger.inflight + ledger.success >= 10;
         eventually("a batch under way", || sent(producer.ledger())).await;
         if appended {
             eventually("it is in Kafka", || written(&kafka).len() == 10).await;

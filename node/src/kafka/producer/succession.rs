@@ -16,7 +16,7 @@ use super::inbox::{InboxLimits, PartitionInbox};
 use super::partition_producer::{Doorbell, Partition, PartitionMessage};
 use super::standstill::Refusals;
 use super::topic_producer::TopicProducerHandle;
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 
 /// How long partitions may take to hand over what they have; they are asked again meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -40,7 +40,7 @@ use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
 use super::standstill::{Refusals, Sign, Standstill};
 use super::timestamps::TimestampSource;
-use crate::bridge::ledger::Ledger;
+use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::buffer::{Buffer, Place, Seal};
 use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};

@@ -8,7 +8,7 @@ use causeway_protocol::mqtt::{QoS, ReasonCode};
 use super::{Inbox, Mail};
 use crate::{
     flow::HandOver,
-    mailbox::{Batch, Refused},
+    flow::mailbox::{Batch, Refused},
     mqtt::{
         memory::{self, Pressure},
         options::QueueFull,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::admin::{NodeAdmin, stats};
-use super::service::{Apply, BridgeId, Definition, Place, Row};
+use super::node::{NodeAdmin, stats};
+use crate::bridge::service::{Apply, BridgeId, Definition, Place, Row};
 use crate::admin::v1_bridges::{
     BridgeAnswer, BridgeDetail, BridgeRequest, DeletedInfo, PARTITIONS_PAGE, PartitionsPage, Put,
 };

@@ -12,7 +12,7 @@ use causeway_protocol::mqtt::QoS;
 use serde_json::{Map, Value as Json};
 
 use super::json::ObjectWriter;
-use super::template::{Scope, Slot, Value};
+use super::{Scope, Slot, Value};
 use crate::flow::Message;
 
 /// A message as templates see it.
@@ -71,7 +71,7 @@ impl<'a> PublishScope<'a> {
     }
 
     /// Whether a template asked for a member of a payload (or another text) that is not JSON.
-    pub(super) fn not_json(&self) -> bool {
+    pub(crate) fn not_json(&self) -> bool {
         self.not_json.get()
     }
 
@@ -308,7 +308,7 @@ mod tests {
 
     use causeway_protocol::mqtt::{PublishProperties, UserPropertiesBuf};
 
-    use super::super::template::Template;
+    use super::super::Template;
     use super::*;
     use crate::flow::Origin;
 

@@ -8,11 +8,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::client::{AdminClient, ClientError};
-use super::ctl_bridges::{self, BridgesCommand};
-use super::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
-use super::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
-use super::{DEFAULT_ADDRESS, table};
+mod bridges;
+mod table;
+pub(crate) mod table_bridges;
+
+use bridges::BridgesCommand;
+use crate::admin::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
+use crate::admin::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
+use crate::admin::{AdminClient, ClientError, DEFAULT_ADDRESS};
 
 /// Environment variable that names the admin address where the flag does not.
 const ADDRESS_VARIABLE: &str = "CAUSEWAY_ADMIN";
@@ -144,7 +147,7 @@ impl Ctl {
         let mut code = ExitCode::SUCCESS;
         let text = match self.output(variable.as_deref()).await {
             // A probe that found something has to say it like any other answer.
-            Err(error) => match error.downcast::<ctl_bridges::Found>() {
+            Err(error) => match error.downcast::<bridges::Found>() {
                 Ok(found) => {
                     code = ExitCode::FAILURE;
                     found.0
@@ -161,7 +164,7 @@ impl Ctl {
     }
 
     /// What [`run`](Self::run) prints, with the value of the environment variable.
-    pub(super) async fn output(self, variable: Option<&str>) -> Result<String> {
+    pub(crate) async fn output(self, variable: Option<&str>) -> Result<String> {
         let variable = variable.filter(|value| !value.is_empty());
         let address = self.admin.as_deref().or(variable).unwrap_or(DEFAULT_ADDRESS);
         let mut client = match AdminClient::connect(address).await {
@@ -179,7 +182,7 @@ impl Ctl {
                 let mut cut = Vec::new();
                 for stats in stats.iter_mut().filter(|_| partitions) {
                     let id = &stats.bridge.id;
-                    if ctl_bridges::partitions(&mut client, id, limit, &mut stats.partitions).await? {
+                    if bridges::partitions(&mut client, id, limit, &mut stats.partitions).await? {
                         cut.push(id.clone());
                     }
                 }
@@ -198,7 +201,7 @@ impl Ctl {
                 let bridges = client.bridges().await?;
                 if json { pretty(&bridges) } else { Ok(table::bridges(&bridges)) }
             }
-            Command::Bridges { what: Some(what) } => ctl_bridges::run(&mut client, what, json).await,
+            Command::Bridges { what: Some(what) } => bridges::run(&mut client, what, json).await,
             Command::Restart { bridge } => show(&client.restart_bridge(bridge).await?, json),
             Command::Enable { bridge } => show(&client.enable_bridge(bridge, true).await?, json),
             Command::Disable { bridge } => show(&client.enable_bridge(bridge, false).await?, json),
@@ -247,12 +250,12 @@ async fn users(client: &mut AdminClient, what: UsersCommand, json: bool) -> Resu
             return if json { pretty(&all) } else { Ok(table::users(&all)) };
         }
         UsersCommand::Add { name, superuser } => {
-            let password = Password(crate::cli::prompt::new_password().await?);
+            let password = Password(super::prompt::new_password().await?);
             let done = format!("user {name:?} added\n");
             (AccessRequest::UserAdd { name, password, superuser }, done)
         }
         UsersCommand::Passwd { name } => {
-            let password = Password(crate::cli::prompt::new_password().await?);
+            let password = Password(super::prompt::new_password().await?);
             let done = format!("password of {name:?} set\n");
             (AccessRequest::UserPassword { name, password }, done)
         }
@@ -308,7 +311,7 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<String> {
 
 /// The counters with what follows from them: a script should not have to add up the drops.
 pub(super) fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
-    let ledger = |ledger: &crate::bridge::ledger::Ledger| {
+    let ledger = |ledger: &crate::flow::ledger::Ledger| {
         let mut value = json!(ledger);
         if let Some(fields) = value.as_object_mut() {
             fields.insert("dropped".into(), json!(ledger.dropped()));

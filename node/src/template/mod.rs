@@ -11,10 +11,14 @@
 //!
 //! Nothing fails while rendering; [`Template::render_whole`] tells where something was missing.
 
+pub mod json;
+pub(crate) mod json_text;
+pub mod publish;
+pub mod record;
+
 use std::borrow::Cow;
 
-use super::json;
-use super::json_text::{self, NotJson};
+use json_text::NotJson;
 
 /// A resolved name's value.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,7 +21,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::flow::Room;
+use super::Room;
 
 /// How much a mailbox takes before it says it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

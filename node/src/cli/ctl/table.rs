@@ -5,9 +5,9 @@
 
 use std::fmt::Write as _;
 
-use super::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
-use super::v1_access::{BanInfo, UserInfo};
-use crate::bridge::ledger::Ledger;
+use crate::admin::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
+use crate::admin::v1_access::{BanInfo, UserInfo};
+use crate::flow::ledger::Ledger;
 
 pub(super) enum Align {
     Left,
@@ -258,7 +258,7 @@ pub(super) fn clients(page: &ClientsPage) -> String {
         ("INFLIGHT", Align::Right),
         ("DROPPED", Align::Right),
     ];
-    let row = |client: &super::v1::ClientInfo| {
+    let row = |client: &crate::admin::v1::ClientInfo| {
         let connected = if client.connected { "yes" } else { "no" };
         let counts = [client.queued, client.queued_bytes, client.inflight, client.dropped];
         let names = [plain(&client.client_id), connected.to_owned()].into_iter();
@@ -274,9 +274,9 @@ pub(super) fn clients(page: &ClientsPage) -> String {
 }
 
 /// Counters of the MQTT front.
-pub(super) fn mqtt(counters: &[super::v1::Counter]) -> String {
+pub(super) fn mqtt(counters: &[crate::admin::v1::Counter]) -> String {
     let columns = vec![("COUNTER", Align::Left), ("VALUE", Align::Right)];
-    let row = |counter: &super::v1::Counter| vec![plain(&counter.name), counter.value.to_string()];
+    let row = |counter: &crate::admin::v1::Counter| vec![plain(&counter.name), counter.value.to_string()];
     Table { columns, rows: counters.iter().map(row).collect() }.render()
 }
 
@@ -289,7 +289,7 @@ fn uptime(milliseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::v1::{BridgeKind, BridgeStatus, ListenerInfo, PartitionStats};
+    use crate::admin::v1::{BridgeKind, BridgeStatus, ListenerInfo, PartitionStats};
     use super::*;
 
     fn sample(id: &str, ledger: Ledger) -> BridgeStats {
@@ -345,7 +345,7 @@ kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
         let told = stats(std::slice::from_ref(&stored));
         assert!(told.contains("kafka:out: 4096 bytes of files in its disk buffer\n"), "{told}");
         assert!(told.contains("kafka:out: 3 records may be in Kafka twice"), "{told}");
-        let json = &super::super::ctl::stats_json(&[stored])[0];
+        let json = &super::super::stats_json(&[stored])[0];
         assert_eq!(
             (&json["disk_bytes"], &json["counters"]["possible_duplicates"]),
             (&4096.into(), &3.into())
@@ -374,7 +374,7 @@ kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
 
     #[test]
     fn clients_are_shown_with_what_waits_for_them() {
-        let client = |client_id: &str, connected, dropped| super::super::v1::ClientInfo {
+        let client = |client_id: &str, connected, dropped| crate::admin::v1::ClientInfo {
             client_id: client_id.into(),
             connected,
             queued: 2,

@@ -25,10 +25,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// The text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotJson;
+pub(crate) struct NotJson;
 
 /// The value that a whole text is, without anything around it.
-pub(super) fn document(text: &[u8]) -> Result<&[u8], NotJson> {
+pub(crate) fn document(text: &[u8]) -> Result<&[u8], NotJson> {
     let mut reader = Reader::new(text);
     let value = reader.value(0)?;
     reader.end()?;
@@ -37,7 +37,7 @@ pub(super) fn document(text: &[u8]) -> Result<&[u8], NotJson> {
 
 /// The member `name` of a text that is an object: its value as it stands. Of duplicates the last one counts. `None` where
 /// there is no such member, or the text is another kind of JSON.
-pub(super) fn member<'t>(text: &'t [u8], name: &str) -> Result<Option<&'t [u8]>, NotJson> {
+pub(crate) fn member<'t>(text: &'t [u8], name: &str) -> Result<Option<&'t [u8]>, NotJson> {
     let mut reader = Reader::new(text);
     if reader.peek() != Some(b'{') {
         reader.value(0)?;
@@ -56,31 +56,31 @@ pub(super) fn member<'t>(text: &'t [u8], name: &str) -> Result<Option<&'t [u8]>,
 
 /// Visits the members of an object in order, duplicates included: name, and value as it stands. False where the value is
 /// no object.
-pub(super) fn each_member(value: &[u8], mut visit: impl FnMut(&str, &[u8])) -> bool {
+pub(crate) fn each_member(value: &[u8], mut visit: impl FnMut(&str, &[u8])) -> bool {
     let mut reader = Reader::new(value);
     reader.peek() == Some(b'{')
         && reader.object(0, &mut |raw, value| visit(&String::from_utf8_lossy(&unescaped(raw)), value)).is_ok()
 }
 
 /// Visits the elements of an array in order, as they stand. False where the value is no array.
-pub(super) fn each_element(value: &[u8], mut visit: impl FnMut(&[u8])) -> bool {
+pub(crate) fn each_element(value: &[u8], mut visit: impl FnMut(&[u8])) -> bool {
     let mut reader = Reader::new(value);
     reader.peek() == Some(b'[') && reader.array(0, &mut visit).is_ok()
 }
 
 /// The text of a string value, `None` where the value is of another kind. Lent where it has no escapes.
-pub(super) fn string(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn string(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     Some(unescaped(inside))
 }
 
 /// True for the value `null`.
-pub(super) fn is_null(value: &[u8]) -> bool {
+pub(crate) fn is_null(value: &[u8]) -> bool {
     value == b"null"
 }
 
 /// Appends a value as compact, valid JSON: no white space, numbers digit by digit.
-pub(super) fn write_compact(value: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_compact(value: &[u8], out: &mut Vec<u8>) {
     let mut rest = value;
     while let Some(&byte) = rest.first() {
         match byte {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ledger::Ledger;
-use super::service::{BridgeId, Bridges, Error, Kind, Row, Status};
+use crate::flow::ledger::Ledger;
+use crate::bridge::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::access::{Access, UserError, UserRow};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, UserInfo, UsersPage};
 use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest};
@@ -252,7 +252,7 @@ fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
         ledger,
         disk_bytes: 0,
         places: Vec::new(),
-        rates: super::rates::Rates::default(),
+        rates: crate::bridge::rates::Rates::default(),
         latency: None,
         oldest: None,
     };
@@ -264,7 +264,7 @@ fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
 pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
     let bridge = info(&row);
     let places = if partitions { row.places } else { Vec::new() };
-    let partition = |place: super::service::Place| PartitionStats {
+    let partition = |place: crate::bridge::service::Place| PartitionStats {
         topic: place.topic,
         partition: place.partition,
         ledger: place.ledger,

@@ -11,6 +11,9 @@
 //!   and has then taken nothing.
 //! * Sequences of one publisher are consecutive and rise in the order of its publications.
 
+pub mod ledger;
+pub mod mailbox;
+
 use std::sync::Arc;
 
 use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode};

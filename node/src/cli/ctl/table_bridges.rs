@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::table::{Align, Table, plain, stats};
-use super::v1::Counter;
-use super::v1_bridges::{BridgeDetail, DeletedInfo};
+use crate::admin::v1::Counter;
+use crate::admin::v1_bridges::{BridgeDetail, DeletedInfo};
 use crate::probe::{Step, Verdict, has_failed};
 
 /// The steps of a walk, and what it came to.

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::json::ObjectWriter;
-use super::template::{Scope, Slot, Value};
+use super::{Scope, Slot, Value};
 
 /// How bytes of a key or value become text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ impl<'a> RecordScope<'a> {
     }
 
     /// Whether a template asked for a member of a key, value or header that is not JSON.
-    pub(super) fn not_json(&self) -> bool {
+    pub(crate) fn not_json(&self) -> bool {
         self.not_json.get()
     }
 
@@ -188,7 +188,7 @@ impl Scope for RecordScope<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::template::Template;
+    use super::super::Template;
     use super::*;
 
     fn render(template: &str, facts: RecordFacts<'_>, key: Encoding, value: Encoding) -> String {
