@@ -11,7 +11,9 @@ use crate::config::loops::{Loop, Loops};
 pub(crate) fn at_start(wanted: &BTreeMap<BridgeId, Definition>, file: &[String]) -> Vec<String> {
     let loops = gathered(wanted.iter()).all();
     let (certain, possible): (Vec<Loop>, Vec<Loop>) = loops.into_iter().partition(|found| found.certain);
-    possible.into_iter().filter(|found| !file.contains(&found.message)).for_each(warn);
+    for found in possible.iter().filter(|found| !file.contains(&found.message)) {
+        warn(found);
+    }
     certain.into_iter().map(|found| found.message).collect()
 }
 
@@ -29,19 +31,22 @@ pub(super) fn objections<'d>(
 ) -> Vec<String> {
     let others = others.filter(|(other, _)| !changed.iter().any(|(id, _)| id == *other));
     let all = others.chain(changed.iter().map(|(id, definition)| (id, definition)));
+    let ids: Vec<_> = changed.iter().map(|(id, _)| id).collect();
     let (certain, possible): (Vec<Loop>, Vec<Loop>) =
-        through(changed.iter().map(|(id, _)| id), all).into_iter().partition(|found| found.certain);
-    possible.into_iter().for_each(warn);
+        through(&ids, all).into_iter().partition(|found| found.certain);
+    for found in &possible {
+        warn(found);
+    }
     certain.into_iter().map(|found| found.message).collect()
 }
 
 /// Loops through one of the bridges `ids`.
 pub(super) fn through<'d>(
-    ids: impl Iterator<Item = &'d BridgeId> + Clone,
+    ids: &[&'d BridgeId],
     all: impl Iterator<Item = (&'d BridgeId, &'d Definition)>,
 ) -> Vec<Loop> {
     let named = |kind| {
-        let of_kind = ids.clone().filter(move |id| id.kind == kind);
+        let of_kind = ids.iter().filter(move |id| id.kind == kind);
         of_kind.map(|id| id.name.as_str()).collect::<Vec<_>>()
     };
     gathered(all).through_any(&named(Kind::Producer), &named(Kind::Consumer))
@@ -58,6 +63,6 @@ fn gathered<'d>(bridges: impl Iterator<Item = (&'d BridgeId, &'d Definition)>) -
     loops
 }
 
-fn warn(found: Loop) {
+fn warn(found: &Loop) {
     tracing::warn!("{}", found.message);
 }

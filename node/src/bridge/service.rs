@@ -376,7 +376,7 @@ impl Bridges {
     pub fn possible_loops(&self, ids: &[BridgeId]) -> Vec<String> {
         let entries = self.entries.read();
         let all = entries.iter().map(|(id, entry)| (id, entry.definition()));
-        let loops = loops::through(ids.iter(), all).into_iter();
+        let loops = loops::through(&ids.iter().collect::<Vec<_>>(), all).into_iter();
         loops.filter(|found| !found.certain).map(|found| found.message).collect()
     }
 

@@ -138,18 +138,17 @@ impl<'c> Loops<'c> {
     /// A loop in words: it begins and ends with the bridge of its first station.
     fn described(&self, stations: &[Station], least: Reach) -> Loop {
         let mut consumer = String::new();
-        let mut way = String::new();
+        let mut way = Vec::new();
         let next = stations.iter().cycle().skip(1);
         for (station, next) in stations.iter().zip(next) {
-            way.push_str(&self.named(*station));
-            way.push_str(" -> ");
+            way.push(self.named(*station));
             match (*station, *next) {
                 (Station::Mapping(at, mapping), _) => {
                     if let (Some((name, _)), true) = (self.consumers.get(at), consumer.is_empty()) {
                         (*name).clone_into(&mut consumer);
                     }
                     let topic = self.mapping(at, mapping).map_or("", |mapping| mapping.mqtt_topic.as_str());
-                    way.push_str(&format!("MQTT topic {topic:?} -> "));
+                    way.push(format!("MQTT topic {topic:?}"));
                 }
                 (Station::Producer(at), Station::Mapping(to, mapping)) => {
                     let (Some((_, from)), Some(to)) = (self.producers.get(at), self.mapping(to, mapping))
@@ -158,12 +157,13 @@ impl<'c> Loops<'c> {
                     };
                     let is_letter = writes_to(&from.kafka.topic, &to.kafka_topic) < least;
                     let of = if is_letter { "dead letters in the Kafka topic" } else { "Kafka topic" };
-                    way.push_str(&format!("{of} {:?} -> ", to.kafka_topic));
+                    way.push(format!("{of} {:?}", to.kafka_topic));
                 }
                 (Station::Producer(_), Station::Producer(_)) => {}
             }
         }
-        way.push_str(&stations.first().map(|first| self.named(*first)).unwrap_or_default());
+        way.extend(stations.first().map(|first| self.named(*first)));
+        let way = way.join(" -> ");
         let certain = least == Reach::Surely;
         let what = if certain {
             "messages go round in a loop for ever"

@@ -113,8 +113,9 @@ fn meet(template: &[Unit], filter: &[Want]) -> bool {
             _ => continue,
         }
         match (template.get(at), filter.get(wanted)) {
-            (None, None | Some(Want::Below)) | (_, Some(Want::All)) => return true,
-            (Some(Unit::Any | Unit::Byte(b'/')), Some(Want::Below)) => return true,
+            (None, None)
+            | (_, Some(Want::All))
+            | (None | Some(Unit::Any | Unit::Byte(b'/')), Some(Want::Below)) => return true,
             (None, Some(Want::Level)) => open.push((at, wanted + 1)),
             (Some(Unit::Any), None) => open.push((at + 1, wanted)),
             (Some(Unit::Any), Some(Want::Byte(_) | Want::Level)) => {
