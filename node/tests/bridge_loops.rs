@@ -127,7 +127,7 @@ async fn a_loop_with_a_bridge_that_was_made_at_run_time_keeps_the_node_from_star
     let data = tempfile::tempdir().unwrap();
     let config = |bridges: &str| {
         let text = format!(
-            "node {{ name = n1, data_dir = \"{}\" }}, listeners.tcp.default.bind = \"127.0.0.1:0\", admin.enable = false\n{bridges}",
+            "node {{ name = n1, data_dir = \"{}\" }}, listeners.tcp.default.bind = \"127.0.0.1:0\", admin.enable = false, mqtt.session_store = memory\n{bridges}",
             data.path().display()
         );
         load_text("causeway.conf", &text).unwrap_or_else(|errors| panic!("{errors}")).value
