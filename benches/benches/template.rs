@@ -28,6 +28,7 @@ fn render(c: &mut Criterion) {
         dup: false,
         properties: &properties,
         received_at: 1_679_665_968_238,
+        hops: 0,
     };
     let mut group = c.benchmark_group("template");
     for text in ["${.payload}", "${.clientid}", "${.clientid}/${.topic}", "${.payload.place.row}", "${.}"] {

@@ -17,7 +17,8 @@ use std::time::Duration;
 use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
 use crate::operations::NodeAdmin;
-use crate::bridge::overlay::Overlay;
+use crate::bridge::loops;
+use crate::bridge::overlay::{self, Overlay};
 use crate::bridge::service::{Bridges, Kind, Surroundings};
 use crate::config::Config;
 use crate::flow::Lives;
@@ -55,6 +56,17 @@ pub enum Error {
     /// What was changed at run time cannot be read.
     #[error(transparent)]
     Overlay(#[from] crate::bridge::overlay::Error),
+    /// Bridges of the configuration file and bridges that were changed at run time send messages in a loop.
+    #[error(
+        "{}\nbridges that were changed at run time are in {overlay}; one that is described anew in the configuration file is what that says",
+        .loops.join("\n")
+    )]
+    Loops {
+        /// Each of them, and what to do about it.
+        loops: Vec<String>,
+        /// File of the changes.
+        overlay: PathBuf,
+    },
     /// An actor could not be spawned.
     #[error("the bridge service did not start: {0}")]
     Service(#[from] ractor::SpawnErr),
@@ -97,7 +109,12 @@ impl Node {
             memory: memory.clone(),
             drain: DRAIN,
         };
+        let possible = loops::possible(&config.bridges);
         let (overlay, wanted) = Overlay::open(&config.node.data_dir, config.bridges)?;
+        let wrong = loops::at_start(&wanted, &possible);
+        if !wrong.is_empty() {
+            return Err(Error::Loops { loops: wrong, overlay: config.node.data_dir.join(overlay::FILE) });
+        }
         let (producers, consumers): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|(id, _)| id.kind == Kind::Producer);
         let bridges = Bridges::start_with(surroundings, Some(overlay)).await?;

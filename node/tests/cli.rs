@@ -57,6 +57,36 @@ fn warnings_are_told_by_the_check() {
 }
 
 #[test]
+fn a_loop_of_bridges_fails_the_check_and_the_start() {
+    let bridges = |more: &str| {
+        format!(
+            "bridges.kafka.out {{ bootstrap_hosts = k, local_topic = \"t/#\", kafka.topic = x\n{more} }}\n\
+             bridges.kafka_consumer.in {{ bootstrap_hosts = k, topic_mapping = [{{ kafka_topic = x, mqtt_topic = t/back }}] }}\n"
+        )
+    };
+    let output = check(&bridges(""));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = text(&output.stderr);
+    let wanted =
+        "causeway.conf:3: bridges.kafka_consumer.in.topic_mapping: messages go round in a loop for ever: ";
+    assert!(
+        shown.contains(wanted) && shown.contains("bridges.kafka.out") && shown.contains("allow_loop"),
+        "{shown}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("causeway.conf");
+    std::fs::write(&file, bridges("")).unwrap();
+    let output = causeway(&["start", "--config", file.to_str().unwrap()]);
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).contains("in a loop")),
+        (Some(1), true),
+        "{output:?}"
+    );
+    let output = check(&bridges("allow_loop = true"));
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{output:?}");
+}
+
+#[test]
 fn a_missing_file_is_named_without_a_backtrace() {
     let output = causeway(&["check", "--config", "/nowhere/causeway.conf"]);
     assert_eq!(output.status.code(), Some(1));

@@ -33,7 +33,7 @@ health_check_topic = probe
 allow_auto_topic_creation = true
 resource_opts { health_check_interval = 1m, health_check_timeout = infinity, start_after_created = false, start_timeout = 1s }
 local_topic = "t/#"
-ack_wait = false, pool_size = 4
+ack_wait = false, allow_loop = true, pool_size = 4
 kafka {
   topic = "t-${topic}"
   message { key = "${username}", value = "${payload}", timestamp = "${publish_received_at}", empty_key_is_null = true, empty_value_is_null = true }
@@ -67,7 +67,7 @@ topic_mapping = [
   { kafka_topic = a, mqtt_topic = "x/${.key}", qos = 2, payload_template = "${.value}" }
   { kafka_topic = b, mqtt_topic = y }
 ]
-key_encoding_mode = base64, value_encoding_mode = base64, group_id = g, when_no_subscriber = hold
+key_encoding_mode = base64, value_encoding_mode = base64, group_id = g, when_no_subscriber = hold, allow_loop = true
 kafka {
   max_batch_bytes = 1, max_wait_time = 2s, max_rejoin_attempts = 1, offset_reset_policy = earliest
   offset_commit_interval_seconds = 1

@@ -455,6 +455,7 @@ async fn a_hand_over_is_complete_when_the_message_is_stored() {
             dup: false,
             properties: &PublishProperties::default(),
             received_at: 0,
+            hops: 0,
         };
         let mut progress = PublishProgress::default();
         let published =

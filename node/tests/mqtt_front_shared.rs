@@ -273,6 +273,7 @@ async fn a_hand_over_moves_with_its_message() {
         dup: false,
         properties: &PublishProperties::default(),
         received_at: 0,
+        hops: 0,
     };
     let published = broker.router.publish(
         &message,

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::flow::ledger::Ledger;
+use super::hops;
 use super::member_id::{former_member_id, member_id};
 use crate::template::record::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
@@ -239,6 +240,7 @@ struct PartitionTaker {
 struct Begun {
     hand_over: Arc<HandOver>,
     received_at: i64,
+    hops: u8,
     /// Somebody may have it already.
     under_way: bool,
 }
@@ -303,8 +305,9 @@ impl PartitionTaker {
 
     /// Renders the record's topic and payload; false where the topic is no topic name.
     fn render(&mut self, record: &ConsumedRecord<'_>, mapping: &Mapping) -> bool {
+        let headers = record.headers().filter(|(key, _)| !hops::is_header(key));
         let names: SmallVec<[NamedHeader<'_>; 8]> =
-            record.headers().map(|(key, value)| (String::from_utf8_lossy(key), value)).collect();
+            headers.map(|(key, value)| (String::from_utf8_lossy(key), value)).collect();
         let headers: SmallVec<[HeaderPair<'_>; 8]> =
             names.iter().map(|(key, value)| (key.as_ref(), *value)).collect();
         let facts = RecordFacts {
@@ -366,7 +369,8 @@ impl PartitionSink for PartitionTaker {
                 self.count();
                 return Offer::Taken;
             }
-            Begun { hand_over, received_at: now_ms(), under_way: false }
+            let hops = hops::of_record(record.headers());
+            Begun { hand_over, received_at: now_ms(), hops, under_way: false }
         };
         if program.hold && !begun.under_way && program.router.find_route(&self.topic).is_empty() {
             // Nobody tells of a subscription; the record is offered again now and then in any case.
@@ -384,6 +388,7 @@ impl PartitionSink for PartitionTaker {
             dup: false,
             properties: &PublishProperties::default(),
             received_at: begun.received_at,
+            hops: begun.hops,
         };
         match program.router.publish(&message, Some(&begun.hand_over), &mut self.progress, wakes) {
             Published::Done { .. } => {

@@ -161,6 +161,7 @@ mod tests {
             dup: false,
             properties: &PublishProperties::default(),
             received_at: 0,
+            hops: 0,
         };
         gate.accept(&message, None, &mut WakeList::default());
     }

@@ -311,6 +311,7 @@ mod tests {
                 dup: false,
                 properties: &self.properties,
                 received_at: 1_700_000_000_000,
+                hops: 0,
             };
             let further: Vec<_> = self
                 .further
@@ -483,6 +484,7 @@ mod tests {
             dup: false,
             properties: &properties,
             received_at: 0,
+            hops: 0,
         };
         let further = [ExtHeaderConfig {
             kafka_ext_header_key: "id".into(),

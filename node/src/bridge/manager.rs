@@ -25,6 +25,7 @@ use super::consumer::RunningConsumer;
 use super::disk_buffer;
 use super::gate::Gate;
 use crate::flow::ledger::Ledger;
+use super::loops;
 use super::overlay::{Change, Overlay};
 use super::producer::RunningProducer;
 use super::rates::RateMeter;
@@ -683,6 +684,7 @@ impl Manager {
                 }
             }
         }
+        wrong.extend(loops::objections(bridges, entries.iter().map(|(id, entry)| (id, &entry.definition))));
         wrong
     }
 
@@ -731,6 +733,14 @@ impl Manager {
         };
         if definition.enabled() != on {
             definition.set_enabled(on);
+            let changed = [(id.clone(), definition.clone())];
+            let wrong = {
+                let entries = self.entries.read();
+                loops::objections(&changed, entries.iter().map(|(id, entry)| (id, &entry.definition)))
+            };
+            if !wrong.is_empty() {
+                return Err(Error::Refused(wrong));
+            }
             store(overlay, std::iter::once((id.clone(), definition.clone())))?;
         }
         if let Some(entry) = self.entries.write().get_mut(id) {

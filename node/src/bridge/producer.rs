@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::disk_buffer;
+use super::hops;
 use super::hybrid_buffer;
 use crate::flow::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
@@ -127,13 +128,15 @@ impl ProducerBridge {
             );
         }
         let reason = unfit.reason();
+        // The dead letter of a message that passed Kafka too often may come back: it gets none of its own.
+        let is_letter = message.hops > hops::LIMIT;
         match &self.dead_letters {
-            Some(letters) => {
+            Some(letters) if !is_letter => {
                 let topic = made.topic.unwrap_or(&self.topic);
                 let cause = Cause { topic, partition: None, reason: unfit.words(), code: None };
                 letters.bury_message(cause, &made.record, reason, ticket, wakes)
             }
-            None => Accepted::Done(Outcome::Failed(reason)),
+            _ => Accepted::Done(Outcome::Failed(reason)),
         }
     }
 }

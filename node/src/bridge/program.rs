@@ -7,10 +7,12 @@ use std::cell::RefCell;
 
 use causeway_protocol::kafka::batch::Record;
 use causeway_protocol::mqtt::ReasonCode;
+use smallvec::SmallVec;
 
 use super::headers::{HeaderSpace, Headers, NoHeaders};
 use crate::template::publish::{PublishScope, PublishSlot};
 use crate::template::{Template, has_placeholder};
+use super::hops;
 use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
 use crate::kafka::producer::NoTopic;
@@ -47,6 +49,8 @@ pub(super) enum Unfit {
     TopicName,
     /// Kafka does not know the topic, or does not let us write to it.
     NoTopic(NoTopic),
+    /// It has passed Kafka too often: [`hops::LIMIT`].
+    Hops,
 }
 
 /// What became of a message.
@@ -66,6 +70,7 @@ impl Unfit {
             Self::Headers => ReasonCode::PayloadFormatInvalid,
             Self::TopicIncomplete | Self::TopicName => ReasonCode::TopicNameInvalid,
             Self::NoTopic(why) => why.reason(),
+            Self::Hops => ReasonCode::ImplementationSpecificError,
         }
     }
 
@@ -76,6 +81,9 @@ impl Unfit {
             Self::TopicIncomplete => "a placeholder of the topic has no value",
             Self::TopicName => "the topic's template does not give a legal topic name",
             Self::NoTopic(why) => why.words(),
+            Self::Hops => {
+                "it has passed Kafka 16 times: bridges send messages round in a loop, change one of their topics"
+            }
         }
     }
 }
@@ -149,16 +157,29 @@ impl Program {
                     (Some(name), unfit)
                 }
             };
+            let is_worn = message.hops >= hops::LIMIT;
+            let unfit = if is_worn { Some(Unfit::Hops) } else { unfit };
             let taken = match &self.headers {
-                None => take(&Made { record, topic, unfit }),
-                Some(headers) => match headers.assemble(&scope, &mut scratch.headers) {
-                    Ok(assembled) => {
-                        let headers = assembled.with(&scratch.headers);
-                        record.headers = &headers;
-                        take(&Made { record, topic, unfit })
+                None if message.hops == 0 => take(&Made { record, topic, unfit }),
+                None => {
+                    let mut headers = SmallVec::new();
+                    hops::write(message.hops, &mut headers);
+                    record.headers = &headers;
+                    take(&Made { record, topic, unfit })
+                }
+                Some(headers) => {
+                    let (assembled, unfit) = match headers.assemble(&scope, &mut scratch.headers) {
+                        Ok(assembled) => (Some(assembled), unfit),
+                        Err(NoHeaders) => (None, unfit.or(Some(Unfit::Headers))),
+                    };
+                    let mut headers =
+                        assembled.as_ref().map(|all| all.with(&scratch.headers)).unwrap_or_default();
+                    if message.hops > 0 {
+                        hops::write(message.hops, &mut headers);
                     }
-                    Err(NoHeaders) => take(&Made { record, topic, unfit: unfit.or(Some(Unfit::Headers)) }),
-                },
+                    record.headers = &headers;
+                    take(&Made { record, topic, unfit })
+                }
             };
             if scope.not_json() {
                 self.note_not_json(message);
@@ -249,6 +270,7 @@ mod tests {
             dup: false,
             properties: &PublishProperties::default(),
             received_at: RECEIVED_AT,
+            hops: 0,
         };
         Program::compile("b", &config.kafka).with_record(&message, "n1", take)
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ractor::{ActorRef, RpcReplyPort};
 
 use crate::flow::ledger::Ledger;
+use super::loops;
 use super::manager::{self, Entries, Order, Retired};
 use super::overlay::Overlay;
 use super::rates::{self, Rates};
@@ -369,6 +370,14 @@ impl Bridges {
     /// sum of all books never goes back.
     pub fn retired(&self) -> Vec<(Kind, Ledger)> {
         self.retired.lock().iter().map(|(kind, ledger)| (*kind, *ledger)).collect()
+    }
+
+    /// Loops that some messages may go round through these bridges, one line each.
+    pub fn possible_loops(&self, ids: &[BridgeId]) -> Vec<String> {
+        let entries = self.entries.read();
+        let all = entries.iter().map(|(id, entry)| (id, entry.definition()));
+        let loops = loops::through(&ids.iter().collect::<Vec<_>>(), all).into_iter();
+        loops.filter(|found| !found.certain).map(|found| found.message).collect()
     }
 
     /// What a bridge is.

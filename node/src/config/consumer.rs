@@ -35,6 +35,9 @@ section! {
         /// What happens to a message while no session and no bridge takes its MQTT topic, after a restart for
         /// example, until the subscribers are back.
         when_no_subscriber: WhenNoSubscriber => choice().or(WhenNoSubscriber::Publish);
+        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error otherwise. A message then goes
+        /// round until it has passed Kafka 16 times.
+        allow_loop: bool => boolean().or(false);
         /// How messages are fetched and offsets are kept.
         kafka: ConsumerKafkaConfig => nested();
     }

@@ -21,6 +21,7 @@ mod kind_numbers;
 mod kind_values;
 mod lines;
 mod listeners;
+pub(crate) mod loops;
 mod mqtt;
 mod pem_text;
 mod producer;
@@ -112,6 +113,7 @@ section! {
         /// A consumer bridge.
         kafka_consumer: BTreeMap<String, ConsumerBridgeConfig> => named(nested(), check_name);
     }
+    validate loops::check_loops;
 }
 
 section! {

@@ -30,6 +30,9 @@ section! {
         local_topic: Option<String> => topic_filter().also(&["mqtt_topic", "producer.mqtt.topic"]).optional();
         /// Whether the acknowledgement of a publication waits for this bridge.
         ack_wait: bool => boolean().or(true);
+        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error otherwise. A message then goes
+        /// round until it has passed Kafka 16 times.
+        allow_loop: bool => boolean().or(false);
         /// Connections to each broker for what is written. Bridges with the same hosts, login and TLS share them; a partition always
         /// uses the same one, so that its order holds. More than one helps over a long or slow network, not with a broker nearby.
         pool_size: u16 => integer(1..=64).or(1);
@@ -271,7 +274,7 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
     if is_answered_early && has_placeholder(&kafka.topic) && kafka.dead_letter_topic.is_none() {
         walk.warn_under(
             object,
-            "topic",
+            &["topic"],
             "publishers are answered before Kafka is asked for the topic that a message names: where there is no such topic the \
              message is counted as failed and lost; set dead_letter_topic to keep it",
         );

@@ -94,12 +94,18 @@ impl Walk {
 
     /// Reports something wrong at a key some levels under an object, without showing its value.
     pub(super) fn wrong_under(&mut self, object: &Object<'_>, keys: &[&str], message: impl Into<String>) {
+        let (path, place) = self.under(object, keys);
+        self.wrong_at::<()>(&path, place, message);
+    }
+
+    /// The path and place of a key some levels under an object; the place of the innermost level that is written.
+    fn under(&self, object: &Object<'_>, keys: &[&str]) -> (String, Place) {
         let (mut path, mut place) = (object.path.clone(), object.place);
         for key in keys {
             path = join(&path, key);
             place = self.lines.get(&path).unwrap_or(place);
         }
-        self.wrong_at::<()>(&path, place, message);
+        (path, place)
     }
 
     /// Reports a value that works, but hardly as meant.
@@ -114,10 +120,9 @@ impl Walk {
         self.warnings.push(problem);
     }
 
-    /// The same, for what is under an object: at the key if it is written there, else at the object.
-    pub(super) fn warn_under(&mut self, object: &Object<'_>, key: &str, message: impl Into<String>) {
-        let path = join(&object.path, key);
-        let place = self.lines.get(&path).unwrap_or(object.place);
+    /// The same, for a key some levels under an object: at the innermost level that is written.
+    pub(super) fn warn_under(&mut self, object: &Object<'_>, keys: &[&str], message: impl Into<String>) {
+        let (path, place) = self.under(object, keys);
         self.warn_at(&path, place, message);
     }
 

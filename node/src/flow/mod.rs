@@ -49,6 +49,8 @@ pub struct Message<'a> {
     pub properties: &'a PublishProperties<'a>,
     /// When it reached this node: milliseconds since the Unix epoch.
     pub received_at: i64,
+    /// How often it has passed Kafka; 0 for a message of a device.
+    pub hops: u8,
 }
 
 /// What became of a message in one sink.

@@ -228,6 +228,7 @@ pub(crate) mod tests {
             dup: false,
             properties: &properties,
             received_at: 0,
+            hops: 0,
         };
         Publication::arrived(&message, Ledger::new(u64::MAX), 0)
     }

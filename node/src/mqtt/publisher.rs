@@ -173,6 +173,7 @@ impl Client {
             dup: publish.dup,
             properties: &publish.properties,
             received_at: work.wall,
+            hops: 0,
         };
         let Some(session) = self.lease.session() else { return Err(End::Gone) };
         self.ticket.sequence = sequence.unwrap_or_default();
@@ -404,6 +405,7 @@ impl Client {
             dup: publish.dup,
             properties: &publish.properties,
             received_at: clock::unix_millis(),
+            hops: 0,
         };
         let message = OwnedMessage::copy(&message, shared.router.memory());
         // Behind this one.

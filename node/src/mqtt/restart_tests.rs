@@ -313,6 +313,7 @@ impl World {
                         dup: false,
                         properties: &properties,
                         received_at: clock::unix_millis(),
+                        hops: 0,
                     },
                     handed_over,
                 );

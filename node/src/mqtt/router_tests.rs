@@ -70,6 +70,7 @@ fn with_message<T>(topic: &str, qos: QoS, retain: bool, then: impl FnOnce(&Messa
         dup: false,
         properties: &PublishProperties::default(),
         received_at: 0,
+        hops: 0,
     })
 }
 

@@ -90,6 +90,7 @@ fn publish(shared: &Shared, origin: &Arc<Origin>, topic: &str, payload: &[u8], k
         dup: false,
         properties: &PublishProperties::default(),
         received_at: clock::unix_millis(),
+        hops: 0,
     };
     shared.router.publish_sys(&message, keep);
 }

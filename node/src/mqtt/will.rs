@@ -59,6 +59,7 @@ impl OwnedMessage {
             dup: self.dup,
             properties: &properties,
             received_at: self.received_at,
+            hops: 0,
         })
     }
 }

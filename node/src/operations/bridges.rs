@@ -53,7 +53,8 @@ impl NodeAdmin {
 
     async fn put(&self, how: Put, source: &str, text: &str) -> Result<BridgeAnswer, AdminError> {
         let loaded = config::parse_bridges(source, text).map_err(AdminError::failed)?;
-        let warnings = loaded.warnings.iter().map(|problem| format!("warning: {problem}")).collect();
+        let mut warnings: Vec<_> =
+            loaded.warnings.iter().map(|problem| format!("warning: {problem}")).collect();
         let producers = loaded.value.kafka.into_iter();
         let producers = producers.map(|(name, config)| (name, Definition::Producer(Box::new(config))));
         let consumers = loaded.value.kafka_consumer.into_iter();
@@ -68,6 +69,10 @@ impl NodeAdmin {
             Put::Change => Apply::Change,
         };
         self.bridges.apply(how, bridges).await.map_err(|error| self.error(error))?;
+        // Those within the text are told already.
+        let told = |found: &String| loaded.warnings.iter().any(|problem| problem.message == *found);
+        let loops = self.bridges.possible_loops(&ids).into_iter().filter(|found| !told(found));
+        warnings.extend(loops.map(|found| format!("warning: {found}")));
         let bridges = ids.iter().map(|id| self.info_of(id)).collect::<Result<_, _>>()?;
         Ok(BridgeAnswer::Put { bridges, warnings })
     }

@@ -327,6 +327,7 @@ mod tests {
             dup: false,
             properties,
             received_at: 1_679_665_968_238,
+            hops: 0,
         };
         let mut out = Vec::new();
         Template::compile(template).render(&PublishScope::new(&message, "n1"), &mut out);

@@ -168,6 +168,7 @@ impl Node {
             dup: false,
             properties,
             received_at: self.received_at.load(Ordering::Relaxed),
+            hops: 0,
         };
         let mut progress = PublishProgress::default();
         loop {

@@ -62,6 +62,7 @@ impl Feed {
                 dup: false,
                 properties: &properties,
                 received_at: 0,
+                hops: 0,
             };
             let hand_over = HandOver::new(Ticket::new(self.clone(), 0));
             loop {

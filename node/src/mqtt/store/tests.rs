@@ -113,6 +113,7 @@ fn what_was_put_in_is_found_again() {
             dup: false,
             properties: &PublishProperties::default(),
             received_at: 5,
+            hops: 0,
         }),
     };
     let presence = Presence::Away { since: 12, sent: 2 };

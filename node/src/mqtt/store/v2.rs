@@ -251,6 +251,7 @@ pub(crate) fn read_message<T>(
             dup: false,
             properties: &publish.properties,
             received_at: i64::from_be_bytes(*received_at),
+            hops: 0,
         })
     })
 }
