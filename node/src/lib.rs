@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admin;
 pub mod bridge;
+mod byte_order_mark;
 pub mod cli;
 pub mod config;
 pub mod dev;
