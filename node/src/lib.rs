@@ -12,6 +12,7 @@ mod dial;
 pub mod flow;
 pub mod kafka;
 mod life;
+mod listening;
 pub mod mailbox;
 pub mod mqtt;
 pub mod node;

@@ -20,6 +20,7 @@ mod kind;
 mod kind_numbers;
 mod kind_values;
 mod lines;
+mod listener_checks;
 mod listeners;
 mod mqtt;
 mod pem_text;
@@ -101,7 +102,7 @@ section! {
         /// What is carried between MQTT and Kafka.
         bridges: BridgesConfig => nested();
     }
-    validate access::check_access;
+    validate listener_checks::check;
 }
 
 section! {
