@@ -129,6 +129,7 @@ impl AdminServer {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it needs a running Tokio, which async makes hard to forget")]
     pub async fn start_with(
         bind: SocketAddr,
         service: Arc<dyn AdminService>,

@@ -47,7 +47,7 @@ pub(super) fn check_topic_template(topic: &str) -> Result<(), String> {
 }
 
 /// Advice about templates of Kafka topics.
-pub(super) fn advise_topic_template(topic: &String) -> Option<String> {
+pub(super) fn advise_topic_template(topic: &str) -> Option<String> {
     let is_topic = |piece: &Piece<'_>| matches!(piece, Piece::Placeholder(name) if name.trim().trim_start_matches('.') == "topic");
     pieces(topic).iter().any(is_topic).then(|| {
         "`${topic}` is the MQTT topic; with a `/` in it, as nearly every MQTT topic has one, it names no Kafka topic and the \

@@ -118,7 +118,7 @@ section! {
     pub struct ProducerKafkaConfig {
         /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without a value for a placeholder,
         /// or whose topic Kafka does not know, fails.
-        topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).advise(advise_topic_template).allowing("a Kafka topic name, or a template of one");
+        topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).advise(|topic| advise_topic_template(topic)).allowing("a Kafka topic name, or a template of one");
         /// Key, value and timestamp of a record.
         message: MessageConfig => nested();
         /// Largest record batch, before compression. One record that is larger is sent alone.
