@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admin;
 pub mod bridge;
+mod byte_order_mark;
 pub mod cli;
 pub mod config;
 pub mod dev;
@@ -11,6 +12,7 @@ mod dial;
 pub mod flow;
 pub mod kafka;
 mod life;
+mod listening;
 pub mod mqtt;
 pub mod node;
 pub mod operations;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::byte_order_mark;
+
 /// What stands in for a secret wherever one would be shown.
 pub const MASK: &str = "******";
 
@@ -22,13 +24,13 @@ impl Secret {
         &self.0
     }
 
-    /// The secret itself. One written as `file://PATH` is read from that file now, without the line
-    /// end that editors leave; the error names the file.
+    /// The secret itself. One written as `file://PATH` is read from that file now, without the byte
+    /// order mark and the line end that editors leave; the error names the file.
     pub fn resolve(&self) -> std::io::Result<Self> {
         let Some(path) = self.0.strip_prefix("file://") else { return Ok(self.clone()) };
         let text = std::fs::read_to_string(path)
             .map_err(|e| std::io::Error::new(e.kind(), format!("cannot read the secret in {path}: {e}")))?;
-        Ok(Self::new(text.trim_end_matches(['\r', '\n'])))
+        Ok(Self::new(byte_order_mark::skip(&text).trim_end_matches(['\r', '\n'])))
     }
 
     /// True when the text is the mask itself: somebody copied what was shown in place of the secret.
@@ -61,10 +63,12 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_a_file_is_read_without_its_line_end() {
+    fn a_secret_in_a_file_is_read_without_byte_order_mark_and_line_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "ti ger\n").unwrap();
+        assert_eq!(Secret::new(format!("file://{}", path.display())).resolve().unwrap().reveal(), "ti ger");
+        std::fs::write(&path, "\u{feff}ti ger\r\n").unwrap();
         assert_eq!(Secret::new(format!("file://{}", path.display())).resolve().unwrap().reveal(), "ti ger");
         let missing = Secret::new(format!("file://{}/none", folder.path().display()));
         assert!(missing.resolve().unwrap_err().to_string().contains("/none"));

@@ -1,7 +1,9 @@
 //! The command line: what is printed where, and the exit codes.
 #![allow(clippy::unwrap_used, reason = "test helpers fail by panicking")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 fn causeway(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_causeway")).args(arguments).env_remove("RUST_LOG").output().unwrap()
@@ -189,4 +191,166 @@ fn a_buffer_is_listed_shown_and_verified_without_a_node() {
     let said = text(&verified.stdout);
     assert!(said.contains("00000000000000000001.buffer: ") && said.contains("at offset 57"), "{said}");
     assert!(said.contains("Copy the directory away"), "{said}");
+}
+
+/// A node that runs until this is dropped.
+struct Node {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Node {
+    /// Starts a node with a data folder of its own and its admin link on a free port.
+    fn start(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("causeway.conf");
+        let data = folder.path().join("data");
+        let own = format!("node.data_dir = {data:?}\nadmin.bind = \"127.0.0.1:0\"\n");
+        std::fs::write(&file, format!("{own}{config}\n")).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_causeway"))
+            .arg("start")
+            .arg("--config")
+            .arg(&file)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        Self { process, output, folder }
+    }
+
+    /// What it has open, as it says: the lines up to that of the admin link, which is the last; fewer if it ends.
+    fn listening(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut line = String::new();
+        while self.output.read_line(&mut line).unwrap() > 0 {
+            lines.push(line.trim().trim_start_matches("listening ").to_owned());
+            if line.starts_with("listening admin ") {
+                break;
+            }
+            line.clear();
+        }
+        lines
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+/// Connects an MQTT client; whether the node accepts it.
+fn connects(address: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
+    stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).is_ok() && answer == [0x20, 2, 0, 0]
+}
+
+#[test]
+fn a_node_that_names_only_a_tls_listener_opens_nothing_else_to_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(path("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let config = format!(
+        "listeners.ssl.secure {{ bind = \"127.0.0.1:0\", ssl_options {{ certfile = {:?}, keyfile = {:?} }} }}\n",
+        path("cert.pem"),
+        path("key.pem")
+    );
+    let checked = check(&config);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let shown = text(&checked.stdout);
+    assert!(shown.contains("listener secure: MQTT over TLS") && !shown.contains("1883"), "{shown}");
+    let mut node = Node::start(&config);
+    let lines = node.listening();
+    let kinds: Vec<&str> = lines.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(kinds, ["mqtts", "admin"], "{}", node.log());
+}
+
+#[test]
+fn listeners_of_both_families_share_a_port_and_each_takes_its_own() {
+    // A port that is free in both families. Another process may take it before the node does: then another one.
+    let free = || TcpListener::bind("[::]:0").map(|listener| listener.local_addr().unwrap().port());
+    if free().is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let six = |port: u16| format!("listeners.tcp.six {{ bind = \"[::]:{port}\" }}\n");
+    let start = |config: &dyn Fn(u16) -> String, expected: usize| {
+        let mut logs = String::new();
+        for _ in 0..5 {
+            let port = free().unwrap();
+            let mut node = Node::start(&config(port));
+            if node.listening().len() == expected {
+                return (node, port);
+            }
+            logs.push_str(&node.log());
+        }
+        panic!("{logs}");
+    };
+    let (node, port) = start(&six, 2);
+    assert!(connects(&format!("[::1]:{port}")));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "an IPv6 listener takes IPv4");
+    let warning =
+        format!("anyone who reaches tcp:six ([::]:{port}), not encrypted, can connect without a password");
+    assert!(node.log().contains(&warning) && node.log().contains("WARN"), "{}", node.log());
+    drop(node);
+    let both = |port: u16| format!("{}listeners.tcp.four {{ bind = \"0.0.0.0:{port}\" }}\n", six(port));
+    let (_node, port) = start(&both, 3);
+    assert!(connects(&format!("[::1]:{port}")) && connects(&format!("127.0.0.1:{port}")));
+}
+
+#[test]
+fn a_stray_brace_in_a_file_of_bridges_is_refused_and_the_node_goes_on() {
+    let bridge = |name: &str| {
+        format!(
+            "bridges.kafka.{name} {{\n  enable = false\n  bootstrap_hosts = \"k:9092\"\n  local_topic = \"t/#\"\n  kafka {{ topic = t }}\n}}\n"
+        )
+    };
+    let listener = "listeners.tcp.default { bind = \"127.0.0.1:0\" }\n";
+    let mut node = Node::start(&format!("{listener}{}", bridge("old")));
+    let lines = node.listening();
+    let address = |kind: &str| {
+        let line =
+            lines.iter().find_map(|line| line.strip_prefix(kind)).unwrap_or_else(|| panic!("{}", node.log()));
+        line.split(' ').next().unwrap().to_owned()
+    };
+    let (mqtt, admin) = (address("mqtt "), address("admin "));
+    let ctl = |arguments: &[&str]| causeway(&[&["ctl", "--admin", &admin, "bridges"], arguments].concat());
+    let listed = || {
+        let output = ctl(&["list"]);
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout)
+    };
+    let before = listed();
+    assert!(before.contains("kafka:old"), "{before}");
+    let file = node.folder.path().join("new.conf").display().to_string();
+    std::fs::write(&file, format!("{}}}\n{}", bridge("one"), bridge("two"))).unwrap();
+    let refused = ctl(&["create", &file]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let shown = text(&refused.stderr);
+    assert!(
+        shown.contains(&format!("{file}:7: syntax error: this `}}` closes nothing; remove it")),
+        "{shown}"
+    );
+    assert!(!shown.contains("backtrace"), "{shown}");
+    // None of the two is there, the other one is as it was, and clients are served.
+    assert_eq!(listed(), before);
+    assert!(connects(&mqtt));
+    // Without the brace both are created.
+    std::fs::write(&file, format!("{}{}", bridge("one"), bridge("two"))).unwrap();
+    let created = ctl(&["create", &file]);
+    assert!(created.status.success(), "{created:?}");
+    assert!(listed().contains("kafka:one") && listed().contains("kafka:two"));
 }

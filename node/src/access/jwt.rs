@@ -21,6 +21,7 @@ use super::{
     permissions::TokenRules,
     rules::{Action, Permission, Rule, RuleSet, TopicPattern},
 };
+use crate::byte_order_mark;
 
 /// A longer token is refused unread.
 const LONGEST: usize = 16 << 10;
@@ -206,7 +207,9 @@ impl KeySource {
     }
 
     fn load(&self) -> Result<Vec<Key>, String> {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+        let read = |path: &Path| {
+            std::fs::read(path).map(byte_order_mark::skip_bytes).map_err(|error| error.to_string())
+        };
         match self {
             Self::Secret(secret) if secret.is_empty() => Err("the secret is empty".into()),
             Self::Secret(secret) => {

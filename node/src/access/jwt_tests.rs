@@ -244,7 +244,8 @@ fn a_key_set_is_chosen_from_by_key_id_and_read_again() {
     let entry = |id: &str, secret: &[u8]| json!({ "kty": "oct", "kid": id, "alg": "HS256", "k": BASE64_URL_SAFE_NO_PAD.encode(secret) });
     let unknown = json!({ "kty": "new", "kid": "x" });
     let set = json!({ "keys": [entry("one", b"first secret"), unknown, entry("two", b"second secret")] });
-    let (_folder, path) = file("jwks.json", &set.to_string());
+    // As some editors save it, with a byte order mark.
+    let (_folder, path) = file("jwks.json", &format!("\u{feff}{set}"));
     let jwt = Jwt::new(options(KeySource::Jwks(path.clone()))).unwrap();
     let token = |id: &str, key: &[u8]| forged(&json!({ "alg": "HS256", "kid": id }), &json!({}), key);
     assert!(judge(&jwt, &token("one", b"first secret")).is_ok());

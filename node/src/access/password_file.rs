@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 use super::passwords::PasswordHash;
+use crate::byte_order_mark;
 
 type Entries = HashMap<Box<str>, Arc<PasswordHash>>;
 
@@ -51,7 +52,7 @@ fn read(text: &str) -> Result<Entries, String> {
 
 fn load(path: &Path) -> Result<Entries, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    read(&text)
+    read(byte_order_mark::skip(&text))
 }
 
 impl PasswordFile {
@@ -97,6 +98,10 @@ mod tests {
         std::fs::write(&path, line("ann", "new")).unwrap();
         file.reload().unwrap();
         assert!(file.get("ann").unwrap().verify(b"new").unwrap() && file.get("bob smith").is_none());
+        // As an editor on Windows writes it.
+        std::fs::write(&path, format!("\u{feff}{}", line("ann", "three").replace('\n', "\r\n"))).unwrap();
+        file.reload().unwrap();
+        assert!(file.get("ann").unwrap().verify(b"three").unwrap() && file.len() == 1);
         std::fs::write(&path, "ann").unwrap();
         assert!(file.reload().is_err());
         assert!(file.get("ann").is_some(), "a broken file changes nothing");

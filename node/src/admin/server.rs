@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::link::{Link, LinkError, Patience};
 use super::service::AdminService;
 use super::v1::{self, AdminError, Answer, Request};
+use crate::listening;
 use crate::throttle::Doublings;
 
 /// Limits of the admin link.
@@ -52,6 +53,8 @@ impl Default for AdminOptions {
     }
 }
 
+/// Connections that the system keeps while others are accepted.
+const BACKLOG: i32 = 128;
 /// Refusals at one time; what comes beyond them is closed without a word.
 const MAX_REFUSALS: usize = 8;
 /// After an `accept` that failed for want of a file descriptor, and no reserve was left: an immediate retry would spin.
@@ -126,6 +129,7 @@ impl AdminServer {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it needs a running Tokio, which async makes hard to forget")]
     pub async fn start_with(
         bind: SocketAddr,
         service: Arc<dyn AdminService>,
@@ -135,13 +139,20 @@ impl AdminServer {
             return Err(StartError::NotLoopback(bind));
         }
         let failed = |source| StartError::Bind { address: bind, source };
-        let listener = TcpListener::bind(bind).await.map_err(failed)?;
+        let listener = listen(bind).map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(());
         let desk = Desk { service, options, operations: Arc::new(Semaphore::new(options.max_operations)) };
         let task = tokio::spawn(accept(listener, desk, stopped));
         Ok(AdminHandle { local_addr, stop, task })
     }
+}
+
+fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
+    let socket = listening::socket(bind)?;
+    socket.bind(&bind.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// A running admin link; dropping it stops it.

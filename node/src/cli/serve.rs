@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{check, logging};
-use crate::config::{LogConfig, LogFormat, LogLevel, load_file};
+use crate::config::{LogConfig, LogFormat, LogLevel, Problem, load_file};
 use crate::dev::{self, DevArgs};
 use crate::node;
 
@@ -17,8 +17,11 @@ pub(super) fn start(path: &Path) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    eprint!("{}", check::remarks(&loaded));
     logging::install(&loaded.value.log)?;
+    for warning in &loaded.warnings {
+        let Problem { file, line, key, value: _, message } = warning;
+        tracing::warn!(file, line, key, "{message}");
+    }
     runtime()?.block_on(node::run(loaded.value))?;
     Ok(ExitCode::SUCCESS)
 }

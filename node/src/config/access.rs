@@ -538,10 +538,9 @@ impl<K: Kind> Kind for OneOrList<K> {
     }
 }
 
-/// What concerns both sections and the listeners.
+/// Checks the authentication of a whole configuration.
 pub(super) fn check_access(config: &Config, object: &Object<'_>, walk: &mut Walk) {
     let authentication = &config.authentication;
-    let place = |key: &str| object.get(key).map_or(object.place, |node| node.place);
     let databases = authentication.backends.iter();
     if databases.filter(|backend| matches!(backend, BackendConfig::BuiltInDatabase(_))).count() > 1 {
         walk.wrong_under(
@@ -557,20 +556,5 @@ pub(super) fn check_access(config: &Config, object: &Object<'_>, walk: &mut Walk
             "no client can connect: anonymous ones may not, and no backends know any other; \
              backends = [{ type = built_in_database }] has users that `causeway ctl users add` makes",
         );
-    }
-    if authentication.anonymous_is_allowed() && config.listens_beyond_loopback() {
-        walk.warn_at(
-            "authentication",
-            place("authentication"),
-            "anyone who reaches the listeners can connect, without a password; allow_anonymous = false and \
-             backends = [{ type = built_in_database }] change that",
-        );
-    }
-}
-
-impl Config {
-    /// Whether an enabled listener takes connections from other machines.
-    fn listens_beyond_loopback(&self) -> bool {
-        self.listeners.options().iter().any(|listener| !listener.bind.ip().is_loopback())
     }
 }

@@ -89,7 +89,11 @@ pub(super) fn read_bootstrap_hosts(text: &str) -> Result<Vec<HostPort>, String> 
 pub(super) fn read_bind(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
+        // An IPv4 address in the form of IPv6 is an IPv4 address: IPv6 sockets take no IPv4 here.
+        return Ok(match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+            IpAddr::V6(_) => address,
+        });
     }
     if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), read_bind_port(text)?));
@@ -167,6 +171,7 @@ mod tests {
             (":1883", "0.0.0.0:1883"),
             ("0.0.0.0:1883", "0.0.0.0:1883"),
             ("[::]:1883", "[::]:1883"),
+            ("[::ffff:127.0.0.1]:1883", "127.0.0.1:1883"),
             ("localhost:0", "127.0.0.1:0"),
         ] {
             assert_eq!(read_bind(text).map(|a| a.to_string()), Ok(address.to_owned()), "{text}");

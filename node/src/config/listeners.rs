@@ -6,13 +6,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 use super::connection::{TlsVersion, not_empty, old_tls};
 use super::general::bind;
-use super::kind::Kind;
+use super::kind::{FieldDoc, Kind, Secrets};
 use super::kind_numbers::{integer, millis, seconds};
 use super::kind_values::{Parsed, boolean, choice, parsed, text};
 use super::section::{Named, Section, choices, flat, list, named, nested, section};
-use super::tree::{Object, Walk};
+use super::tree::{Node, Object, Walk};
 use super::units::{ByteSize, read_rate, show_rate};
 use crate::mqtt;
 
@@ -24,7 +26,7 @@ section! {
     /// Where MQTT clients connect.
     pub struct ListenersConfig {
         /// A listener for MQTT over TCP.
-        tcp: BTreeMap<String, TcpListenerConfig> => listeners().or_else(default_listeners, "`default` on port 1883");
+        tcp: BTreeMap<String, TcpListenerConfig> => DefaultListener(listeners());
         /// A listener for MQTT over TLS.
         ssl: BTreeMap<String, SslListenerConfig> => listeners();
         /// A listener for MQTT over WebSocket.
@@ -40,7 +42,7 @@ section! {
         /// Whether the listener is opened.
         enable: bool => boolean().or(true);
         /// Port, or address and port. A port alone listens on every IPv4 address, `[::]:1883` on every
-        /// IPv6 address; port 0 takes any free one.
+        /// IPv6 address and on no IPv4 address (both may be open on one port); port 0 takes any free one.
         bind: SocketAddr => bind();
         /// Connections open at once; further ones are closed. The system's limit of open files bounds it, too.
         max_connections: u32 => integer(1..=10_000_000).or(MAX_CONNECTIONS);
@@ -202,6 +204,39 @@ section! {
 
 fn listeners<S: Section>() -> Named<super::section::SectionKind<S>> {
     named(nested(), |name| super::check_name(name).map_err(|message| message.replace("bridge", "listener")))
+}
+
+/// Kind of the listeners for MQTT over TCP. Where the section names no listener of any kind, `default` takes
+/// port 1883; beside any other listener nothing is opened that is not written.
+struct DefaultListener<K>(K);
+
+impl<K: Kind<Out = BTreeMap<String, TcpListenerConfig>>> Kind for DefaultListener<K> {
+    type Out = K::Out;
+
+    fn read(&self, node: &Node<'_>, walk: &mut Walk) -> Option<Self::Out> {
+        self.0.read(node, walk)
+    }
+
+    fn missing(&self, object: &Object<'_>, _: &str, _: &mut Walk) -> Option<Self::Out> {
+        let names_some = |kind: &str| {
+            let named = object.get(kind).and_then(|node| node.value.as_object());
+            named.is_some_and(|named| named.values().any(|listener| !listener.is_null()))
+        };
+        let others = ["ssl", "ws", "wss"].into_iter().any(names_some);
+        Some(if others { BTreeMap::new() } else { default_listeners() })
+    }
+
+    fn json(&self, value: &Self::Out, secrets: Secrets) -> Json {
+        self.0.json(value, secrets)
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn docs(&self, key: &'static str, meaning: &str) -> Vec<FieldDoc> {
+        self.0.docs(key, meaning)
+    }
 }
 
 fn default_listeners() -> BTreeMap<String, TcpListenerConfig> {
@@ -505,9 +540,28 @@ mod tests {
     }
 
     #[test]
-    fn only_tcp_is_opened_where_nothing_is_configured() {
-        let ids: Vec<String> = options("").iter().map(mqtt::ListenerOptions::id).collect();
-        assert_eq!(ids, ["tcp:default"]);
+    fn the_default_listener_is_opened_only_where_no_listener_is_named() {
+        let files = "ssl_options { certfile = c, keyfile = k }";
+        for (text, expected) in [
+            (String::new(), "tcp:default"),
+            ("listeners {}".into(), "tcp:default"),
+            ("listeners { ssl = {}, ws = null }".into(), "tcp:default"),
+            ("listeners.ssl.a = null".into(), "tcp:default"),
+            (format!("listeners.ssl.a {{ bind = 1, {files} }}"), "ssl:a"),
+            ("listeners.ws.a { bind = 1 }".into(), "ws:a"),
+            (format!("listeners.wss.a {{ bind = 1, {files} }}"), "wss:a"),
+            ("listeners { tcp.b { bind = 2 }, ws.a { bind = 1 } }".into(), "tcp:b ws:a"),
+            ("listeners.ws.a { bind = 1, enable = false }".into(), ""),
+            ("listeners.tcp = {}".into(), ""),
+        ] {
+            let ids: Vec<String> = options(&text).iter().map(mqtt::ListenerOptions::id).collect();
+            assert_eq!(ids.join(" "), expected, "{text}");
+            // The canonical form names the same listeners.
+            let canonical = load(&text).unwrap().value.listeners.to_json(Secrets::Revealed);
+            let again = format!("listeners = {canonical}");
+            let ids: Vec<String> = options(&again).iter().map(mqtt::ListenerOptions::id).collect();
+            assert_eq!(ids.join(" "), expected, "{again}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod kind;
 mod kind_numbers;
 mod kind_values;
 mod lines;
+mod listener_checks;
 mod listeners;
 pub(crate) mod loops;
 mod mqtt;
@@ -102,7 +103,7 @@ section! {
         /// What is carried between MQTT and Kafka.
         bridges: BridgesConfig => nested();
     }
-    validate access::check_access;
+    validate listener_checks::check;
 }
 
 section! {

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::kind::{Kind, Secrets};
 use super::tree::{Node, Walk};
+use crate::byte_order_mark;
 use crate::secret::MASK;
 
 /// A path, or the text itself. A text with a private key in it is not shown.
@@ -41,7 +42,7 @@ impl PemText {
         let path = self.0.strip_prefix("file://").unwrap_or(&self.0);
         let text = std::fs::read(path)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot read {key} {path}: {error}")))?;
-        Ok((format!("{key} {path}"), text))
+        Ok((format!("{key} {path}"), byte_order_mark::skip_bytes(text)))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::connection::{Authentication, ConnectionConfig, not_empty};
-use super::kafka_names::{check_kafka_topic, check_topic_template, template, topic_filter};
+use super::kafka_names::{
+    advise_topic_template, check_kafka_topic, check_topic_template, template, topic_filter,
+};
 use super::kind::Kind;
 use super::kind_numbers::{bytes, integer, millis, seconds};
 use super::kind_values::{boolean, choice, text};
@@ -119,7 +121,7 @@ section! {
     pub struct ProducerKafkaConfig {
         /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without a value for a placeholder,
         /// or whose topic Kafka does not know, fails.
-        topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).allowing("a Kafka topic name, or a template of one");
+        topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).advise(|topic| advise_topic_template(topic)).allowing("a Kafka topic name, or a template of one");
         /// Key, value and timestamp of a record.
         message: MessageConfig => nested();
         /// Largest record batch, before compression. One record that is larger is sent alone.

@@ -12,7 +12,7 @@ const PARTS: &[(&str, &str, &str)] = &[
     (
         "listeners.tcp.NAME",
         "listeners.tcp.NAME",
-        "Where MQTT clients connect; as many as wanted, each with a name. Without any, the listener `default` takes port 1883 on every IPv4 address; `listeners.tcp = {}` opens none.",
+        "Where MQTT clients connect; as many as wanted, each with a name. Where the configuration names no listener of any kind (`tcp`, `ssl`, `ws`, `wss`), the listener `default` takes port 1883 on every IPv4 address; `listeners.tcp = {}` opens none.",
     ),
     (
         "listeners.ssl.NAME",

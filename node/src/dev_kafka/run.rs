@@ -41,6 +41,7 @@ impl Args {
     fn tls(&self) -> Result<Option<Tls>, Error> {
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path)
+                .map(|text| crate::byte_order_mark::skip(&text).to_owned())
                 .map_err(|error| Error::Tls(format!("cannot read {}: {error}", path.display())))
         };
         let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };

@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::{net::TcpListener, time::Instant};
 
 use super::{
@@ -30,6 +30,7 @@ use super::{
         opening::{self, Entrance},
     },
 };
+use crate::listening;
 
 /// Connections the kernel keeps for us while we accept others: a fleet that comes back after an outage.
 const BACKLOG: i32 = 4096;
@@ -40,7 +41,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else listens there.
+    /// Another socket listens there.
     #[error(
         "listener {name}: address {address} is taken, something else listens there; choose another port or stop it"
     )]
@@ -190,10 +191,8 @@ pub(crate) fn open(
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+    let socket = listening::socket(address)?;
     socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
     // Handed down to every connection that is accepted: one system call less for each.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;

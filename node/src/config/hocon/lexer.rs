@@ -1,9 +1,10 @@
 //! Tokens of HOCON text.
 
 use super::Fault;
+use crate::byte_order_mark;
 use crate::config::lines::Place;
 
-/// A token. Comments are none.
+/// A token. Comments are skipped and give no token.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token<'t> {
     /// `{`
@@ -41,18 +42,18 @@ pub(super) enum Token<'t> {
 pub(super) struct Reference {
     /// The key path.
     pub path: Vec<String>,
-    /// With `?`: nothing is put there if the path is not found.
+    /// `${?path}`: an unknown path gives no value instead of an error.
     pub optional: bool,
-    /// With `[]`: a list from environment variables.
+    /// `${VARIABLE[]}`: a list from the environment variables `VARIABLE_0`, `VARIABLE_1` and so on.
     pub list: bool,
 }
 
 /// Reads tokens, looking one ahead.
 pub(super) struct Lexer<'t> {
     file: u16,
-    /// Whether `${..}` may stand in it.
+    /// Whether substitutions (`${..}`) are allowed.
     references: bool,
-    /// What is behind the token looked at.
+    /// The text behind the token at hand.
     rest: &'t str,
     line: u32,
     /// The line of `ahead`.
@@ -65,7 +66,7 @@ pub(super) struct Lexer<'t> {
 impl<'t> Lexer<'t> {
     /// Reads the first token.
     pub(super) fn new(text: &'t str, file: u16, references: bool) -> Result<Self, Fault> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = byte_order_mark::skip(text);
         let mut lexer =
             Self { file, references, rest: text, line: 1, ahead_line: 1, ahead: Token::NewLine, glued: None };
         lexer.advance()?;

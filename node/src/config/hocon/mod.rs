@@ -2,10 +2,10 @@
 //!
 //! Text comes from operators and, through the admin link, from other machines while the node runs. Hence:
 //!
-//! * Every byte outside comments is read or refused. What the specification would take silently for
-//!   something else than it looks like (see `docs/decisions/029-own-hocon-reader.md`) is refused or warned about.
-//! * No text ends the process: nesting, includes and the work for substitutions are bounded, and the stack
-//!   depth follows from these bounds.
+//! * Every byte outside comments is read or refused. Text to which the specification gives another meaning than a
+//!   reader expects (see `docs/decisions/029-own-hocon-reader.md`) is refused or warned about.
+//! * No text can crash the process: nesting, includes and the work for substitutions are bounded, which bounds the
+//!   depth of the stack.
 //! * Messages name a line and a remedy, and never show a value: it may be a secret.
 //!
 //! The stages: [`lexer`] makes tokens, [`parser`] makes definitions by key in the order of the text and
@@ -24,7 +24,7 @@ use indexmap::IndexMap;
 use super::lines::{LineIndex, Place};
 use super::tree::Problem;
 
-/// Levels of keys, braces and brackets. Each level is a few stack frames in reading, merging and dropping.
+/// Maximum nesting of keys, braces and brackets. Each level takes a few stack frames in reading, merging and dropping.
 const MAX_DEPTH: usize = 64;
 
 /// A value and the place of its key.
@@ -39,7 +39,7 @@ pub(super) struct Value {
 /// Kinds of values.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Data {
-    /// `null`: as if the key were not given.
+    /// `null`, which means that the key is not given.
     Null,
     /// A text, number or boolean; the reader of the key decides which it has to be.
     Text {
@@ -54,34 +54,34 @@ pub(super) enum Data {
     Object(IndexMap<String, Value>),
 }
 
-/// Where text comes from decides what it may reach.
+/// Origin of a text, which decides whether it may use files and environment variables.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'p> {
-    /// A file of the operator in this folder: includes, substitutions and environment variables work.
+    /// A file of the operator in this folder: includes, substitutions and environment variables are allowed.
     File(&'p Path),
-    /// Text from anywhere: none of these works.
+    /// Text of any other origin: none of these is allowed.
     Text,
 }
 
-/// What was read.
+/// The result of reading a text.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// The object around everything.
+    /// The root object.
     pub root: Value,
     /// Where the keys stand.
     pub lines: LineIndex,
-    /// What was read, but hardly as meant.
+    /// Warnings about text that is valid but probably not meant.
     pub warnings: Vec<Problem>,
 }
 
-/// Something wrong with the text.
+/// An error in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fault {
     place: Place,
     message: String,
 }
 
-/// Something that was read, but hardly as meant.
+/// A warning about text that is valid but probably not meant.
 #[derive(Debug)]
 struct Remark {
     place: Place,

@@ -9,10 +9,10 @@ use super::lexer::{Lexer, Reference, Token};
 use super::{Fault, MAX_DEPTH, Remark, Source};
 use crate::config::lines::{LineIndex, Place, join};
 
-/// Files that one configuration may include: some text for each includes others.
+/// Maximum number of files of one configuration, included ones among them.
 const MAX_FILES: usize = 1000;
 
-/// What stands for a value.
+/// A value as it is written, before substitutions are replaced.
 #[derive(Debug)]
 pub(super) enum Expression {
     /// `null`.
@@ -29,17 +29,17 @@ pub(super) enum Expression {
     Join(Vec<Expression>),
     /// A substitution.
     Reference(Substitution),
-    /// `+=`: elements behind those that the key had before, which a substitution finds where no earlier
-    /// definition stands beside this one.
+    /// `+=`: elements that are added to the list that the key has already. Without an earlier definition in the same object,
+    /// the substitution finds that list.
     Append(Option<Substitution>, Vec<Layer>),
 }
 
 /// A substitution and where it stands.
 #[derive(Debug)]
 pub(super) struct Substitution {
-    /// What it asks for.
+    /// The path that it names.
     pub reference: Reference,
-    /// Where the file that has it is included; its paths may count from there.
+    /// Key path at which its file is included; the path is looked up below it first.
     pub prefix: Vec<String>,
     /// Where it stands.
     pub place: Place,
@@ -57,7 +57,7 @@ pub(super) struct Layer {
 /// All definitions of a key, in the order of the text.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// A later one hides an earlier one, or is merged with it if both are objects.
+    /// A later definition replaces an earlier one; two objects are merged.
     pub layers: Vec<Layer>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Fields {
 }
 
 impl Expression {
-    /// Whether no substitution is in it.
+    /// Whether it contains no substitution.
     fn is_literal(&self) -> bool {
         match self {
             Self::Null | Self::Text { .. } | Self::Space(_) => true,
@@ -90,7 +90,7 @@ impl Slot {
                 *place = layer.place;
                 known.merge(new);
             }
-            // Many in a row are one list, not one recursion each.
+            // Repeated `+=` extends one list, so that the resolver does not recurse once for each.
             (
                 Expression::Append(_, mut added),
                 Some(Layer { expression: Expression::List(known) | Expression::Append(_, known), place }),
@@ -99,7 +99,7 @@ impl Slot {
                 known.append(&mut added);
             }
             (expression, _) => {
-                // Nothing can look behind these.
+                // A text or `null` replaces all earlier definitions, so that none of them is asked for any more.
                 if matches!(expression, Expression::Null | Expression::Text { .. }) {
                     self.layers.clear();
                 }
@@ -108,7 +108,7 @@ impl Slot {
         }
     }
 
-    /// The object that later definitions of keys under this one go to.
+    /// The object that takes definitions of keys below this one; a new one where the last definition is no object.
     fn object(&mut self, place: Place) -> Option<&mut Fields> {
         if !matches!(self.layers.last(), Some(Layer { expression: Expression::Object(_), .. })) {
             self.layers.push(Layer { expression: Expression::Object(Fields::default()), place });
@@ -135,6 +135,16 @@ impl Fields {
         }
     }
 
+    /// Place of the last definition of a key path, if that is a text, number or boolean.
+    fn text_at(&self, path: &[String]) -> Option<Place> {
+        let (key, rest) = path.split_first()?;
+        match (self.slots.get(key)?.layers.last()?, rest) {
+            (Layer { expression: Expression::Text { .. }, place }, []) => Some(*place),
+            (Layer { expression: Expression::Object(fields), .. }, [_, ..]) => fields.text_at(rest),
+            _ => None,
+        }
+    }
+
     fn merge(&mut self, other: Fields) {
         for (key, slot) in other.slots {
             let known = self.slots.entry(key).or_default();
@@ -158,14 +168,14 @@ pub(super) fn parse(
         Source::File(folder) => Some(folder.to_path_buf()),
         Source::Text => None,
     };
-    // The file itself may be named in a circle of includes.
+    // An include of the file itself is a circle, too.
     let open = base.iter().filter_map(|_| Path::new(name).canonicalize().ok()).collect();
     let mut files = Files { lines, remarks, open };
     let lexer = Lexer::new(text, file, base.is_some())?;
     Parser { lexer, files: &mut files, base, prefix: Some(Vec::new()), depth: 0 }.whole()
 }
 
-/// What all files of a configuration share.
+/// State that all files of a configuration share.
 struct Files<'f> {
     lines: &'f mut LineIndex,
     remarks: &'f mut Vec<Remark>,
@@ -266,7 +276,7 @@ impl Parser<'_, '_, '_> {
         }
     }
 
-    /// What has to be between two keys.
+    /// Reads the comma or the line end between two keys.
     fn separator(&mut self) -> Result<(), Fault> {
         self.skip_space()?;
         match self.lexer.peek() {
@@ -309,7 +319,7 @@ impl Parser<'_, '_, '_> {
         Ok(path)
     }
 
-    /// What follows a key, put among `fields`.
+    /// Reads the value behind a key and adds the definition to `fields`.
     fn field(
         &mut self,
         fields: &mut Fields,
@@ -352,6 +362,15 @@ impl Parser<'_, '_, '_> {
             value
         };
         self.depth -= levels;
+        if matches!(expression, Expression::Text { .. })
+            && let Some(hidden) = fields.text_at(&key).filter(|hidden| hidden.file == place.file)
+        {
+            let message = format!(
+                "line {} gives this key, too, and has no effect: the later value counts; remove one of the two",
+                hidden.line
+            );
+            self.files.remarks.push(Remark { place, key: shown, message });
+        }
         fields.define(key, Layer { expression, place });
         Ok(())
     }
@@ -491,7 +510,7 @@ impl Parser<'_, '_, '_> {
         }
     }
 
-    /// What an `include` names, read up to the end of its closing parentheses.
+    /// Reads the target of an `include`, its closing parentheses included.
     fn include_target(&mut self, place: Place) -> Result<Target, Fault> {
         let wrong = |message: &str| Fault { place, message: format!("syntax error: {message}") };
         let mut head = String::new();
@@ -655,7 +674,7 @@ impl Parser<'_, '_, '_> {
     }
 }
 
-/// What an `include` names.
+/// Target of an `include`.
 struct Target {
     name: String,
     required: bool,

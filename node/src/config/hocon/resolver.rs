@@ -1,7 +1,7 @@
-//! Definitions into values: substitutions replaced, what is defined several times merged.
+//! Definitions into values: replaces substitutions and merges repeated definitions of a key.
 //!
-//! Nothing is evaluated before it is asked for: a path is followed through definitions without evaluating what stands
-//! beside it, so that objects may refer to their own other keys. A key that is asked for while one of its
+//! Evaluation is lazy: a path is followed through definitions without evaluating the keys beside it, so that objects may
+//! refer to their own other keys. A key that is asked for while one of its
 //! definitions is being evaluated stands for its earlier definitions (`path = ${path} more`); with none, the
 //! substitution goes round in a circle and is refused. Every other recursion ends at a bound.
 
@@ -14,26 +14,29 @@ use super::parser::{Expression, Fields, Layer, Slot, Substitution};
 use super::{Data, Fault, MAX_DEPTH, Value};
 use crate::config::lines::{Place, join};
 
-/// Levels of values and of substitutions within one another.
+/// Maximum nesting of values and substitutions.
 const MAX_LEVELS: usize = 2 * MAX_DEPTH;
 
-/// Steps for a whole configuration; a hundred thousand keys take less than a tenth of it. Substitutions
-/// that name others twice could make it go on for years.
+/// Maximum number of steps for a whole configuration; a hundred thousand keys take less than a tenth of it. Without a bound,
+/// substitutions that each name the one before them twice would take exponential time.
 const MAX_STEPS: usize = 10_000_000;
 
-/// The bytes of text that count as a step.
+/// Bytes of text that count as one step.
 const STEP_BYTES: usize = 64;
 
-/// Whether earlier definitions still matter.
+/// Whether earlier definitions of a key still count.
 #[derive(PartialEq, Clone, Copy)]
 enum Flow {
-    /// Nothing was defined so far, or objects that earlier ones are merged into.
+    /// They do: no value was found so far, or only objects, which are merged with earlier ones.
     On,
-    /// A value that hides everything earlier.
+    /// They do not: the value that was found replaces them.
     Hidden,
 }
 
-/// The values of the keys; all substitutions that name nothing, or the bound that was reached.
+/// Evaluates all keys.
+///
+/// # Errors
+/// All substitutions that name nothing, or the bound that was reached.
 pub(super) fn resolve(
     fields: &Fields,
     environment: &dyn Fn(&str) -> Option<String>,

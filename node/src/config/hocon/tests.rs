@@ -1,4 +1,4 @@
-//! What people write, the refusals, and random texts against the bounds and a second opinion.
+//! Accepted and refused forms of HOCON, and random texts against the bounds and an independent reader.
 
 use std::fmt::Write as _;
 use std::panic::catch_unwind;
@@ -48,7 +48,7 @@ fn refusal(text: &str) -> String {
     }
 }
 
-/// What comes of a form.
+/// Expected result of a form.
 enum Reading {
     /// As the specification says.
     Is(Json),
@@ -107,7 +107,7 @@ fn forms() -> Vec<(&'static str, &'static str, Reading)> {
         ("a..b = x", "an error", Refused("a part of this key is empty")),
         ("a. = x", "an error", Refused("a part of this key is empty")),
         ("a = x, A = y", "case counts", Is(json!({"a": "x", "A": "y"}))),
-        ("a = x, a = y", "the later counts", Is(json!({"a": "y"}))),
+        ("a = x, a = y", "the later counts", Warns(json!({"a": "y"}), "line 1 gives this key, too")),
         ("a { b = x }, a { c = y }", "objects are merged", Is(json!({"a": {"b": "x", "c": "y"}}))),
         ("a { b = x }, a = null, a { c = y }", "null hides what is before", Is(json!({"a": {"c": "y"}}))),
         ("a = x, a = null", "null is a value", Is(json!({"a": null}))),
@@ -338,6 +338,37 @@ fn a_text_from_elsewhere_reaches_nothing() {
     ] {
         let problems = read("t", text, Source::Text).unwrap_err();
         assert!(problems[0].to_string().starts_with(message), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_key_that_is_given_twice_is_warned_about_with_both_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("other.conf"), "b = 1\nc.d = 1\n").unwrap();
+    let warnings = |text: &str| -> Vec<String> {
+        let document = read_with("t", text, Source::File(folder.path()), &environment).unwrap();
+        document.warnings.iter().map(ToString::to_string).collect()
+    };
+    for (text, expected) in [
+        ("a = 1\nb = 2\na = 3", "t:3: a: line 1 gives this key, too"),
+        ("a = 1, a = 1", "t:1: a: line 1 gives this key, too"),
+        ("x {\n a.b = \"1\"\n a { c = 1 }\n\n a.b = 2 }", "t:5: x.a.b: line 2 gives this key, too"),
+        ("x = [1, { a = 1\n a = null, a = 2\n a = 3 }]", "t:3: x[1].a: line 2 gives this key, too"),
+    ] {
+        let warnings = warnings(text);
+        assert!(matches!(&warnings[..], [warning] if warning.starts_with(expected)), "{text}: {warnings:?}");
+    }
+    // Overrides that are meant: another file, the environment, objects and lists that are added to.
+    for text in [
+        "include \"other.conf\"\nb = 2, c.d = 2",
+        "b = 2, c { d = 2 }\ninclude \"other.conf\"",
+        "a = 1\na = ${?HOME}",
+        "a = 1\na = ${a} more",
+        "a { b = 1 }\na { c = 2 }",
+        "a = [1]\na += 2",
+        "a = [{ b = 1 }, { b = 2 }]",
+    ] {
+        assert_eq!(warnings(text), Vec::<String>::new(), "{text}");
     }
 }
 

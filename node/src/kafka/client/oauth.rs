@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::Secret;
 use super::http::{self, Url, form_encoded};
 use super::tls::{Tls, TlsError, TlsSettings};
+use crate::byte_order_mark;
 
 /// How long a token endpoint may take.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -171,7 +172,8 @@ impl OauthTokens {
                 let text = tokio::fs::read_to_string(path)
                     .await
                     .map_err(|error| format!("cannot read the token in {}: {error}", path.display()))?;
-                checked(text.trim()).map_err(|what| format!("the token in {} {what}", path.display()))
+                checked(byte_order_mark::skip(&text).trim())
+                    .map_err(|what| format!("the token in {} {what}", path.display()))
             }
             OauthSource::ClientCredentials { endpoint, client_id, client_secret, scope, .. } => {
                 // Held while one asks: the others want what it gets.
@@ -417,9 +419,10 @@ mod tests {
         let source = OauthSource::File(path.clone());
         let tokens = OauthTokens::new(OauthSettings { source, extensions: BTreeMap::new() }).unwrap();
         assert!(tokens.message().await.unwrap_err().contains("cannot read the token in"));
-        for text in ["one\n", "two"] {
+        for text in ["one\n", "two", "\u{feff}three\r\n"] {
             std::fs::write(&path, text).unwrap();
-            let expected = format!("n,,\x01auth=Bearer {}\x01\x01", text.trim());
+            let expected =
+                format!("n,,\x01auth=Bearer {}\x01\x01", text.trim_start_matches('\u{feff}').trim());
             assert_eq!(tokens.message().await.unwrap(), expected.into_bytes());
         }
         std::fs::write(&path, "").unwrap();

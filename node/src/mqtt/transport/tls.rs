@@ -24,6 +24,7 @@ use super::{
     super::options::{CertificateFiles, ClientCertificates, Options, TlsOptions},
     ClientCertificate,
 };
+use crate::byte_order_mark;
 use crate::tls::{self, PemError, find_suite, suite_names};
 
 /// What is wrong with the TLS options of a listener.
@@ -178,7 +179,7 @@ fn certified(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    std::fs::read(path).map_err(|error| {
+    std::fs::read(path).map(byte_order_mark::skip_bytes).map_err(|error| {
         let words = match error.kind() {
             std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
             std::io::ErrorKind::PermissionDenied => {
