@@ -5,6 +5,7 @@ use causeway_protocol::mqtt::topic::{validate_topic_filter, validate_topic_name}
 use super::kind::Kind;
 use super::kind_values::text;
 use crate::bridge::template::{Piece, Slot, Template, has_placeholder, pieces};
+use crate::mqtt::reserved_prefix;
 
 /// Kafka's rule for topic names.
 pub(crate) fn is_kafka_topic(topic: &str) -> bool {
@@ -57,7 +58,13 @@ pub(super) fn check_mqtt_topic_template(topic: &str) -> Result<(), String> {
             Piece::Placeholder(_) => "x",
         })
         .collect();
-    validate_topic_name(&name, u16::MAX).map_err(|error| error.to_string())
+    validate_topic_name(&name, u16::MAX).map_err(|error| error.to_string())?;
+    match reserved_prefix(topic) {
+        Some(prefix) => {
+            Err(format!("topics that begin with {prefix} are reserved; publish to another topic"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {

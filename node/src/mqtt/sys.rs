@@ -15,6 +15,13 @@ use crate::flow::{Message, Origin};
 /// What all of them begin with.
 pub(crate) const PREFIX: &str = "$SYS/";
 
+/// Beginning of a topic that no message from outside may be published to; none where the topic is open.
+///
+/// `$SYS/` is the node's own. `$share/` begins shared subscriptions (MQTT-5.0 4.8.2): no subscription reaches such a topic.
+pub(crate) fn reserved_prefix(topic: &str) -> Option<&'static str> {
+    [PREFIX, "$share/"].into_iter().find(|prefix| topic.starts_with(prefix))
+}
+
 /// Which events of clients are published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SysEvents {
