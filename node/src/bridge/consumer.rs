@@ -46,7 +46,7 @@ struct Mapping {
     qos: QoS,
 }
 
-/// What all partitions of a bridge share.
+/// State that all partitions of a bridge share.
 struct Program {
     mappings: BTreeMap<String, Mapping>,
     key_encoding: Encoding,
@@ -234,7 +234,7 @@ struct PartitionTaker {
     payload: Vec<u8>,
     topic: String,
     begun: Option<Begun>,
-    /// What a record waits for that nobody takes.
+    /// Where a record without a subscriber waits: never notified.
     audience: Room,
 }
 

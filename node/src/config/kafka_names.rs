@@ -50,7 +50,7 @@ pub(super) fn topic_filter() -> impl Kind<Out = String> {
 
 /// An MQTT topic name (MQTT-5.0 4.7.1), fixed or a template.
 pub(super) fn check_mqtt_topic_template(topic: &str) -> Result<(), String> {
-    // What a placeholder becomes is not known yet; any level will do for the check.
+    // The value of a placeholder is not known yet; any level will do for the check.
     let name: String = pieces(topic)
         .into_iter()
         .map(|piece| match piece {

@@ -20,7 +20,7 @@ const LONGEST: usize = 128;
 /// Bytes of the reason for which an opening failed. Parts of it may be the client's.
 const LONGEST_REASON: usize = 300;
 
-/// What comes before MQTT and failed.
+/// A step before MQTT that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Opening {
     /// The PROXY protocol header.
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged meanwhile on this thread.
+    /// Lines that are logged on this thread during `work`.
     fn logged(tokens: bool, work: impl FnOnce(&Refusals)) -> Vec<String> {
         #[derive(Clone, Default)]
         struct Lines(Arc<Mutex<Vec<u8>>>);

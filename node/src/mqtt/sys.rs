@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{clock, shared::Shared, stats::StatsSnapshot};
 use crate::flow::{Message, Origin};
 
-/// What all of them begin with.
+/// Beginning of all these topics.
 pub(crate) const PREFIX: &str = "$SYS/";
 
 /// Beginning of a topic that no message from outside may be published to; none where the topic is open.
@@ -31,7 +31,7 @@ pub struct SysEvents {
     pub client_disconnected: bool,
 }
 
-/// What happened to a client.
+/// An event of a client that may be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Connected,
