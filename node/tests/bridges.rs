@@ -278,6 +278,35 @@ async fn a_record_whose_topic_is_none_is_counted_and_does_not_hold_up_the_others
     kafka.stop().await;
 }
 
+/// The whole topic comes from the record: `mqtt_topic = "${.value}"`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_names_a_reserved_topic_a_filter_or_none_is_counted_and_reaches_nobody() {
+    const REFUSED: [&str; 9] =
+        ["$SYS/brokers/n1/version", "$SYS/", "$share/group/t", "$share/+/t", "", "+", "#", "a/+/b", "a/\0"];
+    // Other topics that begin with `$`, and what only looks like the reserved ones.
+    const TAKEN: [&str; 5] = ["$SYS", "$SYSTEM/x", "$shared/x", "$other/x", "a/$SYS/b"];
+    let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));
+    let taker = Arc::new(Taker::default());
+    taker.state.lock().finishing = true;
+    let all = ["#", "$SYS/#", "$share/#", "$SYSTEM/#", "$shared/#", "$other/#"];
+    for filter in all {
+        router.add_sink(filter, taker.clone());
+    }
+    let bridges = bridges(&router).await;
+    bridges.put("back", consumer(&kafka, "${.value}")).await.unwrap();
+    produce(&kafka, &[&REFUSED[..], &TAKEN[..]].concat()).await;
+    let all = (REFUSED.len() + TAKEN.len()) as u64;
+    until("all are through", || back(&bridges).ledger.received == all).await;
+    until("none is under way", || back(&bridges).ledger.inflight == 0).await;
+    let topics: Vec<_> = taker.state.lock().taken.iter().map(|(topic, _)| topic.clone()).collect();
+    assert_eq!(topics, TAKEN);
+    let books = back(&bridges).ledger;
+    assert_eq!((books.failed, books.success, books.imbalance()), (9, 5, 0));
+    bridges.remove(id(Kind::Consumer, "back")).await.unwrap();
+    assert_eq!(committed(&kafka), Some(14));
+    kafka.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_held_until_somebody_listens_where_that_is_wanted() {
     let (kafka, router) = (kafka().await, Router::new(RetainedLimits::default()));

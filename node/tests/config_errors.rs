@@ -421,6 +421,14 @@ const CONSUMER: &[(&str, &str)] = &[
         r#"4: topic_mapping[0].mqtt_topic = "b/${.x}/#": topic name contains the wildcard `#`, which only a topic filter may"#,
     ),
     (
+        r#"topic_mapping = [{ kafka_topic = a, mqtt_topic = "$SYS/${.key}" }]"#,
+        r#"4: topic_mapping[0].mqtt_topic = "$SYS/${.key}": topics that begin with $SYS/ are reserved; publish to another topic"#,
+    ),
+    (
+        r#"topic_mapping = [{ kafka_topic = a, mqtt_topic = "$share/g/t" }]"#,
+        r#"4: topic_mapping[0].mqtt_topic = "$share/g/t": topics that begin with $share/ are reserved; publish to another topic"#,
+    ),
+    (
         "topic_mapping = [{ kafka_topic = a, mqtt_topic = b, qos = 3 }]",
         "4: topic_mapping[0].qos = 3: out of range; allowed: 0 to 2",
     ),

@@ -134,6 +134,43 @@ async fn a_subscription_is_granted_only_where_a_rule_covers_it() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_group_neither_widens_nor_narrows_a_rule() {
+    let rules = vec![rule(Permission::Allow, Action::Subscribe, &["t/${clientid}/#"])];
+    let (broker, _) = broker_with_rules(rules, DenyAction::Ignore).await;
+    for filter in ["$share/${clientid}/t/me/a", "$share/you/t/me/+", "$share/$SYS/t/me/#", "$share/t/t/me/a"]
+    {
+        let mut client = broker.client(Version::V5, "me").await;
+        assert_eq!(client.subscribe(filter, QoS::AtMostOnce).await, [ReasonCode::Success], "{filter}");
+    }
+    for filter in [
+        "$share/t/me/a",
+        "$share/me/t/you/a",
+        "$share/t/#",
+        "$share/g/t/${clientid}/a",
+        "$share/g/$share/g/t/me/a",
+        "$share/g/$SYS/#",
+    ] {
+        let mut client = broker.client(Version::V5, "me").await;
+        assert_eq!(client.subscribe(filter, QoS::AtMostOnce).await, [ReasonCode::NotAuthorized], "{filter}");
+    }
+    // A group's name is no filter.
+    for filter in ["$share/+/t/me/a", "$share/#/t/me/a", "$share//t/me/a", "$share/t+/t/me/a"] {
+        let mut client = broker.client(Version::V5, "me").await;
+        let options = SubscriptionOptions::default();
+        client
+            .send(&Packet::Subscribe(Subscribe {
+                packet_identifier: 1,
+                filters: vec![SubscribeFilter { filter, options }],
+                ..Subscribe::default()
+            }))
+            .await;
+        assert!(matches!(client.next().await, Seen::Disconnect(_)), "{filter}");
+        assert_eq!(client.next().await, Seen::Closed, "{filter}");
+    }
+    broker.until(|stats| stats.subscriptions == 0).await;
+}
+
+#[tokio::test]
 async fn a_client_id_with_wildcards_widens_no_rule() {
     for name in ["+", "#", "a/b"] {
         let (broker, _) = broker_with_rules(vec![allow(&["t/${clientid}"])], DenyAction::Ignore).await;

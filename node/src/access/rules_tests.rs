@@ -93,6 +93,27 @@ fn what_a_client_calls_itself_never_widens_a_rule() {
 }
 
 #[test]
+fn a_name_that_looks_like_a_placeholder_is_taken_by_the_letter() {
+    let rules = RuleSet::new(vec![allow(&["c/${clientid}", "u/${username}/#", "${username}/${clientid}/x"])]);
+    let crossed = who("${username}", Some("${clientid}"));
+    assert!(
+        may_publish(&rules, &crossed, "c/${username}") && may_subscribe(&rules, &crossed, "u/${clientid}/#")
+    );
+    assert!(may_publish(&rules, &crossed, "${clientid}/${username}/x"));
+    for topic in ["c/${clientid}", "u/${username}/x", "${username}/${clientid}/x", "c/", "u//x"] {
+        assert!(!may_publish(&rules, &crossed, topic), "{topic}");
+    }
+    let posing = who("${username}", Some("ann"));
+    assert!(!may_publish(&rules, &posing, "c/ann") && !may_publish(&rules, &posing, "ann/ann/x"));
+    let posing = who("meter", Some("${clientid}"));
+    assert!(!may_subscribe(&rules, &posing, "u/meter/#") && !may_publish(&rules, &posing, "meter/meter/x"));
+    let denied = RuleSet::new(vec![deny(&["own/${clientid}/#"]), allow(&["own/#"])]);
+    assert!(
+        !may_publish(&denied, &crossed, "own/${username}/x") && may_publish(&denied, &crossed, "own/ann/x")
+    );
+}
+
+#[test]
 fn a_wild_name_does_not_escape_a_deny_rule() {
     let rules = RuleSet::new(vec![deny(&["own/${clientid}/#"]), allow(&[])]);
     for name in ["a", "+", "a/b"] {

@@ -2,8 +2,8 @@
 //!
 //! Per record: render topic and payload by the mapping of its Kafka topic, publish through the router, and
 //! let a [`HandOver`] follow it. Its ticket, and with it the record's offset, is complete when every
-//! session and sink that it matched has it. A record that cannot be published (its MQTT topic renders
-//! to something that is no topic name) is counted as failed and let go: it never blocks its partition.
+//! session and sink that it matched has it. A record that cannot be published (its MQTT topic renders to
+//! something that is no topic name, or is reserved) is counted as failed and let go: it never blocks its partition.
 //!
 //! Books, per partition: `received` and `matched` count records that were published, `inflight` those whose
 //! hand-over is not complete, `success` and `failed` how they ended.
@@ -31,7 +31,7 @@ use crate::kafka::consumer::{
     ConsumedRecord, ConsumerHandle, ConsumerOptions, ConsumerStatus, GroupConsumer, Leave, Offer,
     OffsetReset, PartitionSink, RecordSink, TimestampType,
 };
-use crate::mqtt::{PublishProgress, Published, Router};
+use crate::mqtt::{PublishProgress, Published, Router, reserved_prefix};
 use crate::throttle::Doublings;
 
 type Books = Arc<Mutex<Ledger>>;
@@ -47,7 +47,7 @@ struct Mapping {
     qos: QoS,
 }
 
-/// What all partitions of a bridge share.
+/// State that all partitions of a bridge share.
 struct Program {
     mappings: BTreeMap<String, Mapping>,
     key_encoding: Encoding,
@@ -61,6 +61,8 @@ struct Program {
     bridge: Box<str>,
     /// Records of which a template wanted a member and which are not JSON.
     not_json: Doublings,
+    /// Records whose MQTT topic cannot be published to.
+    unpublishable: Doublings,
 }
 
 impl Mapping {
@@ -124,6 +126,7 @@ impl RunningConsumer {
             hold: config.when_no_subscriber == WhenNoSubscriber::Hold,
             bridge: name.into(),
             not_json: Doublings::default(),
+            unpublishable: Doublings::default(),
         };
         let topics = config.topic_mapping.iter().map(|mapping| Arc::from(mapping.kafka_topic.as_str()));
         let options = ConsumerOptions {
@@ -232,8 +235,19 @@ struct PartitionTaker {
     payload: Vec<u8>,
     topic: String,
     begun: Option<Begun>,
-    /// What a record waits for that nobody takes.
+    /// Where a record without a subscriber waits: never notified.
     audience: Room,
+}
+
+/// Why a record cannot be published.
+#[derive(Debug, thiserror::Error)]
+enum Unpublishable {
+    #[error(transparent)]
+    NoTopicName(#[from] topic::TopicError),
+    #[error("topic is not UTF-8")]
+    NotUtf8,
+    #[error("topics that begin with {0} are reserved")]
+    Reserved(&'static str),
 }
 
 /// A publication that somebody has no room for yet.
@@ -303,8 +317,8 @@ impl PartitionTaker {
         Ticket::new(booked, ticket.sequence)
     }
 
-    /// Renders the record's topic and payload; false where the topic is no topic name.
-    fn render(&mut self, record: &ConsumedRecord<'_>, mapping: &Mapping) -> bool {
+    /// Renders the record's topic and payload. An error where nothing may be published to the topic.
+    fn render(&mut self, record: &ConsumedRecord<'_>, mapping: &Mapping) -> Result<(), Unpublishable> {
         let headers = record.headers().filter(|(key, _)| !hops::is_header(key));
         let names: SmallVec<[NamedHeader<'_>; 8]> =
             headers.map(|(key, value)| (String::from_utf8_lossy(key), value)).collect();
@@ -341,8 +355,23 @@ impl PartitionTaker {
                 "a template asks for a member of a record's text that is not JSON: it renders as nothing"
             );
         }
-        self.topic = String::from_utf8(name).unwrap_or_default();
-        topic::validate_topic_name(&self.topic, topic::DEFAULT_MAX_LEVELS).is_ok()
+        self.topic = String::from_utf8(name).map_err(|_| Unpublishable::NotUtf8)?;
+        topic::validate_topic_name(&self.topic, topic::DEFAULT_MAX_LEVELS)?;
+        reserved_prefix(&self.topic).map_or(Ok(()), |prefix| Err(Unpublishable::Reserved(prefix)))
+    }
+
+    /// Logs a record that is not published: the first one of the bridge and then each doubling of their number.
+    fn warn_unpublishable(&self, record: &ConsumedRecord<'_>, why: &Unpublishable) {
+        let Some(records) = self.program.unpublishable.count() else { return };
+        tracing::warn!(
+            bridge = &*self.program.bridge,
+            records,
+            kafka_topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            %why,
+            "a record is not published and counts as failed: mqtt_topic renders to a topic that it may not have"
+        );
     }
 }
 
@@ -358,13 +387,8 @@ impl PartitionSink for PartitionTaker {
             begun
         } else {
             let hand_over = HandOver::new(self.booked(ticket));
-            if !self.render(record, mapping) {
-                tracing::warn!(
-                    kafka_topic = record.topic,
-                    partition = record.partition,
-                    offset = record.offset,
-                    "the MQTT topic of a record is not a valid topic name; it is counted as failed"
-                );
+            if let Err(why) = self.render(record, mapping) {
+                self.warn_unpublishable(record, &why);
                 hand_over.fail(ReasonCode::TopicNameInvalid);
                 self.count();
                 return Offer::Taken;

@@ -4,6 +4,7 @@ use causeway_protocol::mqtt::topic::{validate_topic_filter, validate_topic_name}
 
 use super::kind::Kind;
 use super::kind_values::text;
+use crate::mqtt::reserved_prefix;
 use crate::template::{Piece, Slot, Template, has_placeholder, pieces};
 
 /// Kafka's rule for topic names.
@@ -112,7 +113,7 @@ pub(super) fn topic_filter() -> impl Kind<Out = String> {
 
 /// An MQTT topic name (MQTT-5.0 4.7.1), fixed or a template.
 pub(super) fn check_mqtt_topic_template(topic: &str) -> Result<(), String> {
-    // What a placeholder becomes is not known yet; any level will do for the check.
+    // The value of a placeholder is not known yet; any level will do for the check.
     let name: String = pieces(topic)
         .into_iter()
         .map(|piece| match piece {
@@ -120,7 +121,13 @@ pub(super) fn check_mqtt_topic_template(topic: &str) -> Result<(), String> {
             Piece::Placeholder(_) => "x",
         })
         .collect();
-    validate_topic_name(&name, u16::MAX).map_err(|error| error.to_string())
+    validate_topic_name(&name, u16::MAX).map_err(|error| error.to_string())?;
+    match reserved_prefix(topic) {
+        Some(prefix) => {
+            Err(format!("topics that begin with {prefix} are reserved; publish to another topic"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use causeway_protocol::mqtt::{AckKind, ReasonCode};
 use hashbrown::HashMap;
 
+use super::hollow::HollowMap;
 use crate::flow::{Outcome, SequenceRange};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,8 +116,8 @@ pub(crate) struct AckTracker {
     qos1_slots: usize,
     exactly_once: HashMap<u16, Phase>,
     /// At most one for each packet identifier.
-    earlier: HashMap<u16, Earlier>,
-    orphans: HashMap<u64, Orphan>,
+    earlier: HollowMap<u16, Earlier>,
+    orphans: HollowMap<u64, Orphan>,
 }
 
 fn worse(known: ReasonCode, outcome: Outcome) -> ReasonCode {

@@ -20,7 +20,7 @@ use super::{
     requests,
     session::{ClientLimits, Output},
     shared::Client,
-    standstill::Watch,
+    store::Presence,
     sys,
     will::{OwnedMessage, Will},
 };
@@ -231,13 +231,13 @@ impl Connection {
             }
         }
         session.connected(connect.limits);
-        session.inbox.record(connect.expiry, session.presence(), connect.will.as_deref());
+        session.inbox.record(connect.expiry, Presence::Connected, connect.will.as_deref());
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         session.pump(&mut out);
         let ending = lease.ending();
         ending.expiry = connect.expiry;
         ending.will = connect.will;
-        // Whoever looked for a connection to close before this one was there has found none.
+        // A request to close the connection may have come before there was one.
         if self.shared.keeper.is_claimed(&inbox) {
             inbox.close_connection(ReasonCode::SessionTakenOver);
         }
@@ -262,14 +262,12 @@ impl Connection {
             routes: None,
             aliases: Vec::new(),
             problem_information: connect.problem_information,
-            farewell: None,
             parked: None,
             // MQTT-3.1.2-22.
             keep_alive: (connect.keep_alive > 0).then(|| grace(connect.keep_alive)),
             ends_with_connection: connect.expiry.is_none(),
-            watch: Watch::default(),
-            leaving: None,
-            draining: None,
+            watch: None,
+            departure: None,
         }));
         self.phase = Phase::Running;
         if let Some(client) = &self.client {

@@ -1,11 +1,14 @@
-//! A queue that most sessions never use: as long as nothing is in it, it costs a pointer.
+//! A queue and a map that most sessions never use: as long as nothing is in one of them, it costs a pointer.
 
 use std::{
     collections::{VecDeque, vec_deque::IterMut},
+    hash::Hash,
     ops::Deref,
 };
 
-/// A [`VecDeque`] whose header is on the heap too. What only reads it goes to the deque itself.
+use hashbrown::HashMap;
+
+/// A [`VecDeque`] whose header is on the heap too. Reading methods are those of the deque.
 #[expect(clippy::box_collection, reason = "the header of a deque is what is to be saved")]
 pub(crate) struct Hollow<T>(Option<Box<VecDeque<T>>>);
 
@@ -83,9 +86,78 @@ impl<T> Hollow<T> {
     }
 }
 
+/// A [`HashMap`] whose header is on the heap too. It gives back its memory when its last entry goes.
+#[derive(Debug)]
+pub(crate) struct HollowMap<K, V>(Option<Box<HashMap<K, V>>>);
+
+impl<K, V> Default for HollowMap<K, V> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<K: Eq + Hash, V> HollowMap<K, V> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.0.as_ref()?.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.as_mut()?.get_mut(key)
+    }
+
+    pub(crate) fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        self.0.get_or_insert_default().insert(key, value);
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let removed = self.0.as_mut()?.remove(key);
+        self.rest();
+        removed
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&K, &mut V) -> bool) {
+        if let Some(map) = &mut self.0 {
+            map.retain(keep);
+            self.rest();
+        }
+    }
+
+    fn rest(&mut self) {
+        if self.0.as_ref().is_some_and(|map| map.is_empty()) {
+            self.0 = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_is_a_pointer_until_something_is_put_in_and_after_its_last_entry_goes() {
+        let mut map = HollowMap::default();
+        assert_eq!(size_of::<HollowMap<u64, u64>>(), size_of::<usize>());
+        assert!(map.is_empty() && map.get(&1).is_none() && map.remove(&1).is_none());
+        (1..4).for_each(|key| map.insert(key, 10 * key));
+        assert_eq!(
+            (map.get(&2).copied(), map.get_mut(&3).copied(), map.contains_key(&4)),
+            (Some(20), Some(30), false)
+        );
+        map.retain(|key, _| *key != 2);
+        assert_eq!((map.remove(&1), map.is_empty()), (Some(10), false));
+        assert_eq!((map.remove(&3), map.is_empty()), (Some(30), true));
+        map.insert(5, 50);
+        map.retain(|_, _| false);
+        assert!(map.is_empty());
+    }
 
     #[test]
     fn it_is_a_pointer_until_something_is_put_in_and_after_it_rests() {

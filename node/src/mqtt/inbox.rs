@@ -82,7 +82,7 @@ pub(crate) struct Inbox {
     id: u64,
     client_id: Box<str>,
     /// User name of the client that made the session; set once, by the first one with a user name.
-    owner: OnceLock<Box<str>>,
+    owner: OnceLock<Box<Box<str>>>,
     mailbox: Mailbox<Mail>,
     rules: Arc<Rules>,
     /// Deliveries of this session that were dropped, for whatever reason.
@@ -161,13 +161,13 @@ impl Inbox {
 
     /// User name of the client that the session belongs to; none: nobody's.
     pub(crate) fn owner(&self) -> Option<&str> {
-        self.owner.get().map(|owner| &**owner)
+        self.owner.get().map(|owner| &***owner)
     }
 
     /// Makes it the session of a user, if it is nobody's.
     pub(crate) fn belongs_to(&self, username: Option<&str>) {
         if let Some(username) = username {
-            self.owner.get_or_init(|| username.into());
+            self.owner.get_or_init(|| Box::new(username.into()));
         }
     }
 

@@ -40,8 +40,8 @@ use super::{
     will::{Errand, OwnedMessage, Will},
 };
 use crate::{
-    flow::{Origin, WakeList},
     flow::mailbox::Capacity,
+    flow::{Origin, Wake, WakeList},
 };
 
 /// Wills and the like that wait for sinks without room. More are dropped and counted.
@@ -64,7 +64,8 @@ pub(crate) struct Granted {
 pub(crate) enum Claim {
     /// Here it is.
     Granted(Granted),
-    /// Another connection has it and was told to go. An error: a third one came and got it.
+    /// Another connection has it and was told to go, or the end of the session before it is on its way to the disk. An
+    /// error: a third connection came and got it.
     Wait(oneshot::Receiver<Granted>),
     /// There are too many sessions, or no memory for one more.
     Refused,
@@ -72,7 +73,7 @@ pub(crate) enum Claim {
     NotYours,
 }
 
-/// Who asks for a session, and for what.
+/// A request for a session.
 #[derive(Clone, Copy)]
 pub(crate) struct Claimed<'a> {
     pub(crate) client_id: &'a str,
@@ -112,6 +113,33 @@ struct Claimant {
     clean_start: bool,
     lasts: bool,
     answer: oneshot::Sender<Granted>,
+}
+
+/// A session for a client, behind the end of the one before it: until that is on the disk, a crash would bring the ended
+/// session back to a client that was told otherwise.
+struct Deferred(Mutex<Option<(Granted, oneshot::Sender<Granted>)>>);
+
+impl Deferred {
+    fn grant(&self) {
+        let waiting = self.0.lock().take();
+        if let Some((granted, answer)) = waiting {
+            // If the claimant has gone, the lease comes back by being dropped.
+            drop(answer.send(granted));
+        }
+    }
+}
+
+impl Wake for Deferred {
+    fn wake(&self) {
+        self.grant();
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        // The store has failed and will never say that the end is on the disk. Sessions that need no disk go on.
+        self.grant();
+    }
 }
 
 enum Entry {
@@ -270,14 +298,20 @@ impl Keeper {
         let entry = Entry::Connected { inbox: session.inbox.clone(), next: None };
         state.entries.insert(client_id.into(), entry);
         drop(state);
+        let mut stored = None;
         if let Some((session, will)) = ended {
+            stored = session.inbox.stored().cloned();
             self.end(session);
             self.publish_will(will.map(|(_, will)| will));
         }
         if present {
             Stats::add(&self.stats.sessions_resumed, 1);
         }
-        Claim::Granted(Granted { lease: self.lease(session), present })
+        let granted = Granted { lease: self.lease(session), present };
+        let Some(stored) = stored else { return Claim::Granted(granted) };
+        let (answer, answered) = oneshot::channel();
+        grant_behind(&stored, granted, answer);
+        Claim::Wait(answered)
     }
 
     fn give_back(
@@ -364,6 +398,7 @@ impl Keeper {
         claimant: Claimant,
     ) {
         let Claimant { username, lasts, answer, .. } = claimant;
+        let mut stored = None;
         let session = if resume {
             session.inbox.belongs_to(username.as_deref());
             // Back before the delay passed: a delayed will is not published (MQTT-3.1.3-9).
@@ -376,13 +411,17 @@ impl Keeper {
             if let Some(Entry::Connected { inbox, .. }) = self.state.lock().entries.get_mut(&client_id) {
                 *inbox = new.inbox.clone();
             }
+            stored = session.inbox.stored().cloned();
             self.end(session);
             self.publish_will(will);
             new
         };
         let granted = Granted { lease: self.lease(session), present: resume };
-        // If the claimant has gone as well, the lease comes back by being dropped.
-        drop(answer.send(granted));
+        match stored {
+            Some(stored) => grant_behind(&stored, granted, answer),
+            // If the claimant has gone as well, the lease comes back by being dropped.
+            None => drop(answer.send(granted)),
+        }
     }
 
     /// A session is over: nobody can reach it any more.
@@ -567,7 +606,7 @@ impl Keeper {
         let left = |found: &LoadedSession| {
             let since = match found.record.presence {
                 Presence::Away { since, .. } => since,
-                Presence::Connected { .. } => wall,
+                Presence::Connected => wall,
             };
             let gone = u64::try_from(wall.saturating_sub(since)).unwrap_or_default();
             found.record.expiry.saturating_sub(gone)
@@ -584,7 +623,7 @@ impl Keeper {
                 Presence::Away { since, sent } => (since, sent),
                 // The end of the process was the end of its connection. Everything may have been sent: more than
                 // one window, since acknowledgements reach the disk later than the client has room for more.
-                Presence::Connected { .. } => (wall, found.next),
+                Presence::Connected => (wall, found.next),
             };
             let will = found.record.will.take().and_then(|will| {
                 let origin = Arc::new(Origin {
@@ -621,7 +660,7 @@ impl Keeper {
                     session.restore_awaited(Awaited { filter, qos, identifier, before });
                 }
             }
-            if matches!(found.record.presence, Presence::Connected { .. }) {
+            if matches!(found.record.presence, Presence::Connected) {
                 // Its time runs from now on, also if we end again before it is back.
                 let will = will.as_ref().map(|(_, will)| &**will);
                 session.inbox.record(Some(expiry), Presence::Away { since, sent: session.sent_upto() }, will);
@@ -665,6 +704,11 @@ impl Keeper {
         session.restore(found, sent);
         session
     }
+}
+
+/// Answers a claim when the end of the session `stored`, which was put in before, is on the disk.
+fn grant_behind(stored: &StoredSession, granted: Granted, answer: oneshot::Sender<Granted>) {
+    stored.store.wake_at(&Arc::new(Deferred(Mutex::new(Some((granted, answer))))));
 }
 
 #[cfg(test)]

@@ -6,7 +6,11 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     flow::{Accepted, Message, MessageSink, Origin, Ticket},
-    mqtt::retained::RetainedLimits,
+    mqtt::{
+        publication::{Delivery, tests::publication},
+        retained::RetainedLimits,
+        store::double::Disk,
+    },
 };
 
 #[derive(Default)]
@@ -237,4 +241,107 @@ async fn who_takes_over_in_line_owns_what_it_gets() {
     assert!(!second.present);
     assert!(matches!(world.claim_as(Some("eve"), "c", false), Claim::NotYours));
     drop(second);
+}
+
+/// A keeper with what is on `disk`.
+fn stored(disk: &Disk) -> (Arc<Store>, World) {
+    let world = world();
+    let (store, loaded) = disk.open(world.router.memory(), world.router.stats().clone()).unwrap();
+    world.router.use_store(&store, loaded.retained, clock::steady_now());
+    world.keeper.restore(&store, loaded.sessions);
+    (store, world)
+}
+
+/// Leaves a stored session behind whose queue holds a message.
+fn leave_a_queue(disk: &Disk) {
+    let (store, world) = stored(disk);
+    let mut lease = granted(world.claim("c", false)).lease;
+    let inbox = lease.session().unwrap().inbox.clone();
+    inbox.record(Some(Duration::from_mins(1)), Presence::Connected, None);
+    leave(lease, 60, None);
+    inbox.offer(Delivery::new(Arc::new(publication("t", b"x", QoS::ExactlyOnce, false)), QoS::ExactlyOnce));
+    store.close_and_wait();
+}
+
+/// Messages in the queue of the session that the client finds; none where it finds no session.
+fn found(disk: &Disk) -> Option<usize> {
+    let (store, world) = stored(disk);
+    let mut granted = granted(world.claim("c", false));
+    let queued = granted.lease.session().unwrap().inbox.filling().queued.items;
+    store.close_and_wait();
+    granted.present.then_some(queued)
+}
+
+fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !met() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_clean_start_is_granted_when_the_end_of_the_stored_session_is_on_the_disk() {
+    for seed in 0..20 {
+        let disk = Disk::default();
+        leave_a_queue(&disk);
+        assert_eq!(found(&disk), Some(1));
+        // The writer cannot write: the client hears nothing, and a crash leaves the session as it was.
+        let (store, world) = stored(&disk);
+        disk.set_full(true);
+        let Claim::Wait(mut answer) = world.claim("c", true) else {
+            panic!("granted before the disk has it")
+        };
+        until("the writer has tried", || world.router.stats().snapshot().store_retries > 0);
+        assert!(answer.try_recv().is_err(), "granted before the disk has it");
+        disk.set_full(false);
+        disk.die_in(0);
+        drop(answer);
+        until("the store has failed", || store.has_failed());
+        store.close();
+        disk.restart(seed);
+        assert_eq!(found(&disk), Some(1), "seed {seed}");
+
+        // It can: once the client is told, no crash brings the session back.
+        let (store, world) = stored(&disk);
+        let Claim::Wait(answer) = world.claim("c", true) else { panic!("granted before the disk has it") };
+        let granted = answer.blocking_recv().unwrap();
+        assert!(!granted.present);
+        disk.die_in(0);
+        drop(granted);
+        store.close();
+        disk.restart(seed);
+        assert_eq!(found(&disk), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_takeover_with_a_clean_start_waits_for_the_disk_as_well() {
+    let disk = Disk::default();
+    leave_a_queue(&disk);
+    let (store, world) = stored(&disk);
+    let first = granted(world.claim("c", false));
+    assert!(first.present);
+    let Claim::Wait(answer) = world.claim("c", true) else { panic!("the session is taken") };
+    leave(first.lease, 60, None);
+    assert!(!answer.blocking_recv().unwrap().present);
+    disk.die_in(0);
+    store.close();
+    disk.restart(1);
+    assert_eq!(found(&disk), None);
+}
+
+#[test]
+fn a_clean_start_is_granted_also_when_the_store_has_failed() {
+    let disk = Disk::default();
+    leave_a_queue(&disk);
+    let (store, world) = stored(&disk);
+    disk.fail_syncs();
+    let Claim::Wait(answer) = world.claim("c", true) else { panic!("granted before the disk has it") };
+    assert!(!answer.blocking_recv().unwrap().present);
+    until("the store has failed", || store.has_failed());
+    // What comes later need not wait for a disk that is not there.
+    let claimed = Claimed { client_id: "d", username: None, known: true, clean_start: true, lasts: false };
+    assert!(!granted(world.keeper.claim(&claimed)).present);
+    store.close_and_wait();
 }

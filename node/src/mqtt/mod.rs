@@ -80,6 +80,7 @@ pub use store::{FILE_NAME as SESSION_FILE, OpenError as StoreError};
 use store::{LoadedSession, Store};
 use supervisor::{ConnectionSupervisor, Notice};
 pub use sys::SysEvents;
+pub(crate) use sys::reserved_prefix;
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinHandle},

@@ -42,8 +42,10 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a client's publications wait.
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) enum Block {
     /// They do not.
+    #[default]
     No,
     /// As many publications as our receive maximum wait for their acknowledgement.
     Limit {
@@ -92,9 +94,10 @@ impl Connection {
     /// True when publications that were set aside may be looked at again; the block is then gone.
     pub(super) fn may_go_on(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let Some(client) = self.client.as_deref_mut() else { return false };
+        let Some(ahead) = &mut self.ahead else { return false };
         let limit = usize::from(self.shared.options.receive_maximum);
-        let go_on = match &self.block {
-            Block::No => self.ahead.is_some(),
+        let go_on = match &ahead.block {
+            Block::No => true,
             Block::Limit { .. } => {
                 client.lease.session().is_none_or(|session| session.tracker.held() < limit)
             }
@@ -104,7 +107,7 @@ impl Connection {
             }
         };
         if go_on {
-            self.block = Block::No;
+            ahead.block = Block::No;
         }
         go_on
     }

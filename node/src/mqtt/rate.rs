@@ -58,11 +58,13 @@ impl TokenBucket {
     }
 }
 
-/// What one client may send.
+/// Limits of one client's rates.
 #[derive(Debug)]
 pub(crate) struct ClientRates {
     messages: Option<TokenBucket>,
     bytes: Option<TokenBucket>,
+    /// Until when nothing is read from the client because it is over its rates.
+    paused: Option<Instant>,
 }
 
 /// Which rate a client has to wait for.
@@ -77,7 +79,7 @@ impl ClientRates {
     pub(crate) fn new(messages: Option<Rate>, bytes: Option<Rate>, now: Instant) -> Option<Box<Self>> {
         (messages.is_some() || bytes.is_some()).then(|| {
             let bucket = |rate: Option<Rate>| rate.map(|rate| TokenBucket::new(rate, now));
-            Box::new(Self { messages: bucket(messages), bytes: bucket(bytes) })
+            Box::new(Self { messages: bucket(messages), bytes: bucket(bytes), paused: None })
         })
     }
 
@@ -90,6 +92,32 @@ impl ClientRates {
         let messages = until(&self.messages, Limited::Messages);
         let bytes = until(&self.bytes, Limited::Bytes);
         [messages, bytes].into_iter().flatten().max_by_key(|(at, _)| *at)
+    }
+
+    /// Begins a pause where the client's next packet has to wait, and names the rate.
+    pub(crate) fn pause(&mut self, now: Instant) -> Option<Limited> {
+        let (until, limited) = self.wait(now)?;
+        self.paused = Some(until);
+        Some(limited)
+    }
+
+    /// Until when nothing is read from the client, if it is so.
+    pub(crate) fn paused(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    /// Ends the pause where its time is over; true where it did.
+    pub(crate) fn end_pause(&mut self, now: Instant) -> bool {
+        let over = self.paused.is_some_and(|until| now >= until);
+        if over {
+            self.paused = None;
+        }
+        over
+    }
+
+    /// Ends the pause: the connection ends.
+    pub(crate) fn forget_pause(&mut self) {
+        self.paused = None;
     }
 
     /// Counts a packet of `bytes`, a PUBLISH or another.

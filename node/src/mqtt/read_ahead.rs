@@ -1,20 +1,20 @@
 //! Publications that were read while an earlier one of the same client waits for room.
 //!
 //! A client that must wait with its publications is still heard: PINGREQ, acknowledgements, SUBSCRIBE, UNSUBSCRIBE and
-//! DISCONNECT behind them are acted on. The publications stand here as they came, the one that waits in front, and go
-//! on in their order.
+//! DISCONNECT behind them are acted on. The publications are kept here, encoded and in their order, beginning with the one
+//! that waits for room.
 //!
 //! Invariants:
-//! * Bounded in bytes and packets, and by memory pressure. An empty one takes one packet of any size, which is in
-//!   memory anyway. What it refuses stays unread, and everything behind it.
-//! * It takes only publications that are not acknowledged: what is lost with the connection is sent again, unless it
-//!   has QoS 0.
+//! * It is bounded in bytes and packets, and by memory pressure. An empty one takes one packet of any size, which is in
+//!   memory anyway. A publication that it refuses stays unread, with everything behind it.
+//! * It holds only publications that are not acknowledged. When the connection is lost, the client sends them again, those
+//!   with QoS 0 excepted.
 
 use std::collections::VecDeque;
 
 use causeway_protocol::mqtt::{Publish, QoS};
 
-use super::memory::Pressure;
+use super::{memory::Pressure, publisher::Block};
 use crate::flow::mailbox::Capacity;
 
 struct Entry {
@@ -30,8 +30,10 @@ pub(crate) struct ReadAhead {
     /// Where the first packet begins in `bytes`.
     at: usize,
     entries: VecDeque<Entry>,
-    /// A publication was refused and nothing left since.
+    /// A publication was refused, and none has left since.
     full: bool,
+    /// Why the first one waits.
+    pub(crate) block: Block,
 }
 
 impl ReadAhead {
@@ -69,7 +71,7 @@ impl ReadAhead {
         self.bytes.get(self.at..self.at + length)
     }
 
-    /// The first publication has gone on; its size.
+    /// Removes the first publication, which has gone on, and returns its size in bytes.
     pub(crate) fn pop(&mut self) -> usize {
         self.full = false;
         let length = self.entries.pop_front().map_or(0, |entry| entry.length as usize);
@@ -82,7 +84,7 @@ impl ReadAhead {
         self.entries.iter().any(|entry| entry.identifier == identifier)
     }
 
-    /// True where something waits that its client does not send again.
+    /// Number of publications with QoS 0: their client does not send them again.
     pub(crate) fn unreliable(&self) -> usize {
         self.entries.iter().filter(|entry| entry.identifier == 0).count()
     }

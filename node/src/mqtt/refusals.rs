@@ -4,7 +4,7 @@
 //! Invariants:
 //! * Memory is a number a reason; nothing is kept by client or address.
 //! * No password, token or certificate is logged, and no user name that may be a token.
-//! * What a client calls itself is cut to [`LONGEST`] and written with its control characters escaped.
+//! * Names that a client gives, of itself or of topics, are cut to [`LONGEST`] and written with its control characters escaped.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -17,7 +17,10 @@ use crate::throttle::Doublings;
 /// Bytes of a client id, user name or topic that a line shows.
 const LONGEST: usize = 128;
 
-/// What comes before MQTT and failed.
+/// Bytes of the reason for which an opening failed. Parts of it may be the client's.
+const LONGEST_REASON: usize = 300;
+
+/// A step before MQTT that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Opening {
     /// The PROXY protocol header.
@@ -32,10 +35,14 @@ pub(crate) enum Opening {
 
 /// The beginning of a text from outside. Fields that are texts are written with control characters escaped.
 fn shown(text: &str) -> Cow<'_, str> {
-    if text.len() <= LONGEST {
+    cut(text, LONGEST)
+}
+
+fn cut(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.len() <= longest {
         return text.into();
     }
-    let end = text.floor_char_boundary(LONGEST);
+    let end = text.floor_char_boundary(longest);
     format!("{}...", text.get(..end).unwrap_or_default()).into()
 }
 
@@ -118,7 +125,7 @@ impl Refusals {
     /// A connection ended before MQTT began. A probe of a load balancer is one, too: no reason to warn.
     pub(crate) fn opening(&self, what: Opening, listener: &str, peer: SocketAddr, why: &str) {
         let Some(times) = self.openings.get(what as usize).and_then(Doublings::count) else { return };
-        tracing::info!(listener, %peer, times, why = &*shown(why), "connection closed before MQTT began");
+        tracing::info!(listener, %peer, times, why = &*cut(why, LONGEST_REASON), "connection closed before MQTT began");
     }
 
     /// A listener has as many connections as it may have.
@@ -141,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged meanwhile on this thread.
+    /// Lines that are logged on this thread during `work`.
     fn logged(tokens: bool, work: impl FnOnce(&Refusals)) -> Vec<String> {
         #[derive(Clone, Default)]
         struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -1,15 +1,15 @@
-//! Who remembers QoS 2 publications beyond the end of the process, and what of it is still meant.
+//! Releases of QoS 2 packet identifiers, told to the disk buffers that remember publications by them.
 //!
-//! A disk buffer keeps the packet identifier of a publication beside its record ([`Mark`]), and takes what comes with that
-//! identifier after a crash for the same publication. That is right until the client releases the identifier, which it may then
-//! use for another message. So whoever remembers has to hear every release, and one that cannot show that it has is not believed.
+//! A disk buffer keeps the packet identifier of a QoS 2 publication beside its record ([`Mark`]). After a crash it takes a publication
+//! with the same identifier for a repetition. That is right until the client releases the identifier (PUBREL), which it may
+//! then use for another message. A disk buffer therefore has to hear every release; marks of one that may have missed some do not count.
 //!
 //! Invariants:
-//! * What was found on a disk counts where it was kept up to date until the end of the life before this one ([`Lives`]),
-//!   less what was released in this life before its buffer was opened.
-//! * A release is noted here or heard by those who remember before the client is answered.
-//! * Of more than [`NOTED`] releases nothing is kept, and a buffer that is opened later is not believed at all: what is under way in
-//!   such a bridge at that moment may be there twice, but nothing is lost.
+//! * Marks found on a disk count only if the buffer was kept up to date until the end of the life before this one ([`Lives`]).
+//!   Of those, marks that were released in this life before the buffer was opened do not count.
+//! * Before a client is answered, its release is noted here, or heard by the buffers that remember it.
+//! * More than [`NOTED`] releases are not kept. A buffer that is opened after that counts none of its marks: publications that
+//!   are under way in such a bridge at that moment may be there twice, but none is lost.
 
 use std::sync::{
     Arc,
@@ -28,44 +28,46 @@ const NOTED: usize = 100_000;
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Releases {
+    /// Open buffers.
     remembering: RwLock<Vec<Arc<dyn Remembers>>>,
-    /// Released in this life by sessions from before it. Changes while `remembering` is locked.
+    /// Marks released in this life by sessions from before it. Changes while `remembering` is locked.
     noted: Mutex<HashSet<Mark>>,
-    /// There were too many.
+    /// More than [`NOTED`] marks were released; `noted` is empty since.
     overflowed: AtomicBool,
 }
 
 impl Releases {
-    /// From now on this one hears of all releases, and of what it found only that counts which is still meant.
-    pub(crate) fn add(&self, who: Arc<dyn Remembers>, lives: Lives) {
+    /// Adds a buffer: it hears of all later releases, and drops the marks that do not count.
+    pub(crate) fn add(&self, buffer: Arc<dyn Remembers>, lives: Lives) {
         let mut remembering = self.remembering.write();
-        let heard_all =
-            lives.before.is_some() && who.life() == lives.before && !self.overflowed.load(Ordering::Relaxed);
+        let heard_all = lives.before.is_some()
+            && buffer.life() == lives.before
+            && !self.overflowed.load(Ordering::Relaxed);
         let noted = self.noted.lock();
-        who.believe(lives.now, &|mark| heard_all && !noted.contains(&mark));
+        buffer.believe(lives.now, &|mark| heard_all && !noted.contains(&mark));
         drop(noted);
-        remembering.push(who);
+        remembering.push(buffer);
     }
 
-    /// Until now.
-    pub(crate) fn remove(&self, who: &Arc<dyn Remembers>) {
-        let address = |who: &Arc<dyn Remembers>| Arc::as_ptr(who).cast::<()>() as usize;
-        self.remembering.write().retain(|known| address(known) != address(who));
+    /// Removes a buffer: it hears of no later release.
+    pub(crate) fn remove(&self, buffer: &Arc<dyn Remembers>) {
+        let address = |buffer: &Arc<dyn Remembers>| Arc::as_ptr(buffer).cast::<()>() as usize;
+        self.remembering.write().retain(|known| address(known) != address(buffer));
     }
 
-    /// A publication is released; `restored`: by a session from before this life. True where somebody remembers it, who then
-    /// holds what `then` makes until it is forgotten for good.
+    /// Releases a publication; `restored`: by a session from before this life. True where a buffer remembers it: each that does
+    /// holds the hand-over that `then` makes until it has forgotten the publication for good.
     pub(crate) fn release(&self, mark: Mark, restored: bool, then: impl FnOnce() -> Arc<HandOver>) -> bool {
         let remembering = self.remembering.read();
         if restored && !self.overflowed.load(Ordering::Relaxed) {
             self.note(mark);
         }
-        let mut those = remembering.iter().filter(|who| who.remembers(mark)).peekable();
-        if those.peek().is_none() {
+        let mut buffers = remembering.iter().filter(|buffer| buffer.remembers(mark)).peekable();
+        if buffers.peek().is_none() {
             return false;
         }
         let then = then();
-        those.for_each(|who| who.forget(mark, then.clone()));
+        buffers.for_each(|buffer| buffer.forget(mark, then.clone()));
         true
     }
 
@@ -79,21 +81,21 @@ impl Releases {
         }
     }
 
-    /// A stored session is at its end.
+    /// Tells the buffers that a stored session has ended: its marks go.
     pub(crate) fn session_ended(&self, session: SessionId) {
-        for who in &*self.remembering.read() {
-            who.session_ended(session);
+        for buffer in &*self.remembering.read() {
+            buffer.session_ended(session);
         }
     }
 
-    /// These are all sessions from before this life.
+    /// Tells the buffers all sessions from before this life: marks of others go.
     pub(crate) fn sessions_found(&self, sessions: impl Iterator<Item = SessionId>) {
         let remembering = self.remembering.read();
         if remembering.is_empty() {
             return;
         }
         let sessions: HashSet<SessionId> = sessions.collect();
-        remembering.iter().for_each(|who| who.keep_sessions(&|session| sessions.contains(&session)));
+        remembering.iter().for_each(|buffer| buffer.keep_sessions(&|session| sessions.contains(&session)));
     }
 }
 
@@ -120,7 +122,7 @@ mod tests {
         Mark { session: SessionId([session; 16]), identifier }
     }
 
-    /// What one found on its disk.
+    /// A buffer with the marks that it found on its disk.
     struct Memory {
         life: Option<u64>,
         marks: Mutex<BTreeSet<Mark>>,

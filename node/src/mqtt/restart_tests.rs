@@ -344,8 +344,10 @@ impl World {
     ) {
         let client_id = CLIENTS[client];
         let claimed = Claimed { client_id, username: None, known: true, clean_start, lasts: expiry > 0 };
-        let Claim::Granted(Granted { mut lease, present }) = self.keeper.claim(&claimed) else {
-            panic!("the session is free")
+        let Granted { mut lease, present } = match self.keeper.claim(&claimed) {
+            Claim::Granted(granted) => granted,
+            Claim::Wait(answer) if clean_start => answer.blocking_recv().unwrap(),
+            Claim::Wait(_) | Claim::Refused | Claim::NotYours => panic!("the session is free"),
         };
         if !present {
             self.dropped_before.remove(client_id);
@@ -368,7 +370,7 @@ impl World {
         });
         let session = lease.session().unwrap();
         session.connected(limits);
-        session.inbox.record(expiry, session.presence(), will.as_deref());
+        session.inbox.record(expiry, Presence::Connected, will.as_deref());
         let device =
             Device { lease, buffer: OutBuffer::default(), limits, owes: VecDeque::new(), will, expiry };
         self.devices.insert(client, device);

@@ -24,7 +24,7 @@ use super::{
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
     stats::{StatsSnapshot, Tally},
-    store::{LoadedSession, Op, Presence},
+    store::{LoadedSession, Op},
     stored::{self, Durable, Held as HeldPacket},
 };
 use crate::flow::{HandOver, mailbox::Charge};
@@ -571,14 +571,6 @@ impl Session {
     pub(crate) fn sent_upto(&self) -> u64 {
         let durable = self.durable.as_ref().filter(|_| !self.inflight.is_empty());
         durable.map_or(0, |durable| durable.first + self.inflight.len() as u64)
-    }
-
-    /// What a crash has to know from now on: how many of the oldest deliveries may have been sent. An earlier connection
-    /// may have had a larger window than this one.
-    pub(crate) fn presence(&self) -> Presence {
-        let sent =
-            self.inflight.iter().filter(|inflight| matches!(inflight.state, State::Publish(_))).count();
-        Presence::Connected { window: u32::try_from(self.limits.window.max(sent)).unwrap_or(u32::MAX) }
     }
 
     /// Takes up what the store had; the client is away. Positions below `sent_upto` were sent, or may have

@@ -1,4 +1,4 @@
-//! What the connections of a front share, and what one of them knows about its client.
+//! State that the connections of a front share ([`Shared`]), and the state of one client ([`Client`]).
 
 use std::{
     sync::{
@@ -82,7 +82,7 @@ pub(crate) struct Client {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) limits: ClientLimits,
     pub(crate) origin: Arc<Origin>,
-    /// What it may do; none where that is everything.
+    /// Its permissions; none where it may do everything.
     pub(crate) access: Option<Box<ClientAccess>>,
     /// Offered to sinks, with the sequence of the publication.
     pub(crate) ticket: Ticket,
@@ -92,24 +92,55 @@ pub(crate) struct Client {
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     /// It takes reason strings where something went wrong (MQTT-5.0 3.1.2.11.7).
     pub(crate) problem_information: bool,
-    /// It has said its last word: how the connection ends when its publications are through, or at this time.
-    pub(crate) farewell: Option<(End, Instant)>,
     /// A publication that a sink had no room for.
     pub(crate) parked: Option<Box<Parked>>,
     /// 1.5 times the client's keep-alive.
     pub(crate) keep_alive: Option<Duration>,
     /// The session expiry interval of its CONNECT was 0 (MQTT-3.14.2-2).
     pub(crate) ends_with_connection: bool,
-    /// Whether it goes on while others wait for it.
-    pub(crate) watch: Watch,
-    /// It must end, for this reason, at this time.
+    /// Whether it goes on while others wait for it; none until they may.
+    pub(crate) watch: Option<Box<Watch>>,
+    /// That its connection is about to end; none as long as it is not.
+    pub(crate) departure: Option<Box<Departure>>,
+}
+
+/// How a connection is about to end.
+#[derive(Default)]
+pub(crate) struct Departure {
+    /// The client has sent its last packet: how the connection ends when its publications are through, or at this time.
+    pub(crate) farewell: Option<(End, Instant)>,
+    /// The connection must end, for this reason, at this time.
     pub(crate) leaving: Option<(ReasonCode, Instant)>,
-    /// We are stopping: until when acknowledgements are waited for.
+    /// The node is stopping: until when acknowledgements are waited for.
     pub(crate) draining: Option<Instant>,
+}
+
+impl Departure {
+    /// The next moment at which something of it is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let farewell = self.farewell.map(|(_, deadline)| deadline);
+        let leaving = self.leaving.map(|(_, deadline)| deadline);
+        [farewell, leaving, self.draining].into_iter().flatten().min()
+    }
 }
 
 impl Client {
     pub(crate) fn version(&self) -> Version {
         self.limits.version
+    }
+
+    /// How its connection is about to end; to be filled in.
+    pub(crate) fn departure(&mut self) -> &mut Departure {
+        self.departure.get_or_insert_default()
+    }
+
+    /// See [`Departure::farewell`].
+    pub(crate) fn farewell(&self) -> Option<(End, Instant)> {
+        self.departure.as_ref()?.farewell
+    }
+
+    /// See [`Departure::draining`].
+    pub(crate) fn draining(&self) -> Option<Instant> {
+        self.departure.as_ref()?.draining
     }
 }

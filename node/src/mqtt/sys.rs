@@ -12,8 +12,15 @@ use tokio::time::Instant;
 use super::{clock, shared::Shared, stats::StatsSnapshot};
 use crate::flow::{Message, Origin};
 
-/// What all of them begin with.
+/// Beginning of all these topics.
 pub(crate) const PREFIX: &str = "$SYS/";
+
+/// Beginning of a topic that no message from outside may be published to; none where the topic is open.
+///
+/// `$SYS/` is the node's own. `$share/` begins shared subscriptions (MQTT-5.0 4.8.2): no subscription reaches such a topic.
+pub(crate) fn reserved_prefix(topic: &str) -> Option<&'static str> {
+    [PREFIX, "$share/"].into_iter().find(|prefix| topic.starts_with(prefix))
+}
 
 /// Which events of clients are published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,7 +31,7 @@ pub struct SysEvents {
     pub client_disconnected: bool,
 }
 
-/// What happened to a client.
+/// An event of a client that may be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Connected,

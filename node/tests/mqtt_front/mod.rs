@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod lasting;
+pub mod log;
 pub mod pki;
 
 use std::{

@@ -19,6 +19,7 @@ use tokio_rustls::{
         ClientConfig, RootCertStore, SupportedProtocolVersion,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        sign::{CertifiedKey, SingleCertAndKey},
         version::{TLS12, TLS13},
     },
 };
@@ -139,7 +140,12 @@ pub fn client_config(
         None => builder.with_no_client_auth(),
         Some(own) => {
             let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-            builder.with_client_auth_cert(vec![own.der()], key).unwrap()
+            let key = ring::sign::any_supported_type(&key).unwrap();
+            // Unlike `with_client_auth_cert`, this takes certificates of version 1 as well.
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+                vec![own.der()],
+                key,
+            ))))
         }
     }
 }

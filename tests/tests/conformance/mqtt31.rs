@@ -1,8 +1,8 @@
 //! MQTT 3.1, "MQIsdp": what differs from 3.1.1, and the same flows once more.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use causeway_tests::mqtt::wire::{
-    Connect, PINGREQ, Publish, Will, ack, first, packet, subscribe, text, unsubscribe,
+    Connect, DISCONNECT, PINGREQ, Publish, Will, ack, first, packet, subscribe, text, unsubscribe,
 };
 
 use crate::suite::{Bench, Suite};
@@ -15,6 +15,7 @@ fn refused(t: &Bench, bytes: &[u8]) -> Result<()> {
 
 pub(crate) fn cases(s: &mut Suite) {
     connect(s);
+    unused_flags(s);
     packets(s);
     flows(s);
 }
@@ -90,6 +91,97 @@ fn connect(s: &mut Suite) {
         let (mut second, _) = t.with("second", &t.connector("c"))?;
         first.closed()?;
         second.quiet()
+    });
+}
+
+/// 3.1 says of some bits that they are not used, and gives no value that they must have.
+fn unused_flags(s: &mut Suite) {
+    s.v3("2.1", "the flags of CONNECT's fixed header are not used: any value is connected", |t| {
+        for flags in 0..16 {
+            let mut client = t.open("c")?;
+            let mut bytes = t.connector("c").bytes();
+            bytes[0] |= flags;
+            client.send(&bytes)?;
+            client.expect(&[0x20, 2, 0, 0]).with_context(|| format!("flags {flags:#06b}"))?;
+            client.send(&PINGREQ)?;
+            client.expect(&[0xD0, 0])?;
+            client.disconnect()?;
+        }
+        Ok(())
+    });
+    s.v3("3.1", "bit 0 of the connect flags is not used: a set one changes nothing", |t| {
+        let topic = t.topic("x");
+        let lasting = t.connector("c").clean(false).flip(1);
+        let (mut client, _) = t.with("c", &lasting)?;
+        client.subscribe(&topic, 1)?;
+        client.disconnect()?;
+        t.client("other")?.publish(&topic, "x", 1)?;
+        t.with("again", &lasting)?.0.receives(&topic, "x")?;
+        t.with("clean", &t.connector("c").flip(1))?.0.quiet()
+    });
+    s.v3("3.1", "unused bits of CONNECT leave will and login as they are", |t| {
+        let topic = t.topic("w");
+        let mut watcher = t.subscriber("watcher", &topic, 1)?;
+        let connect = t
+            .connector("c")
+            .login(Some("user"), Some(b"password"))
+            .will(Will { qos: 1, ..Will::new(&topic, "gone") })
+            .flip(1);
+        let mut bytes = connect.bytes();
+        bytes[0] |= 0x0F;
+        let mut client = t.open("c")?;
+        client.send(&bytes)?;
+        client.expect(&[0x20, 2, 0, 0])?;
+        client.vanish()?;
+        watcher.receives(&topic, "gone")?;
+        Ok(())
+    });
+    s.v3("2.1", "the flags of PINGREQ, PUBACK, PUBREC, PUBCOMP and DISCONNECT are not used", |t| {
+        for flags in 1..16 {
+            let mut client = t.client("c")?;
+            for kind in [first::PUBACK, first::PUBCOMP] {
+                // Nothing waits for it: it has no effect.
+                client.send(&ack(kind | flags, 9))?;
+            }
+            client.send(&ack(first::PUBREC | flags, 9))?;
+            client.acked(first::PUBREL, 9)?;
+            client.send(&[PINGREQ[0] | flags, 0])?;
+            client.expect(&[0xD0, 0]).with_context(|| format!("flags {flags:#06b}"))?;
+            client.send(&[DISCONNECT[0] | flags, 0])?;
+            client.closed()?;
+        }
+        Ok(())
+    });
+    s.v3("2.1", "a DISCONNECT with flags takes the will back", |t| {
+        let topic = t.topic("w");
+        let mut watcher = t.subscriber("watcher", &topic, 1)?;
+        let (mut client, _) = t.with("c", &t.connector("c").will(Will::new(&topic, "gone")))?;
+        client.send(&[DISCONNECT[0] | 0x0F, 0])?;
+        client.closed()?;
+        watcher.quiet()
+    });
+    s.v3("2.1", "RETAIN is not used in SUBSCRIBE, UNSUBSCRIBE and PUBREL", |t| {
+        let topic = t.topic("x");
+        for unused in [0x01, 0x09] {
+            let with = |mut bytes: Vec<u8>| {
+                bytes[0] |= unused;
+                bytes
+            };
+            let mut client = t.client("c")?;
+            client.send(&with(subscribe(t.version, 1, &[(&topic, 1)])))?;
+            client.suback(1)?;
+            client.send(&Publish::new(t.version, &topic, "x").qos(2, 3).bytes())?;
+            client.acked(first::PUBREC, 3)?;
+            let delivery = client.receives(&topic, "x")?;
+            ensure!(!delivery.retain, "{delivery:?}");
+            client.acknowledge(&delivery)?;
+            client.send(&with(ack(first::PUBREL, 3)))?;
+            client.acked(first::PUBCOMP, 3)?;
+            client.send(&with(unsubscribe(t.version, 2, &[&topic])))?;
+            client.expect(&[0xB0, 2, 0, 2])?;
+            client.disconnect()?;
+        }
+        Ok(())
     });
 }
 

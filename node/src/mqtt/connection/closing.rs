@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{Connection, End, Phase, Scratch, Work};
-use crate::mqtt::{explain::explain, out_buffer::OutBuffer, publisher::Block, stats::Stats, sys};
+use crate::mqtt::{explain::explain, out_buffer::OutBuffer, stats::Stats, sys};
 
 impl Connection {
     /// Begins to close: the reason goes to the client, the session back to the keeper.
@@ -69,8 +69,9 @@ impl Connection {
             }
         }
         self.let_go();
-        self.block = Block::No;
-        self.paused = None;
+        if let Some(rates) = &mut self.rates {
+            rates.forget_pause();
+        }
         self.input = Vec::new();
         self.phase = Phase::Closing { deadline: now + self.shared.options.linger, shut: false };
         false

@@ -56,7 +56,7 @@ fn record(client_id: &str) -> Record {
         client_id: client_id.into(),
         username: None,
         expiry: 1000,
-        presence: Presence::Connected { window: 10 },
+        presence: Presence::Connected,
         will: None,
     }
 }

@@ -68,14 +68,15 @@ pub(crate) struct Record {
     pub(crate) will: Option<StoredWill>,
 }
 
+/// Reserved field of four bytes behind [`Presence::Connected`]. It held how many deliveries may have been sent, is not read
+/// any more, and is written with the value that says "all of them".
+const RESERVED: u32 = u32::MAX;
+
 /// Whether a connection has the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Presence {
-    Connected {
-        /// QoS 1 and 2 deliveries that may have been sent: as many as may be unacknowledged, and all that an earlier
-        /// connection has sent.
-        window: u32,
-    },
+    /// After a crash every delivery may have been sent.
+    Connected,
     Away {
         /// Milliseconds since the Unix epoch.
         since: i64,
@@ -530,9 +531,9 @@ pub(super) fn put_record(out: &mut BytesMut, record: &Record) {
     }
     out.put_u64(*expiry);
     match *presence {
-        Presence::Connected { window } => {
+        Presence::Connected => {
             out.put_u8(0);
-            out.put_u32(window);
+            out.put_u32(RESERVED);
         }
         Presence::Away { since, sent } => {
             out.put_u8(1);
@@ -559,7 +560,10 @@ pub(super) fn read_record(bytes: &[u8]) -> Result<Record, Damaged> {
         };
         let expiry = u64::from_be_bytes(take(&mut rest)?);
         let presence = match take::<1>(&mut rest)? {
-            [0] => Presence::Connected { window: u32::from_be_bytes(take(&mut rest)?) },
+            [0] => {
+                take::<4>(&mut rest)?;
+                Presence::Connected
+            }
             [1] => Presence::Away {
                 since: i64::from_be_bytes(take(&mut rest)?),
                 sent: u64::from_be_bytes(take(&mut rest)?),
@@ -665,7 +669,20 @@ mod tests {
              00000000000003e80100000000000000020000000000000003\
              01000000046d";
         assert_eq!(hex(&row), expected);
-        assert_eq!(read_record(&row), Ok(record));
+        assert_eq!(read_record(&row).as_ref(), Ok(&record));
+        let connected = Record { presence: Presence::Connected, will: None, ..record };
+        let row = bytes(|out| put_record(out, &connected));
+        let expected = "7369787465656e206279746573206964\
+             0000000163010000000175\
+             00000000000003e800ffffffff00";
+        assert_eq!(hex(&row), expected);
+        // Whatever stands in the reserved field, as in files of earlier builds.
+        for reserved in [[0; 4], [0, 0, 0, 10], [0xff; 4]] {
+            let mut row = bytes(|out| put_record(out, &connected)).to_vec();
+            let at = row.len() - 5;
+            row[at..at + 4].copy_from_slice(&reserved);
+            assert_eq!(read_record(&row).as_ref(), Ok(&connected));
+        }
         let options = SubscriptionOptions {
             qos: QoS::AtLeastOnce,
             no_local: true,

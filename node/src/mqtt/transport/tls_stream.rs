@@ -26,7 +26,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_rustls::rustls::{
-    self, ServerConfig,
+    self, CertificateError, ServerConfig,
     pki_types::CertificateDer,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic},
@@ -81,6 +81,8 @@ pub(crate) struct TlsStream {
     ended: bool,
     /// Our close_notify is in `outgoing`, or sent.
     closed: bool,
+    /// An error has ended the session; its alert is in `outgoing`, or sent.
+    failed: bool,
 }
 
 /// Where [`advance`] stopped.
@@ -102,6 +104,7 @@ impl TlsStream {
             sent: 0,
             ended: false,
             closed: false,
+            failed: false,
         })
     }
 
@@ -160,7 +163,14 @@ impl TlsStream {
     ) -> (usize, Result<Stop, io::Error>) {
         let mut consumed = 0;
         let mut failed = None;
+        if self.failed {
+            return (0, Err(io::ErrorKind::BrokenPipe.into()));
+        }
         loop {
+            if self.failed && !self.session.wants_write() {
+                // The alert is taken. The input that caused it would cause a second one.
+                return (consumed, failed.map_or(Ok(Stop::Open), Err));
+            }
             let rest = incoming.get_mut(consumed..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state, .. } = self.session.process_tls_records(rest);
             let stop = match state {
@@ -195,12 +205,11 @@ impl TlsStream {
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Ok(Stop::Open)),
                 // Early data is not offered.
                 Ok(_) => Some(Err(invalid("an unexpected state of TLS"))),
-                // Again: the alert is still to be taken.
-                Err(error) if failed.is_none() => {
+                Err(error) => {
+                    self.failed = true;
                     failed = Some(tls_error(error));
                     None
                 }
-                Err(_) => Some(Ok(Stop::Open)),
             };
             consumed += discard;
             if let Some(stop) = stop {
@@ -356,7 +365,17 @@ fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// An error of TLS. Where its own words do not tell how to mend it, others do.
 fn tls_error(error: rustls::Error) -> io::Error {
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = &error
+        // The library behind rustls names its errors and exports no type for them.
+        && other.to_string().contains("UnsupportedCertVersion")
+    {
+        return invalid(
+            "the client's certificate has X.509 version 1, which is not taken: make a certificate of version 3 \
+             (openssl x509 -req makes version 1 without -extfile)",
+        );
+    }
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
