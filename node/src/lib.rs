@@ -16,6 +16,7 @@ pub mod mqtt;
 pub mod node;
 pub mod probe;
 mod secret;
+pub mod supervision;
 pub mod sysmon;
 mod throttle;
 mod tls;

@@ -20,4 +20,6 @@ pub mod rates;
 pub mod record_scope;
 pub mod service;
 mod shared_clients;
+#[cfg(test)]
+mod supervision_tests;
 pub mod template;
