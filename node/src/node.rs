@@ -210,7 +210,7 @@ pub async fn stop(node: Node, failure: Option<String>) -> anyhow::Result<()> {
         node.stop().await;
         return Ok(());
     };
-    // What it consists of may not answer any more.
+    // Its parts may not answer any more.
     let _ = tokio::time::timeout(DRAIN * 2, node.stop()).await;
     anyhow::bail!(
         "{reason}. The process ends so that it is started again with nothing left of the failure (systemd does that with \

@@ -152,7 +152,7 @@ impl Entry {
         }
     }
 
-    /// What runs, and what ran before and is not done, oldest first.
+    /// The producer that runs behind its predecessors that are not done, oldest first.
     fn producers(&self) -> impl Iterator<Item = &Arc<RunningProducer>> {
         let running = match &self.running {
             Some(Running::Producer(producer)) => Some(producer),

@@ -274,7 +274,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_supervisor_that_panics_cuts_nobody_off_and_its_listeners_stay_open() {
+    async fn a_supervisor_that_panics_cuts_no_client_off_and_its_listeners_stay_open() {
         let options = Options {
             listeners: vec![ListenerOptions::new("test", "127.0.0.1:0".parse().unwrap())],
             acceptors: 1,

@@ -525,7 +525,7 @@ impl Drop for TopicProducerHandle {
     }
 }
 
-/// What the handle shares with the actors that serve the topic, one after the other.
+/// The half that the handle shares with the actors that serve the topic, one after the other.
 pub struct Setup {
     dispatchers: Arc<Dispatchers>,
     options: TopicProducerOptions,
@@ -810,7 +810,7 @@ impl Held {
         let begin = setup.options.begin.clone();
         let keeper = async move {
             if let Some(mut begin) = begin {
-                // Where the other end is gone nobody is left to wait for.
+                // Where the other end is gone there is nothing to wait for.
                 let _ = begin.wait_for(|begun| *begun).await;
             }
             keeper.await;
