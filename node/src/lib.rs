@@ -18,6 +18,7 @@ pub mod node;
 pub mod operations;
 pub mod probe;
 mod secret;
+pub mod supervision;
 pub mod sysmon;
 pub mod template;
 mod throttle;

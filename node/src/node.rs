@@ -25,6 +25,7 @@ use crate::flow::Lives;
 use crate::kafka::producer::NodeMemory;
 use crate::life;
 use crate::mqtt::{self, Front, FrontHandle, Listener, Router, StoredSessions};
+use crate::supervision::Root;
 use crate::sysmon;
 
 /// How long bridges may take to finish what they hold when the node stops.
@@ -68,7 +69,7 @@ pub enum Error {
         overlay: PathBuf,
     },
     /// An actor could not be spawned.
-    #[error("the bridge service did not start: {0}")]
+    #[error("a part of the node did not start: {0}")]
     Service(#[from] ractor::SpawnErr),
 }
 
@@ -77,6 +78,7 @@ pub struct Node {
     bridges: Bridges,
     front: FrontHandle,
     admin: Option<AdminHandle>,
+    root: Root,
     /// Held as long as the node runs; the system lets go of it when the process ends, however it ends.
     _lock: File,
 }
@@ -117,12 +119,13 @@ impl Node {
         }
         let (producers, consumers): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|(id, _)| id.kind == Kind::Producer);
-        let bridges = Bridges::start_with(surroundings, Some(overlay)).await?;
+        let root = Root::start().await?;
+        let bridges = Bridges::start_under(surroundings, Some(overlay), &root).await?;
         // A bridge that cannot be started is logged, shown with its reason and tried again; the others go on.
         for (id, definition) in producers {
             let _ = bridges.put(&id.name, definition).await;
         }
-        let front = Front::start_with(options, router, sessions).await?;
+        let front = Front::start_with(options, router, sessions, &root).await?;
         for (id, definition) in consumers {
             let _ = bridges.put(&id.name, definition).await;
         }
@@ -132,7 +135,7 @@ impl Node {
         } else {
             None
         };
-        Ok(Self { bridges, front, admin, _lock: lock })
+        Ok(Self { bridges, front, admin, root, _lock: lock })
     }
 
     /// Addresses of the MQTT listeners, by name.
@@ -161,6 +164,11 @@ impl Node {
         &self.bridges
     }
 
+    /// Resolves when parts of the node have failed so often that the process is to end, with the reason in words.
+    pub async fn failed(&self) -> String {
+        self.root.failed().await
+    }
+
     /// Stops everything, waiting a bounded time for what is under way.
     pub async fn stop(self) {
         let _ = self.bridges.stop_all(Kind::Consumer).await;
@@ -169,6 +177,7 @@ impl Node {
         if let Some(admin) = self.admin {
             admin.shutdown().await;
         }
+        self.root.stop();
     }
 }
 
@@ -194,12 +203,36 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let reload = node.certificate_reload();
     tokio::select! {
-        end = wait_for_end() => end?,
+        end = until_end(&node) => return stop(node, end?).await,
         failed = on_hangup(reload) => failed?,
     }
+    stop(node, None).await
+}
+
+/// Waits until the process is told to end, or the node [fails](Node::failed); then answers why.
+pub async fn until_end(node: &Node) -> std::io::Result<Option<String>> {
+    tokio::select! {
+        end = wait_for_end() => end.map(|()| None),
+        reason = node.failed() => Ok(Some(reason)),
+    }
+}
+
+/// Stops a node.
+///
+/// # Errors
+/// `failure`, if there is one.
+pub async fn stop(node: Node, failure: Option<String>) -> anyhow::Result<()> {
     println!("stopping");
-    node.stop().await;
-    Ok(())
+    let Some(reason) = failure else {
+        node.stop().await;
+        return Ok(());
+    };
+    // Its parts may not answer any more.
+    let _ = tokio::time::timeout(DRAIN * 2, node.stop()).await;
+    anyhow::bail!(
+        "{reason}. The process ends so that it is started again with nothing left of the failure (systemd does that with \
+         Restart=on-failure); please report the first error in the log"
+    )
 }
 
 /// Does something on each SIGHUP; returns only if it cannot.
@@ -213,11 +246,35 @@ async fn on_hangup(act: impl Fn()) -> std::io::Result<()> {
 }
 
 /// Returns when the process is told to end.
-pub async fn wait_for_end() -> std::io::Result<()> {
+async fn wait_for_end() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         result = tokio::signal::ctrl_c() => result,
         _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervision::MAX_FAILURES;
+
+    #[tokio::test]
+    async fn a_node_whose_parts_fail_too_often_ends_with_the_reason() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "node.data_dir = {:?}, listeners.tcp.default.bind = \"127.0.0.1:0\", admin.enable = false",
+            data_dir.path()
+        );
+        let node = Node::start(crate::config::load_text("test", &text).unwrap().value).await.unwrap();
+        for _ in 0..=MAX_FAILURES {
+            node.bridges.panic().await;
+        }
+        let reason = until_end(&node).await.unwrap();
+        let error = stop(node, reason).await.unwrap_err().to_string();
+        for part in ["bridge service: on purpose", "6 times within 60 s", "Restart=on-failure"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

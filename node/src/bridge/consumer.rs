@@ -155,6 +155,12 @@ impl RunningConsumer {
         self.handle.actor_id()
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub(super) fn panic(&self) {
+        self.handle.panic();
+    }
+
     /// How it is doing.
     pub(super) fn status(&self) -> Status {
         match self.handle.status() {

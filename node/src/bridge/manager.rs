@@ -10,15 +10,19 @@
 //!   sent is known to Kafka under its producer id, and only it can send that again without doubling it.
 //! * A disk buffer has one user. Where predecessor and successor have the same one, the gate holds while the first stops and the second
 //!   takes over what is on the disk. A predecessor with a disk buffer never hands over: it is waited for.
-//! * A bridge that cannot be started, and a consumer that panics, are started again, later and later.
+//! * A bridge that cannot be started, and one whose actor fails, are started again, later and later. A producer bridge keeps what it
+//!   holds meanwhile, tickets included.
+//! * The manager itself may fail: its successor finds all bridges where it left them ([`Manager::adopt`]). Only the order that it was
+//!   at may be done in part.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::time::timeout;
 
 use super::consumer::RunningConsumer;
@@ -35,9 +39,13 @@ use crate::kafka::client::Backoff;
 use crate::kafka::consumer::Leave;
 use crate::kafka::producer::HandedOver;
 use crate::mqtt::SinkId;
+use crate::supervision::{Child, Parent, Root};
 
 /// Between attempts to start a bridge: what made it fail is often mended by somebody, and costs little to look at.
 const REVIVAL: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// A bridge that has run for so long counts its failures anew; more than the longest wait between two.
+const CALM: Duration = Duration::from_mins(2);
 
 /// A predecessor that is not connected gets only this long to run dry.
 const SHORT_DRAIN: Duration = Duration::from_secs(2);
@@ -68,8 +76,10 @@ pub(super) struct Entry {
     stored: Ledger,
     /// Why it does not run although it is enabled.
     failure: Option<String>,
-    /// Attempts to start it since it last ran.
+    /// Attempts to start it since it last ran without a failure for [`CALM`].
     attempts: u32,
+    /// When it failed last.
+    failed_at: Option<Instant>,
     rate: RateMeter,
 }
 
@@ -101,6 +111,9 @@ pub(super) enum Order {
     Revive(BridgeId, u32),
     /// A predecessor has run dry.
     RanDry(BridgeId),
+    /// A panic, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Entry {
@@ -114,12 +127,57 @@ impl Entry {
             stored: Ledger::default(),
             failure: None,
             attempts: 0,
-            rate: RateMeter::since(std::time::Instant::now()),
+            failed_at: None,
+            rate: RateMeter::since(Instant::now()),
+        }
+    }
+
+    /// Takes note that an actor failed; true where it is one of this bridge.
+    fn note_failure(&mut self, actor: ActorId, reason: &str) -> bool {
+        let ours = match &self.running {
+            Some(Running::Consumer(consumer)) => consumer.actor_id() == actor,
+            Some(Running::Producer(producer)) => producer.note_failure(actor, reason),
+            None => false,
+        };
+        if ours {
+            self.end_consumer();
+        }
+        ours || self.previous.iter().any(|producer| producer.note_failure(actor, reason))
+    }
+
+    /// A consumer whose actor is gone does not run any more; its books stay.
+    fn end_consumer(&mut self) {
+        if let Some(Running::Consumer(consumer)) = &self.running {
+            self.past += consumer.ledger().closed();
+            self.running = None;
+        }
+    }
+
+    /// The producer that runs behind its predecessors that are not done, oldest first.
+    fn producers(&self) -> impl Iterator<Item = &Arc<RunningProducer>> {
+        let running = match &self.running {
+            Some(Running::Producer(producer)) => Some(producer),
+            _ => None,
+        };
+        self.previous.iter().chain(running)
+    }
+
+    /// The producer that runs.
+    #[cfg(test)]
+    pub(super) fn producer(&self) -> Arc<RunningProducer> {
+        self.producers().last().unwrap().clone()
+    }
+
+    /// Makes the group member of a consumer bridge panic.
+    #[cfg(test)]
+    pub(super) fn panic_member(&self) {
+        if let Some(Running::Consumer(consumer)) = &self.running {
+            consumer.panic();
         }
     }
 
     /// Looks at the counters for the rates.
-    pub(super) fn sample(&mut self, now: std::time::Instant) {
+    pub(super) fn sample(&mut self, now: Instant) {
         self.rate.sample(now, self.ledger().matched);
     }
 
@@ -149,7 +207,10 @@ impl Entry {
     /// It as it is now.
     pub(super) fn row(&self, id: &BridgeId) -> Row {
         let (status, mut places) = match (&self.running, &self.failure) {
-            (Some(Running::Producer(producer)), _) => {
+            (Some(Running::Producer(producer)), Some(failure)) => {
+                (Status::Disconnected(failure.clone()), producer.places())
+            }
+            (Some(Running::Producer(producer)), None) => {
                 let status = self.previous.first().map_or_else(|| producer.status(), |first| waiting(first));
                 (status, producer.places())
             }
@@ -200,19 +261,32 @@ pub(super) async fn start(
     entries: Entries,
     retired: Retired,
     overlay: Option<Overlay>,
-) -> Result<ActorRef<Order>, ractor::SpawnErr> {
+    ending: Arc<AtomicBool>,
+    root: &Root,
+) -> Result<Child<Order>, ractor::SpawnErr> {
     // Before there are bridges with files of their own.
     super::hybrid_buffer::remove_leftovers(&surroundings.data_dir);
-    let manager = Manager { surroundings, entries, retired, ending: false.into() };
-    Ok(Actor::spawn(None, manager, overlay).await?.0)
+    let overlay = Arc::new(tokio::sync::Mutex::new(overlay));
+    let manager = Manager { surroundings, entries, retired, overlay, parent: Parent::default(), ending };
+    let start = move |root| -> Pin<Box<dyn Future<Output = _> + Send>> {
+        let manager = manager.clone();
+        Box::pin(async move { Ok(Actor::spawn_linked(None, manager, (), root).await?.0) })
+    };
+    root.supervise("bridge service", start).await
 }
 
+/// The actor; all it knows outlives it.
+#[derive(Clone)]
 struct Manager {
     surroundings: Surroundings,
     entries: Entries,
     retired: Retired,
+    /// Where changes are stored. Taken for as long as an order takes.
+    overlay: Arc<tokio::sync::Mutex<Option<Overlay>>>,
+    /// The manager that there is: the supervisor of the actors of producer bridges.
+    parent: Parent,
     /// The node is about to end: nobody releases publications any more.
-    ending: AtomicBool,
+    ending: Arc<AtomicBool>,
 }
 
 impl Manager {
@@ -315,8 +389,10 @@ impl Manager {
             }
         };
         let started = match definition {
-            Definition::Producer(config) => RunningProducer::start(&id.name, &config, &self.surroundings)
-                .map(|producer| Running::Producer(Arc::new(producer))),
+            Definition::Producer(config) => {
+                RunningProducer::start(&id.name, &config, &self.surroundings, &self.parent)
+                    .map(|producer| Running::Producer(Arc::new(producer)))
+            }
             Definition::Consumer(config) => {
                 let supervisor = myself.get_cell();
                 RunningConsumer::start(&id.name, &config, &self.surroundings, supervisor)
@@ -337,7 +413,6 @@ impl Manager {
                 }
                 entry.running = Some(running);
                 entry.failure = None;
-                entry.attempts = 0;
                 Ok(())
             }
             Err(reason) => {
@@ -478,13 +553,15 @@ impl Manager {
         if config.kafka.buffer.mode == BufferMode::Disk && self.is_stored(id) {
             return self.take_over(id, definition, myself).await;
         }
-        let new = RunningProducer::start(&id.name, config, &self.surroundings)
+        let new = RunningProducer::start(&id.name, config, &self.surroundings, &self.parent)
             .map_err(|reason| Error::Start { id: id.clone(), reason })?;
         let new = Arc::new(new);
         let previous = {
             let mut entries = self.entries.write();
             let Some(entry) = entries.get_mut(id) else { return Ok(()) };
             entry.definition = definition;
+            // Of the predecessor, which is revived when it is asked to run dry.
+            entry.failure = None;
             let old = entry.running.replace(Running::Producer(new.clone()));
             if let Some(Running::Producer(old)) = old {
                 entry.previous.push(old);
@@ -499,11 +576,7 @@ impl Manager {
         let patience = self.surroundings.drain.min(if connected { Duration::MAX } else { SHORT_DRAIN });
         if timeout(patience, run_dry(&previous)).await.is_err() {
             if previous.iter().all(|producer| producer.is_stored() || producer.leads_where(&new)) {
-                let (id, myself) = (id.clone(), myself.clone());
-                tokio::spawn(async move {
-                    run_dry(&previous).await;
-                    let _ = myself.send_message(Order::RanDry(id));
-                });
+                settle_later(id, previous, myself);
                 return Ok(());
             }
             let mut moved = HandedOver::default();
@@ -765,17 +838,78 @@ impl Manager {
         }
     }
 
-    /// A consumer's actor is gone although nobody stopped it: its bridge does not run any more.
-    fn failed(&self, actor: &ActorCell, reason: &str, myself: &ActorRef<Order>) {
+    /// An actor is gone although it was not stopped: its bridge does not run any more, or sends nothing.
+    fn failed(&self, actor: ActorId, reason: &str, myself: &ActorRef<Order>) {
         let mut entries = self.entries.write();
-        let found = entries.iter_mut().find(|(_, entry)| {
-            matches!(&entry.running, Some(Running::Consumer(consumer)) if consumer.actor_id() == actor.get_id())
+        let found = entries.iter_mut().find_map(|(id, entry)| {
+            let is_its = entry.note_failure(actor, reason);
+            is_its.then_some((id, entry))
         });
         let Some((id, entry)) = found else { return };
         tracing::error!(bridge = %id, reason, "bridge failed, it is started again");
-        entry.running = None;
         entry.failure = Some(format!("failed and is started again: {reason}"));
         revive_later(id, entry, myself);
+    }
+
+    /// Starts again what failed, if this was the latest attempt and nothing else was done meanwhile.
+    async fn revive(&self, id: &BridgeId, attempt: u32, myself: &ActorRef<Order>) {
+        {
+            let mut entries = self.entries.write();
+            let Some(entry) = entries.get_mut(id) else { return };
+            if entry.failure.is_none() || entry.attempts != attempt {
+                return;
+            }
+            if matches!(entry.running, Some(Running::Producer(_))) {
+                entry.failure = None;
+                entry.producers().for_each(|producer| producer.revive());
+                return;
+            }
+        }
+        // One that cannot be started says why in its status.
+        let _ = self.start(id, myself).await;
+    }
+
+    /// Goes on with the bridges of a manager that failed. Its children ended with it: the actors of producer bridges get successors,
+    /// consumer bridges are started again from their last commit.
+    async fn adopt(&self, myself: &ActorRef<Order>) {
+        let ids: Vec<_> = self.entries.read().keys().cloned().collect();
+        let ending = self.ending.load(Ordering::Relaxed);
+        for id in ids {
+            let (stopped, previous) = {
+                let mut entries = self.entries.write();
+                let Some(entry) = entries.get_mut(&id) else { continue };
+                entry.end_consumer();
+                entry.producers().for_each(|producer| producer.revive_orphans());
+                let stopped = match entry.running.take() {
+                    // It was about to be replaced.
+                    Some(Running::Producer(producer)) if producer.is_stopped() => Some(producer),
+                    running => {
+                        entry.running = running;
+                        None
+                    }
+                };
+                if let (Some(Running::Producer(producer)), Some(doorway)) = (&entry.running, &entry.doorway) {
+                    doorway.gate.lead_to(producer.sink());
+                }
+                (stopped, entry.previous.clone())
+            };
+            if let Some(producer) = stopped {
+                producer.stop(Duration::ZERO).await;
+                if let Some(entry) = self.entries.write().get_mut(&id) {
+                    entry.past += producer.ledger();
+                }
+            }
+            if !ending {
+                let _ = self.start(&id, myself).await;
+            }
+            if !previous.is_empty() {
+                settle_later(&id, previous, myself);
+            } else if let Some(Entry { running: Some(Running::Producer(producer)), .. }) =
+                self.entries.read().get(&id)
+            {
+                producer.begin();
+            }
+        }
     }
 
     async fn stop_all(&self, kind: Kind) {
@@ -786,8 +920,19 @@ impl Manager {
     }
 }
 
+/// Waits for predecessors to run dry.
+fn settle_later(id: &BridgeId, previous: Vec<Arc<RunningProducer>>, myself: &ActorRef<Order>) {
+    let (id, myself) = (id.clone(), myself.clone());
+    tokio::spawn(async move {
+        run_dry(&previous).await;
+        let _ = myself.send_message(Order::RanDry(id));
+    });
+}
+
 fn revive_later(id: &BridgeId, entry: &mut Entry, myself: &ActorRef<Order>) {
-    entry.attempts = entry.attempts.saturating_add(1);
+    let now = Instant::now();
+    let is_calm = entry.failed_at.replace(now).is_none_or(|last| now.duration_since(last) > CALM);
+    entry.attempts = if is_calm { 1 } else { entry.attempts.saturating_add(1) };
     let (id, attempt) = (id.clone(), entry.attempts);
     myself.send_after(REVIVAL.jittered(attempt), move || Order::Revive(id, attempt));
 }
@@ -813,23 +958,27 @@ async fn run_dry(producers: &[Arc<RunningProducer>]) {
 
 impl Actor for Manager {
     type Msg = Order;
-    type State = Option<Overlay>;
-    type Arguments = Option<Overlay>;
+    type State = ();
+    type Arguments = ();
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Order>,
-        overlay: Option<Overlay>,
-    ) -> Result<Option<Overlay>, ActorProcessingErr> {
-        Ok(overlay)
+    async fn pre_start(&self, myself: ActorRef<Order>, (): ()) -> Result<(), ActorProcessingErr> {
+        self.parent.set(myself.get_cell());
+        Ok(())
+    }
+
+    /// Under the eyes of the root already.
+    async fn post_start(&self, myself: ActorRef<Order>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        self.adopt(&myself).await;
+        Ok(())
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Order>,
         order: Order,
-        overlay: &mut Option<Overlay>,
+        (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
+        let overlay = &mut *self.overlay.lock().await;
         let (result, reply) = match order {
             Order::Put(id, definition, reply) => (self.put(id, definition, &myself).await, reply),
             Order::Apply(how, bridges, reply) => (self.apply(how, bridges, overlay, &myself).await, reply),
@@ -845,13 +994,11 @@ impl Actor for Manager {
                 (Ok(()), reply)
             }
             Order::Revive(id, attempt) => {
-                // Unless something else was done meanwhile. One that cannot be started says why in its status.
-                let is_due = |entry: &Entry| entry.failure.is_some() && entry.attempts == attempt;
-                if self.entries.read().get(&id).is_some_and(is_due) {
-                    let _ = self.start(&id, &myself).await;
-                }
+                self.revive(&id, attempt, &myself).await;
                 return Ok(());
             }
+            #[cfg(test)]
+            Order::Panic => std::panic::resume_unwind(Box::new("on purpose")),
             Order::RanDry(id) => {
                 self.settle(&id, false).await;
                 return Ok(());
@@ -866,11 +1013,11 @@ impl Actor for Manager {
         &self,
         myself: ActorRef<Order>,
         event: SupervisionEvent,
-        _: &mut Option<Overlay>,
+        (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         // One that was stopped is gone from the entries already, or about to be.
         if let SupervisionEvent::ActorFailed(actor, reason) = event {
-            self.failed(&actor, &reason.to_string(), &myself);
+            self.failed(actor.get_id(), &reason.to_string(), &myself);
         }
         Ok(())
     }

@@ -15,3 +15,5 @@ mod program;
 pub mod rates;
 pub mod service;
 mod shared_clients;
+#[cfg(test)]
+mod supervision_tests;

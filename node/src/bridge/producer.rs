@@ -32,6 +32,7 @@ use crate::kafka::producer::{
 };
 use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
+use crate::supervision::Parent;
 
 /// The sink of one producer bridge.
 struct ProducerBridge {
@@ -181,6 +182,8 @@ pub(super) struct RunningProducer {
     router: Arc<Router>,
     /// It stops, and the node does not.
     deaf_from_now: AtomicBool,
+    /// [`Self::stop`] was called.
+    stopped: AtomicBool,
 }
 
 impl RunningProducer {
@@ -190,6 +193,7 @@ impl RunningProducer {
         name: &str,
         config: &ProducerBridgeConfig,
         surroundings: &Surroundings,
+        parent: &Parent,
     ) -> Result<Self, String> {
         let client_id = format!("causeway:{}", surroundings.node);
         let client = config
@@ -204,6 +208,7 @@ impl RunningProducer {
             begin: Some(begun),
             latency: Some(latency.clone()),
             memory: Some(surroundings.memory.clone()),
+            parent: Some(parent.clone()),
             ..producer_options(config)
         };
         let stored = if config.kafka.buffer.mode == BufferMode::Disk {
@@ -301,6 +306,7 @@ impl RunningProducer {
             spill,
             router: surroundings.router.clone(),
             deaf_from_now: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         })
     }
 
@@ -309,9 +315,58 @@ impl RunningProducer {
         self.sink.clone()
     }
 
-    /// Sends from now on; until then messages wait in order.
+    /// Sends from now on; until then messages wait in order. An actor that failed gets its successor now.
     pub(super) fn begin(&self) {
         self.begin.send_replace(true);
+        self.revive();
+    }
+
+    /// Takes note that an actor failed; true where it is one of this bridge.
+    pub(super) fn note_failure(&self, actor: ractor::ActorId, reason: &str) -> bool {
+        let ours = match &self.target {
+            Target::Fixed(topic) => topic.note_failure(actor, reason),
+            Target::Named(topics) => topics.note_failure(actor, reason),
+        };
+        ours || self
+            .dead_letters
+            .as_ref()
+            .is_some_and(|letters| letters.producer().note_failure(actor, reason))
+    }
+
+    /// Starts successors of the actors that failed: they go on with what is held.
+    pub(super) fn revive(&self) {
+        match &self.target {
+            Target::Fixed(topic) => topic.revive(),
+            Target::Named(topics) => topics.revive(),
+        }
+        if let Some(letters) = &self.dead_letters {
+            letters.producer().revive();
+        }
+    }
+
+    /// As [`Self::revive`], after the failure of the supervisor of all its actors.
+    pub(super) fn revive_orphans(&self) {
+        match &self.target {
+            Target::Fixed(topic) => topic.revive_orphan(),
+            Target::Named(topics) => topics.revive_orphans(),
+        }
+        if let Some(letters) = &self.dead_letters {
+            letters.producer().revive_orphan();
+        }
+    }
+
+    /// Whether a stop has begun.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// The producer of its topic, where it has one topic.
+    #[cfg(test)]
+    pub(super) fn topic_producer(&self) -> &TopicProducerHandle {
+        match &self.target {
+            Target::Fixed(topic) => topic,
+            Target::Named(_) => panic!("a bridge with one topic"),
+        }
     }
 
     /// Resolves when nothing waits and nothing is in flight.
@@ -429,6 +484,7 @@ impl RunningProducer {
 
     /// Takes no more messages, and sends what it holds for a bounded time. Nothing leads here any more.
     pub(super) async fn stop(&self, drain: Duration) {
+        self.stopped.store(true, Ordering::Relaxed);
         let report = match &self.target {
             Target::Fixed(topic) => topic.stop(drain).await,
             Target::Named(topics) => topics.stop(drain).await,

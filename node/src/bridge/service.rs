@@ -7,9 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ractor::{ActorRef, RpcReplyPort};
+use ractor::RpcReplyPort;
 
 use crate::flow::ledger::Ledger;
 use super::loops;
@@ -21,6 +22,7 @@ use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig
 use crate::flow::Lives;
 use crate::kafka::producer::{Latency, NodeMemory};
 use crate::mqtt::Router;
+use crate::supervision::{Child, Root};
 
 /// Which way a bridge carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,6 +177,11 @@ pub enum Error {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The actor that carries out orders failed at this one or one before it.
+    #[error(
+        "the bridge service failed and is started again, the log says why: see whether the bridge is as wanted now, and repeat the change if not"
+    )]
+    Interrupted,
 }
 
 /// How a bridge is doing.
@@ -269,13 +276,17 @@ pub struct Surroundings {
     pub drain: Duration,
 }
 
+/// How long an order waits for a successor of the actor that failed, which is started at once.
+const SUCCESSION: Duration = Duration::from_secs(5);
+
 /// Handle to the bridges of this node.
 #[derive(Clone)]
 pub struct Bridges {
     entries: Entries,
     retired: Retired,
     memory: Arc<NodeMemory>,
-    actor: ActorRef<Order>,
+    manager: Child<Order>,
+    ending: Arc<AtomicBool>,
 }
 
 impl Bridges {
@@ -289,12 +300,24 @@ impl Bridges {
         surroundings: Surroundings,
         overlay: Option<Overlay>,
     ) -> Result<Self, ractor::SpawnErr> {
+        Self::start_under(surroundings, overlay, &Root::start().await?).await
+    }
+
+    /// As [`Self::start_with`], under the supervisor of the node.
+    pub async fn start_under(
+        surroundings: Surroundings,
+        overlay: Option<Overlay>,
+        root: &Root,
+    ) -> Result<Self, ractor::SpawnErr> {
         let entries = Entries::default();
         let retired = Retired::default();
         let memory = surroundings.memory.clone();
-        let actor = manager::start(surroundings, entries.clone(), retired.clone(), overlay).await?;
+        let ending = Arc::<AtomicBool>::default();
+        let manager =
+            manager::start(surroundings, entries.clone(), retired.clone(), overlay, ending.clone(), root)
+                .await?;
         tokio::spawn(rates::keep(Arc::downgrade(&entries)));
-        Ok(Self { entries, retired, memory, actor })
+        Ok(Self { entries, retired, memory, manager, ending })
     }
 
     /// What all producer bridges together hold in memory.
@@ -307,9 +330,11 @@ impl Bridges {
         order: impl FnOnce(RpcReplyPort<Result<T, Error>>) -> Order,
     ) -> Result<T, Error> {
         // No time limit here: each order ends by itself within the drain time.
-        match self.actor.call(order, None).await {
+        let manager = self.manager.live_actor(SUCCESSION).await;
+        match manager.call(order, None).await {
             Ok(ractor::rpc::CallResult::Success(result)) => result,
-            _ => Err(Error::Stopping),
+            _ if self.ending.load(Ordering::Relaxed) => Err(Error::Stopping),
+            _ => Err(Error::Interrupted),
         }
     }
 
@@ -352,7 +377,27 @@ impl Bridges {
 
     /// Drains and stops all bridges of a kind; the node is about to end.
     pub async fn stop_all(&self, kind: Kind) -> Result<(), Error> {
-        self.order(|reply| Order::StopAll(kind, reply)).await
+        self.ending.store(true, Ordering::Relaxed);
+        let stopped = self.order(|reply| Order::StopAll(kind, reply)).await;
+        match stopped {
+            // By the successor of the actor that failed.
+            Err(Error::Stopping) => self.order(|reply| Order::StopAll(kind, reply)).await,
+            stopped => stopped,
+        }
+    }
+
+    /// Makes the actor panic, or its successor where it has one.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self) {
+        let actor = self.manager.live_actor(SUCCESSION).await;
+        let _ = actor.send_message(Order::Panic);
+        let _ = actor.wait(None).await;
+    }
+
+    /// The actor and the entries, for tests of their failures.
+    #[cfg(test)]
+    pub(super) fn insides(&self) -> (ractor::ActorRef<Order>, Entries) {
+        (self.manager.actor(), self.entries.clone())
     }
 
     /// All bridges as they are now.

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use crate::config;
 use crate::dev_kafka::{self, DevKafka, TopicSpec};
 use crate::mqtt::ListenerKind;
-use crate::node::{Node, wait_for_end};
+use crate::node::{self, Node};
 
 /// One node with a development Kafka inside, on loopback.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,13 +63,12 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         .await
         .context("the node did not start; --mqtt-port, --admin-port and --data-dir choose other places")?;
     greet(&node, &bootstrap, kafka.is_some(), args.websocket_port);
-    wait_for_end().await?;
-    println!("stopping");
-    node.stop().await;
+    let end = node::until_end(&node).await?;
+    let stopped = node::stop(node, end).await;
     if let Some(kafka) = kafka {
         kafka.stop().await;
     }
-    Ok(())
+    stopped
 }
 
 async fn start_kafka(args: &DevArgs, data_dir: &Path) -> anyhow::Result<DevKafka> {

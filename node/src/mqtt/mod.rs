@@ -55,20 +55,23 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    pin::Pin,
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
+use crate::supervision::{Child, Root};
 use crate::{access::Access, flow::Lives};
 use causeway_protocol::mqtt::ReasonCode;
 pub use clients::{ClientRow, Clients, ClientsPage};
+use listener::Acceptor;
 pub use listener::{ListenError, Listener};
 pub use memory::half_of_memory;
 pub use options::{
     CertificateFiles, CertificateUsername, ClientCertificates, ListenerKind, ListenerOptions, Options,
     QueueFull, TlsOptions, WebSocketOptions,
 };
-use ractor::{Actor, ActorRef};
+use ractor::Actor;
 pub use rate::Rate;
 pub use retained::RetainedLimits;
 pub use route::{Route, RouteCache};
@@ -118,14 +121,26 @@ impl Front {
     /// What the session store has is there before the first of them opens.
     pub async fn start(options: Options, router: Arc<Router>) -> Result<FrontHandle, Error> {
         let sessions = StoredSessions::read(options.session_store.as_deref(), None, &router).await?;
-        Self::start_with(options, router, sessions).await
+        let root = Root::start().await?;
+        let started = Self::start_with(options, router, sessions, &root).await;
+        match started {
+            Ok(mut handle) => {
+                handle.own_root = Some(root);
+                Ok(handle)
+            }
+            Err(error) => {
+                root.stop();
+                Err(error)
+            }
+        }
     }
 
-    /// As [`Self::start`], with the sessions that were read before.
+    /// As [`Self::start`], with the sessions that were read before, under the supervisor of the node.
     pub async fn start_with(
         options: Options,
         router: Arc<Router>,
         mut sessions: StoredSessions,
+        root: &Root,
     ) -> Result<FrontHandle, Error> {
         let count = match options.acceptors {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -140,6 +155,8 @@ impl Front {
             tasks: Vec::new(),
             reload: Arc::default(),
             supervisors: Vec::new(),
+            acceptors: Vec::new(),
+            own_root: None,
         };
         if let Some(store) = sessions.store.take() {
             shared.keeper.restore(&store, found);
@@ -186,9 +203,17 @@ impl Front {
             handle.tasks.push(spawn(sys::run(shared.clone(), interval)).abort_handle());
         }
         for acceptors in shares {
-            let arguments = (handle.shared.clone(), acceptors);
-            let (supervisor, _) = Actor::spawn(None, ConnectionSupervisor, arguments).await?;
-            handle.supervisors.push(supervisor);
+            let shared = handle.shared.clone();
+            let listening: Vec<_> = acceptors.iter().map(Arc::downgrade).collect();
+            handle.acceptors.extend(acceptors);
+            let start = move |root| -> Pin<Box<dyn Future<Output = _> + Send>> {
+                let acceptors = listening.iter().filter_map(Weak::upgrade).collect();
+                let arguments = (shared.clone(), acceptors);
+                Box::pin(async move {
+                    Ok(Actor::spawn_linked(None, ConnectionSupervisor, arguments, root).await?.0)
+                })
+            };
+            handle.supervisors.push(root.supervise("supervisor of connections", start).await?);
         }
         Ok(handle)
     }
@@ -266,7 +291,11 @@ pub struct FrontHandle {
     tasks: Vec<AbortHandle>,
     /// Looks at certificate files.
     reload: Arc<Notify>,
-    supervisors: Vec<ActorRef<Notice>>,
+    supervisors: Vec<Child<Notice>>,
+    /// Keeps the sockets open while a supervisor is replaced.
+    acceptors: Vec<Arc<Acceptor>>,
+    /// The supervisor of the supervisors, where it is not the node's.
+    own_root: Option<Root>,
 }
 
 impl FrontHandle {
@@ -309,16 +338,17 @@ impl FrontHandle {
     /// Stops accepting, waits for the acknowledgements that sinks owe (at most `shutdown_drain`), tells MQTT
     /// 5 clients that the server shuts down (0x8B), and closes all connections. Stored sessions stay, others
     /// end.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_waiters();
         for supervisor in &self.supervisors {
             // Its accept loops end with it.
             let timeout = Some(Duration::from_secs(1));
-            if let Err(error) = supervisor.stop_and_wait(None, timeout).await {
+            if let Err(error) = supervisor.actor().stop_and_wait(None, timeout).await {
                 tracing::warn!(%error, "a connection supervisor did not stop");
             }
         }
+        self.acceptors.clear();
         let options = &self.shared.options;
         let patience = options.shutdown_drain + options.linger * 2;
         let deadline = tokio::time::Instant::now() + patience;
@@ -341,7 +371,10 @@ impl FrontHandle {
 impl Drop for FrontHandle {
     fn drop(&mut self) {
         for supervisor in &self.supervisors {
-            supervisor.stop(None);
+            supervisor.actor().stop(None);
+        }
+        if let Some(root) = &self.own_root {
+            root.stop();
         }
         // After a stop nobody is left to hear it.
         self.shared.stopping.store(true, Ordering::Release);

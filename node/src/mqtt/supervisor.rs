@@ -30,6 +30,22 @@ pub(crate) enum Notice {
     ConnectionPanicked(SocketAddr),
     /// An accept loop ended, which it never should.
     AcceptorEnded(Arc<Acceptor>),
+    /// A panic, for tests.
+    #[cfg(test)]
+    Panic,
+}
+
+/// Tells the supervisor of a connection's panic; where that has failed, its successor does not know the connection, and the panic is
+/// counted here.
+pub(crate) fn report_panic(supervisor: &ActorRef<Notice>, shared: &Shared, peer: SocketAddr) {
+    if supervisor.cast(Notice::ConnectionPanicked(peer)).is_err() {
+        note_panic(shared, peer);
+    }
+}
+
+fn note_panic(shared: &Shared, peer: SocketAddr) {
+    Stats::add(&shared.stats.connections_panicked, 1);
+    tracing::error!(%peer, "a connection panicked; its client was cut off");
 }
 
 /// See the module.
@@ -66,6 +82,14 @@ impl Actor for ConnectionSupervisor {
         Ok(running)
     }
 
+    /// The state goes to the supervisor; no connection is accepted any more when the end is known.
+    async fn post_stop(&self, _: ActorRef<Notice>, running: &mut Running) -> Result<(), ActorProcessingErr> {
+        for accept_loop in running.loops.drain(..) {
+            accept_loop.abort();
+        }
+        Ok(())
+    }
+
     async fn handle(
         &self,
         myself: ActorRef<Notice>,
@@ -73,10 +97,9 @@ impl Actor for ConnectionSupervisor {
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
         match notice {
-            Notice::ConnectionPanicked(peer) => {
-                Stats::add(&running.shared.stats.connections_panicked, 1);
-                tracing::error!(%peer, "a connection panicked; its client was cut off");
-            }
+            Notice::ConnectionPanicked(peer) => note_panic(&running.shared, peer),
+            #[cfg(test)]
+            Notice::Panic => std::panic::resume_unwind(Box::new("on purpose")),
             Notice::AcceptorEnded(acceptor) => {
                 tracing::error!(
                     listener = acceptor.listener.id(),
@@ -150,8 +173,7 @@ impl Drop for Supervised {
         // A connection counts until its session is back with the keeper.
         self.connection.let_go();
         if std::thread::panicking() {
-            // Fails only while the front stops.
-            let _ = self.supervisor.cast(Notice::ConnectionPanicked(self.connection.peer.address));
+            report_panic(&self.supervisor, &self.connection.shared, self.connection.peer.address);
         }
     }
 }
@@ -248,6 +270,33 @@ pub(super) mod tests {
             reads(&mut bystander, b"\x40\x02\x00\x02").await;
             is_served(&mut bystander).await;
         }
+        front.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_panics_cuts_no_client_off_and_its_listeners_stay_open() {
+        let options = Options {
+            listeners: vec![ListenerOptions::new("test", "127.0.0.1:0".parse().unwrap())],
+            acceptors: 1,
+            ..Options::default()
+        };
+        let front = Front::start(options, Router::new(RetainedLimits::default())).await.unwrap();
+        let (mut before, _) = connect(&front, b'b').await;
+        before.write_all(b"\x82\x06\x00\x01\x00\x01v\x01").await.unwrap();
+        reads(&mut before, b"\x90\x03\x00\x01\x01").await;
+        let failed = front.supervisors[0].actor();
+        failed.cast(super::Notice::Panic).unwrap();
+        until(&front, |_| front.supervisors[0].actor().get_id() != failed.get_id()).await;
+        is_served(&mut before).await;
+        let (mut after, _) = connect(&front, b'a').await;
+        after.write_all(b"\x32\x06\x00\x01v\x00\x011").await.unwrap();
+        reads(&mut after, b"\x40\x02\x00\x01").await;
+        reads(&mut before, &[0x32, 0x06, 0, 1, b'v', 0, 1, b'1']).await;
+        // The successor hears of new connections; those of before are counted all the same.
+        before.write_all(&[b"\x30\x0c\x00\x0a", PANIC.as_bytes()].concat()).await.unwrap();
+        until(&front, |stats| stats.connections_panicked == 1).await;
+        after.write_all(&[b"\x30\x0c\x00\x0a", PANIC.as_bytes()].concat()).await.unwrap();
+        until(&front, |stats| stats.connections_panicked == 2 && stats.connections == 0).await;
         front.stop().await;
     }
 }

@@ -65,6 +65,12 @@ impl ConsumerHandle {
         self.actor.get_id()
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        let _ = self.actor.cast(Message::Panic);
+    }
+
     /// How it is doing now.
     pub fn status(&self) -> ConsumerStatus {
         self.shared.status.subscribe().borrow().clone()

@@ -88,6 +88,9 @@ pub(super) enum Message {
     /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
     /// whole, and whoever supervises it starts another.
     TaskPanicked,
+    /// A panic, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Tells the member when the task that holds it panics.
@@ -221,6 +224,8 @@ impl Actor for GroupMember {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            #[cfg(test)]
+            Message::Panic => std::panic::resume_unwind(Box::new("on purpose")),
             Message::TaskPanicked => return Err("a task of the consumer panicked".into()),
             Message::Event(event) => state.take_in(event, &myself),
             Message::Commit => state.commit(&myself),

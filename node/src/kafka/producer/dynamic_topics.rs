@@ -270,6 +270,21 @@ impl DynamicTopics {
         self.status.lock().clone()
     }
 
+    /// As [`TopicProducerHandle::note_failure`], of any topic.
+    pub fn note_failure(&self, actor: ractor::ActorId, reason: &str) -> bool {
+        self.open.read().values().any(|open| open.producer.note_failure(actor, reason))
+    }
+
+    /// As [`TopicProducerHandle::revive`], of all topics.
+    pub fn revive(&self) {
+        self.open.read().values().for_each(|open| open.producer.revive());
+    }
+
+    /// As [`TopicProducerHandle::revive_orphan`], of all topics.
+    pub fn revive_orphans(&self) {
+        self.open.read().values().for_each(|open| open.producer.revive_orphan());
+    }
+
     /// Stops all producers, at the same time: see [`TopicProducerHandle::stop`].
     pub async fn stop(&self, drain: Duration) -> StopReport {
         if let Some(sweeper) = self.sweeper.lock().take() {

@@ -133,10 +133,54 @@ pub struct Partition {
     pub refusals: Refusals,
     /// An actor holds batches of it.
     pub served: AtomicBool,
-    /// Batches that were under way when its actor panicked, in order; complete once nobody serves it.
-    pub left_behind: Mutex<Vec<(ProducerIdentity, Taken)>>,
+    /// Batches that its next actor begins with; complete once no actor serves the partition.
+    pub left_behind: Mutex<LeftBehind>,
     /// Its actor; another one after a panic.
     pub actor: Arc<Doorbell>,
+    /// How many of its next actors panic while they start.
+    #[cfg(test)]
+    pub panics_in_start: std::sync::atomic::AtomicU32,
+}
+
+impl Partition {
+    /// A partition that no actor serves yet.
+    pub fn new(index: i32, inbox: Arc<PartitionInbox>, actor: Arc<Doorbell>) -> Self {
+        Self {
+            index,
+            inbox,
+            up: false.into(),
+            leader: (-1).into(),
+            trouble: Mutex::default(),
+            trouble_passes: false.into(),
+            refusals: Refusals::default(),
+            served: false.into(),
+            left_behind: Mutex::default(),
+            actor,
+            #[cfg(test)]
+            panics_in_start: 0.into(),
+        }
+    }
+
+    #[cfg(test)]
+    fn panic_in_start(&self) {
+        let left = self
+            .panics_in_start
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() {
+            std::panic::resume_unwind(Box::new("on purpose, in the start"));
+        }
+    }
+}
+
+/// Batches of a partition that were under way when its actor or the process ended, in order.
+///
+/// An actor takes them when all of them are sealed: one that panics over them leaves them to the next.
+#[derive(Debug, Default)]
+pub struct LeftBehind {
+    /// The batches with the stamps they were sent with, or would have been.
+    pub batches: Vec<(ProducerIdentity, Taken)>,
+    /// Whether some seals may not be durable.
+    pub unsealed: bool,
 }
 
 /// Wakes whichever actor serves the partition now.
@@ -200,10 +244,6 @@ pub struct PartitionSetup {
     pub leader: Option<i32>,
     /// The disk buffer and what records here belong to.
     pub store: Option<(Arc<Buffer>, Place)>,
-    /// Batches from before a restart or a panic.
-    pub replay: Vec<(ProducerIdentity, Taken)>,
-    /// Their seals are durable.
-    pub replay_is_sealed: bool,
 }
 
 /// See the top of the file.
@@ -351,10 +391,10 @@ impl Actor for PartitionProducer {
     async fn pre_start(
         &self,
         myself: ActorRef<PartitionMessage>,
-        mut setup: PartitionSetup,
+        setup: PartitionSetup,
     ) -> Result<Held, ActorProcessingErr> {
         let timestamps = Arc::new(Timestamps::new(setup.timestamps));
-        let core = resume(&mut setup, &timestamps);
+        let core = resume(&setup, &timestamps);
         setup.partition.actor.belongs_to(myself.clone());
         setup.partition.served.store(true, Ordering::Release);
         Ok(Held {
@@ -435,55 +475,76 @@ impl Actor for PartitionProducer {
     }
 }
 
-/// A core with the batches from before a restart.
-fn resume(setup: &mut PartitionSetup, timestamps: &Arc<Timestamps>) -> PartitionCore<Outgoing> {
-    let replay = std::mem::take(&mut setup.replay);
-    let Some((first, _)) = replay.first() else { return PartitionCore::new(setup.core.clone()) };
+/// A core with the batches that were left behind. A panic on the way leaves them all where they are.
+fn resume(setup: &PartitionSetup, timestamps: &Arc<Timestamps>) -> PartitionCore<Outgoing> {
+    let mut left = setup.partition.left_behind.lock();
+    let Some((first, _)) = left.batches.first() else { return PartitionCore::new(setup.core.clone()) };
     let first = *first;
-    let batches: Vec<Outgoing> =
-        replay.into_iter().filter_map(|(stamp, taken)| seal(setup, taken, stamp, timestamps)).collect();
+    #[cfg(test)]
+    setup.partition.panic_in_start();
+    let sealed: Vec<_> =
+        left.batches.iter().map(|(stamp, taken)| seal(setup, taken.builder.clone(), *stamp)).collect();
+    let LeftBehind { batches, unsealed } = std::mem::take(&mut *left);
+    let batches: Vec<Outgoing> = batches
+        .into_iter()
+        .zip(sealed)
+        .filter_map(|((_, taken), sealed)| {
+            let Taken { builder, obligations, expires_at } = taken;
+            outgoing(sealed, builder.len(), obligations, expires_at, timestamps)
+        })
+        .collect();
     tracing::info!(
         topic = %setup.topic,
         partition = setup.partition.index,
         batches = batches.len(),
         "batches from before a restart are sent again"
     );
-    if setup.replay_is_sealed {
-        PartitionCore::resume(setup.core.clone(), first, batches)
-    } else {
+    if unsealed {
         PartitionCore::resume_unsealed(setup.core.clone(), first, batches)
+    } else {
+        PartitionCore::resume(setup.core.clone(), first, batches)
     }
 }
 
+/// A sealed batch and its compression; `None`, with a log line, where the batch cannot be sealed.
 fn seal(
     setup: &PartitionSetup,
-    taken: Taken,
+    builder: BatchBuilder,
     stamp: ProducerIdentity,
-    timestamps: &Arc<Timestamps>,
-) -> Option<Outgoing> {
-    let Taken { builder, obligations, expires_at } = taken;
-    let weight = builder.len();
+) -> Option<(SealedBatch, Compression)> {
     let compression = setup.compression;
     let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {
         tracing::warn!(topic = %setup.topic, error = %failed.error, "a batch is sent uncompressed");
         failed.builder.seal(Compression::None, stamp).map(|sealed| (sealed, Compression::None))
     });
-    match sealed {
-        Ok((sealed, compression)) => Some(Outgoing {
-            sealed,
-            compression,
-            weight,
-            expires_at,
-            obligations,
-            timestamps: timestamps.clone(),
-            restamps: 0,
-        }),
-        Err(failed) => {
+    sealed
+        .inspect_err(|failed| {
             tracing::error!(topic = %setup.topic, error = %failed.error, "a batch cannot be sealed");
-            obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
-            None
-        }
-    }
+        })
+        .ok()
+}
+
+/// A sealed batch with its obligations, which fail where there is none.
+fn outgoing(
+    sealed: Option<(SealedBatch, Compression)>,
+    weight: usize,
+    obligations: Obligations,
+    expires_at: Option<Instant>,
+    timestamps: &Arc<Timestamps>,
+) -> Option<Outgoing> {
+    let Some((sealed, compression)) = sealed else {
+        obligations.end(End::Failed(ReasonCode::ImplementationSpecificError));
+        return None;
+    };
+    Some(Outgoing {
+        sealed,
+        compression,
+        weight,
+        expires_at,
+        obligations,
+        timestamps: timestamps.clone(),
+        restamps: 0,
+    })
 }
 
 /// Whether the partition's leader has state of this producer id (KIP-664). A Kafka before 2.8 cannot be asked: then
@@ -545,7 +606,10 @@ impl Held {
             let Some(stamp) = self.core.next_stamp() else { break };
             let Some(taken) = inbox.take() else { break };
             self.linger_until = None;
-            if let Some(batch) = seal(&self.setup, taken, stamp, &self.timestamps) {
+            let Taken { builder, obligations, expires_at } = taken;
+            let weight = builder.len();
+            let sealed = seal(&self.setup, builder, stamp);
+            if let Some(batch) = outgoing(sealed, weight, obligations, expires_at, &self.timestamps) {
                 self.core.push(now, batch);
             }
         }
@@ -616,7 +680,8 @@ impl Held {
             let stamp = batch.sealed.identity();
             if let Some(builder) = batch.records() {
                 let Outgoing { obligations, expires_at, .. } = batch;
-                left.push((stamp, Taken { builder, obligations, expires_at }));
+                left.batches.push((stamp, Taken { builder, obligations, expires_at }));
+                left.unsealed = true;
             }
         }
     }

@@ -268,6 +268,12 @@ impl Routes {
         }
     }
 
+    /// Whether there are partitions, and the route leads to staging all the same.
+    pub fn is_interrupted(&self) -> bool {
+        let _no_move = self.moving.read();
+        self.route.load().partitions.is_empty() && !self.partitions.read().is_empty()
+    }
+
     /// Moves what is in staging to these partitions, in order, and leads everything there.
     pub fn lead_to(&self, partitions: &[Arc<Partition>]) {
         if partitions.is_empty() {

@@ -14,7 +14,6 @@ use std::time::Duration;
 use super::dynamic_topics::DynamicTopics;
 use super::inbox::{InboxLimits, PartitionInbox};
 use super::partition_producer::{Doorbell, Partition, PartitionMessage};
-use super::standstill::Refusals;
 use super::topic_producer::TopicProducerHandle;
 use crate::flow::ledger::Ledger;
 
@@ -55,18 +54,7 @@ impl TopicProducerHandle {
         // A partition in name only: gathers everything in order.
         let gathered =
             PartitionInbox::new(InboxLimits::new(usize::MAX, usize::MAX), Arc::<Doorbell>::default());
-        let gathering = Arc::new(Partition {
-            served: false.into(),
-            left_behind: parking_lot::Mutex::default(),
-            index: 0,
-            inbox: gathered.clone(),
-            up: false.into(),
-            leader: (-1).into(),
-            trouble: parking_lot::Mutex::default(),
-            trouble_passes: false.into(),
-            refusals: Refusals::default(),
-            actor: Arc::default(),
-        });
+        let gathering = Arc::new(Partition::new(0, gathered.clone(), Arc::default()));
         let moving = async {
             loop {
                 for partition in self.routes.partitions() {

@@ -11,16 +11,21 @@
 //! Invariants:
 //! * A partition's loss is believed when the topic has another id, or after some minutes: see `incarnation`.
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
+//! * What it holds outlives its actor: after a failure a successor serves the same routes, inboxes and tickets. The successor begins
+//!   when its predecessor is gone, and with another producer id: no sequence of the former one is given out again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use causeway_protocol::kafka::batch::{self, BatchBuilder, Compression, Record};
+use causeway_protocol::kafka::batch::{BatchBuilder, Compression, Record};
 use causeway_protocol::mqtt::ReasonCode;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use parking_lot::Mutex;
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, ActorStatus, SupervisionEvent,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -38,18 +43,25 @@ use super::partition_producer::{
 };
 use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
-use super::standstill::{Refusals, Sign, Standstill};
+use super::standstill::{Sign, Standstill};
 use super::timestamps::TimestampSource;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
 use crate::kafka::buffer::{Buffer, Place, Seal};
 use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};
+use crate::supervision::Parent;
 
 /// A keyed topic that got more partitions goes on with the old ones if they do not run dry within this time.
 const GROWTH_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A partition whose actor panicked gets another one after this.
-const RESPAWN_AFTER: Duration = Duration::from_millis(200);
+/// Until a partition whose actor failed gets another one: later and later, where the reason stays.
+const RESPAWN: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(30) };
+
+/// A partition whose actor has run for so long counts its failures anew; more than the longest wait between two.
+const CALM: Duration = Duration::from_mins(2);
+
+/// Between looks whether the failed actor of a partition has let go of what it held.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Connections are looked at this often, so that an idle producer's status is not older.
 const LINK_CHECK: Duration = Duration::from_secs(15);
@@ -187,6 +199,8 @@ pub struct TopicProducerOptions {
     pub begin: Option<watch::Receiver<bool>>,
     /// Takes down how long batches took.
     pub latency: Option<Arc<LatencyHistogram>>,
+    /// Hears of a failure of the actor: see [`TopicProducerHandle::note_failure`].
+    pub parent: Option<Parent>,
 }
 
 impl TopicProducerOptions {
@@ -220,6 +234,7 @@ impl TopicProducerOptions {
             unusable_is_final: false,
             begin: None,
             latency: None,
+            parent: None,
         }
     }
 }
@@ -311,6 +326,9 @@ pub enum TopicMessage {
     Respawn(i32),
     /// Give up what is too old and waits for no partition yet.
     CheckAge,
+    /// A panic, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Starts topic producers.
@@ -320,9 +338,7 @@ pub struct TopicProducer;
 pub struct TopicProducerHandle {
     pub(super) routes: Arc<Routes>,
     status: watch::Receiver<Status>,
-    actor: ActorRef<TopicMessage>,
-    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
-    buffer: Option<Arc<Buffer>>,
+    setup: Arc<Setup>,
 }
 
 impl std::fmt::Debug for TopicProducerHandle {
@@ -376,29 +392,21 @@ impl TopicProducer {
         for batches in restored.sealed.values() {
             routes.wait_for_partition(batches.iter().map(|(seal, _)| seal.records()).sum());
         }
-        let buffer = options.store.as_ref().map(|store| store.buffer.clone());
         let reason = "asking Kafka for the topic's partitions".to_owned();
         let (sender, status) = watch::channel(Status::Connecting { reason });
-        let unusable = Arc::<OnceLock<(Instant, NoTopic)>>::default();
-        let setup = Setup {
+        let setup = Arc::new(Setup {
             dispatchers,
             options,
             routes: routes.clone(),
             status: sender,
-            unusable: unusable.clone(),
-            restored,
-        };
-        let actor = spawn(setup);
-        Ok(TopicProducerHandle { routes, status, actor, unusable, buffer })
+            unusable: OnceLock::new(),
+            restored: Mutex::new(restored),
+            actor: Mutex::default(),
+            ended: false.into(),
+        });
+        setup.start();
+        Ok(TopicProducerHandle { routes, status, setup })
     }
-}
-
-/// An actor without a name cannot fail to be spawned: the only error is a name that is taken.
-#[allow(clippy::expect_used)]
-fn spawn(setup: Setup) -> ActorRef<TopicMessage> {
-    let (actor, _) =
-        ractor::ActorRuntime::spawn_instant(None, TopicProducer, setup).expect("an actor without a name");
-    actor
 }
 
 impl TopicProducerHandle {
@@ -430,7 +438,7 @@ impl TopicProducerHandle {
     /// Since when and why it refuses everything for want of a topic; only with [`TopicProducerOptions::unusable_is_final`]. What it held has
     /// failed with [`NoTopic::reason`].
     pub fn unusable(&self) -> Option<(Instant, NoTopic)> {
-        self.unusable.get().copied()
+        self.setup.unusable.get().copied()
     }
 
     /// How it is doing; changes can be awaited.
@@ -438,15 +446,53 @@ impl TopicProducerHandle {
         self.status.clone()
     }
 
+    /// Takes note that an actor failed: true where it is this producer's, whose status says so until it is [revived](Self::revive).
+    pub fn note_failure(&self, actor: ActorId, reason: &str) -> bool {
+        let is_ours = self.setup.actor.lock().as_ref().is_some_and(|ours| ours.get_id() == actor);
+        if is_ours {
+            let reason = format!("failed and is started again: {reason}");
+            self.setup.status.send_replace(Status::Disconnected { reason });
+        }
+        is_ours
+    }
+
+    /// Starts another actor where this one's has failed, which goes on with all that is held. Not after a stop.
+    pub fn revive(&self) {
+        self.setup.revive();
+    }
+
+    /// As [`Self::revive`], where the supervisor of the actor has failed, which is its end, even if it does not know yet.
+    pub fn revive_orphan(&self) {
+        self.setup.start();
+    }
+
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        self.setup.tell(TopicMessage::Panic);
+    }
+
+    /// Makes the actor of the first partition panic, and so many of those that come after it while they start.
+    #[cfg(test)]
+    pub(crate) fn panic_partition(&self, starts: u32) {
+        let partition = self.routes.partitions().swap_remove(0);
+        partition.panics_in_start.store(starts, Ordering::Relaxed);
+        partition.actor.tell(PartitionMessage::Panic);
+    }
+
     /// Refuses new records, sends what is held for at most `drain`, then gives up the rest: tickets fail with
     /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped. With a disk buffer the rest stays there,
     /// and is waited for only while Kafka takes it.
     pub async fn stop(&self, drain: Duration) -> StopReport {
         self.routes.close(ReasonCode::UnspecifiedError);
-        let safe = self.buffer.is_some() && *self.status.borrow() != Status::Connected;
+        let buffer = self.setup.buffer();
+        let safe = buffer.is_some() && *self.status.borrow() != Status::Connected;
         let drain = if safe { Duration::ZERO } else { drain };
+        if !drain.is_zero() {
+            self.revive();
+        }
         let drained = tokio::time::timeout(drain, self.routes.idle()).await;
-        if let Some(buffer) = &self.buffer {
+        if let Some(buffer) = buffer {
             buffer.flush().await;
         }
         let left = self.routes.ledger();
@@ -458,7 +504,11 @@ impl TopicProducerHandle {
             );
         }
         // The actors' last act is to end what they hold.
-        let _ = self.actor.stop_and_wait(None, Some(Duration::from_secs(10))).await;
+        if let Some(actor) = self.setup.end() {
+            let _ = actor.stop_and_wait(None, Some(Duration::from_secs(10))).await;
+        }
+        // Where they could not.
+        self.setup.end_held();
         let after = self.routes.ledger();
         let given_up = (after.failed + after.dropped()) - (left.failed + left.dropped());
         StopReport { given_up }
@@ -468,18 +518,101 @@ impl TopicProducerHandle {
 impl Drop for TopicProducerHandle {
     fn drop(&mut self) {
         self.routes.close(ReasonCode::UnspecifiedError);
-        self.actor.stop(None);
+        match self.setup.end() {
+            Some(actor) if actor.get_status() < ActorStatus::Stopping => actor.stop(None),
+            _ => self.setup.end_held(),
+        }
     }
 }
 
-/// What the actor starts with.
+/// The half that the handle shares with the actors that serve the topic, one after the other.
 pub struct Setup {
     dispatchers: Arc<Dispatchers>,
     options: TopicProducerOptions,
     routes: Arc<Routes>,
     status: watch::Sender<Status>,
-    unusable: Arc<OnceLock<(Instant, NoTopic)>>,
-    restored: Restored,
+    unusable: OnceLock<(Instant, NoTopic)>,
+    restored: Mutex<Restored>,
+    /// The actor, or the one that failed last.
+    actor: Mutex<Option<ActorRef<TopicMessage>>>,
+    /// No further actor is started.
+    ended: AtomicBool,
+}
+
+impl Setup {
+    fn buffer(&self) -> Option<&Arc<Buffer>> {
+        self.options.store.as_ref().map(|store| &store.buffer)
+    }
+
+    /// Starts an actor, which begins when the one before is gone.
+    ///
+    /// An actor without a name cannot fail to be spawned: the only error is a name that is taken.
+    #[allow(clippy::expect_used)]
+    fn start(self: &Arc<Self>) {
+        let mut current = self.actor.lock();
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        let arguments = (self.clone(), current.take());
+        let spawned = match self.options.parent.as_ref().and_then(Parent::get) {
+            Some(parent) => ActorRuntime::spawn_linked_instant(None, TopicProducer, arguments, parent),
+            None => ActorRuntime::spawn_instant(None, TopicProducer, arguments),
+        };
+        let (actor, starting) = spawned.expect("an actor without a name");
+        let id = actor.get_id();
+        *current = Some(actor);
+        drop(current);
+        let setup = Arc::downgrade(self);
+        tokio::spawn(async move {
+            // Its supervisor does not hear of an actor that could not be started, or has ended before it.
+            if let Ok(Err(error)) = starting.await {
+                tracing::error!(%error, "a topic producer could not be started");
+                tokio::time::sleep(RESPAWN.first).await;
+                if let Some(setup) = setup.upgrade()
+                    && setup.actor.lock().as_ref().is_some_and(|actor| actor.get_id() == id)
+                {
+                    setup.revive();
+                }
+            }
+        });
+    }
+
+    fn revive(self: &Arc<Self>) {
+        let is_gone = |actor: &ActorRef<TopicMessage>| actor.get_status() >= ActorStatus::Stopping;
+        if self.actor.lock().as_ref().is_none_or(is_gone) {
+            self.start();
+        }
+    }
+
+    /// Starts no further actor; answers the last one.
+    fn end(&self) -> Option<ActorRef<TopicMessage>> {
+        let actor = self.actor.lock();
+        self.ended.store(true, Ordering::Relaxed);
+        actor.clone()
+    }
+
+    /// Ends what no actor has, as stopped.
+    fn end_held(&self) {
+        let end = End::Stopped(ReasonCode::UnspecifiedError);
+        while let Some(taken) = self.routes.take_staged(false) {
+            taken.obligations.end(end);
+        }
+        for partition in self.routes.partitions() {
+            for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()).batches {
+                taken.obligations.end(end);
+            }
+            while let Some(taken) = partition.inbox.take_in_any_case(false) {
+                taken.obligations.end(end);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn tell(&self, message: TopicMessage) {
+        if let Some(actor) = &*self.actor.lock() {
+            let _ = actor.send_message(message);
+        }
+    }
 }
 
 /// By which of so many connections a partition goes: always the same one, so that its batches stay in order.
@@ -500,7 +633,7 @@ impl Drop for Guarded {
 
 /// What the actor holds.
 pub struct Held {
-    setup: Setup,
+    setup: Arc<Setup>,
     want_metadata: Arc<Notify>,
     tasks: Vec<Guarded>,
     /// Ran dry or not: only while the number of partitions of a keyed topic is changing.
@@ -514,6 +647,8 @@ pub struct Held {
     asking_for_id: Option<Guarded>,
     /// Partitions that wait for a producer id.
     waiting_for_id: Vec<i32>,
+    /// How often in a row the actors of partitions failed, and when they did last.
+    failures: HashMap<i32, (u32, Instant)>,
     /// When Kafka first said that it does not know the topic, or that we may not write to it.
     unusable_since: Option<Instant>,
     /// Whether the topic still is what it was.
@@ -534,61 +669,27 @@ pub struct Held {
 impl Actor for TopicProducer {
     type Msg = TopicMessage;
     type State = Held;
-    type Arguments = Setup;
+    type Arguments = (Arc<Setup>, Option<ActorRef<TopicMessage>>);
 
     async fn pre_start(
         &self,
-        myself: ActorRef<TopicMessage>,
-        setup: Setup,
+        _: ActorRef<TopicMessage>,
+        (setup, predecessor): Self::Arguments,
     ) -> Result<Held, ActorProcessingErr> {
-        let want_metadata = Arc::new(Notify::new());
-        let keeper = keep_metadata(
-            setup.dispatchers.client().clone(),
-            setup.options.topic.clone(),
-            setup.options.partition_count_refresh_interval,
-            want_metadata.clone(),
-            myself.clone(),
-        );
-        let begin = setup.options.begin.clone();
-        let keeper = async move {
-            if let Some(mut begin) = begin {
-                // Where the other end is gone nobody is left to wait for.
-                let _ = begin.wait_for(|begun| *begun).await;
-            }
-            keeper.await;
-        };
-        let aged = myself.clone();
-        let checks = async move {
-            let mut interval = tokio::time::interval(LINK_CHECK);
-            loop {
-                interval.tick().await;
-                let _ = myself.send_message(TopicMessage::CheckLinks);
-            }
-        };
-        let mut tasks = vec![Guarded(tokio::spawn(keeper)), Guarded(tokio::spawn(checks))];
-        if let Some(max_age) = setup.options.max_batch_age {
-            tasks.push(Guarded(tokio::spawn(check_age(max_age, aged))));
+        if let Some(predecessor) = predecessor {
+            predecessor.kill();
+            let _ = predecessor.wait(None).await;
         }
-        Ok(Held {
-            setup,
-            want_metadata,
-            tasks,
-            growth: None,
-            leaders: Vec::new(),
-            links: BTreeMap::new(),
-            checking: HashSet::new(),
-            producer_id: None,
-            asking_for_id: None,
-            waiting_for_id: Vec::new(),
-            unusable_since: None,
-            incarnation: Incarnation::default(),
-            topic_trouble: None,
-            missing: 0,
-            worked: false,
-            id_trouble: None,
-            standstill: Standstill::default(),
-            looking: false,
-        })
+        Ok(Held::new(setup))
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<TopicMessage>,
+        held: &mut Held,
+    ) -> Result<(), ActorProcessingErr> {
+        held.begin(&myself);
+        Ok(())
     }
 
     async fn handle(
@@ -598,7 +699,7 @@ impl Actor for TopicProducer {
         held: &mut Held,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            TopicMessage::Metadata(Ok(view)) => held.metadata(&myself, &view).await?,
+            TopicMessage::Metadata(Ok(view)) => held.metadata(&myself, &view).await,
             TopicMessage::Metadata(Err(error)) => held.topic_trouble = Some(Obstacle::failure(&error)),
             TopicMessage::NeedMetadata => held.want_metadata.notify_one(),
             TopicMessage::NeedProducerId { partition, instead_of } => {
@@ -614,17 +715,19 @@ impl Actor for TopicProducer {
             TopicMessage::Forbidden => held.give_up_topic(NoTopic::Forbidden),
             TopicMessage::Link(broker, trouble) => held.link(&myself, broker, trouble),
             TopicMessage::CheckLinks => held.check_links(&myself),
-            TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await?,
+            TopicMessage::RanDry(dry) => held.ran_dry(&myself, dry).await,
             TopicMessage::Respawn(index) => {
                 if let Some(partition) = held.partition(index) {
                     if partition.served.load(Ordering::Acquire) {
-                        // The one that panicked has not let go yet.
-                        myself.send_after(RESPAWN_AFTER, move || TopicMessage::Respawn(index));
+                        // The one that failed has not let go yet.
+                        myself.send_after(LOOK_AGAIN, move || TopicMessage::Respawn(index));
                     } else {
-                        held.spawn_partition(&myself, partition).await?;
+                        held.spawn_partition(&myself, partition).await;
                     }
                 }
             }
+            #[cfg(test)]
+            TopicMessage::Panic => std::panic::resume_unwind(Box::new("on purpose")),
             TopicMessage::CheckAge => {
                 let now = std::time::Instant::now();
                 while let Some(taken) = held.setup.routes.take_expired(now) {
@@ -643,7 +746,8 @@ impl Actor for TopicProducer {
         held: &mut Held,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(who, error) = event {
-            held.respawn_later(&myself, &who, &*error);
+            held.partition_failed(&myself, &who, &error.to_string());
+            held.show_status();
         }
         Ok(())
     }
@@ -653,20 +757,12 @@ impl Actor for TopicProducer {
         myself: ActorRef<TopicMessage>,
         held: &mut Held,
     ) -> Result<(), ActorProcessingErr> {
-        let end = End::Stopped(ReasonCode::UnspecifiedError);
         myself.get_cell().stop_children_and_wait(None, Some(Duration::from_secs(5))).await;
-        while let Some(taken) = held.setup.routes.take_staged(false) {
-            taken.obligations.end(end);
-        }
         // Where an actor was not there to do it.
-        for partition in held.setup.routes.partitions() {
-            for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()) {
-                taken.obligations.end(end);
-            }
-            while let Some(taken) = partition.inbox.take_in_any_case(false) {
-                taken.obligations.end(end);
-            }
-        }
+        held.setup.end_held();
+        // The state goes to the supervisor, which may be busy for a while.
+        held.tasks.clear();
+        (held.growth, held.asking_for_id) = (None, None);
         let reason = "stopped".to_owned();
         held.setup.status.send_replace(Status::Disconnected { reason });
         Ok(())
@@ -674,15 +770,77 @@ impl Actor for TopicProducer {
 }
 
 impl Held {
+    fn new(setup: Arc<Setup>) -> Self {
+        Self {
+            setup,
+            want_metadata: Arc::new(Notify::new()),
+            tasks: Vec::new(),
+            growth: None,
+            leaders: Vec::new(),
+            links: BTreeMap::new(),
+            checking: HashSet::new(),
+            producer_id: None,
+            asking_for_id: None,
+            waiting_for_id: Vec::new(),
+            failures: HashMap::new(),
+            unusable_since: None,
+            incarnation: Incarnation::default(),
+            topic_trouble: None,
+            missing: 0,
+            worked: false,
+            id_trouble: None,
+            standstill: Standstill::default(),
+            looking: false,
+        }
+    }
+
+    /// Begins to ask for metadata, and goes on with the partitions that a predecessor left.
+    fn begin(&mut self, myself: &ActorRef<TopicMessage>) {
+        if let Some((_, why)) = self.setup.unusable.get().copied() {
+            return self.end_unusable(why);
+        }
+        let setup = &self.setup;
+        let keeper = keep_metadata(
+            setup.dispatchers.client().clone(),
+            setup.options.topic.clone(),
+            setup.options.partition_count_refresh_interval,
+            self.want_metadata.clone(),
+            myself.clone(),
+        );
+        let begin = setup.options.begin.clone();
+        let keeper = async move {
+            if let Some(mut begin) = begin {
+                // Where the other end is gone there is nothing to wait for.
+                let _ = begin.wait_for(|begun| *begun).await;
+            }
+            keeper.await;
+        };
+        let checked = myself.clone();
+        let checks = async move {
+            let mut interval = tokio::time::interval(LINK_CHECK);
+            loop {
+                interval.tick().await;
+                let _ = checked.send_message(TopicMessage::CheckLinks);
+            }
+        };
+        self.tasks = vec![Guarded(tokio::spawn(keeper)), Guarded(tokio::spawn(checks))];
+        if let Some(max_age) = setup.options.max_batch_age {
+            self.tasks.push(Guarded(tokio::spawn(check_age(max_age, myself.clone()))));
+        }
+        for partition in setup.routes.partitions() {
+            let _ = myself.send_message(TopicMessage::Respawn(partition.index));
+        }
+        if setup.routes.is_interrupted() {
+            // The number of partitions was about to change: it will be seen again.
+            let _ = myself.send_message(TopicMessage::RanDry(false));
+        }
+    }
+
     fn partition(&self, index: i32) -> Option<Arc<Partition>> {
         self.setup.routes.partitions().into_iter().find(|partition| partition.index == index)
     }
 
-    async fn metadata(
-        &mut self,
-        myself: &ActorRef<TopicMessage>,
-        view: &TopicView,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn metadata(&mut self, myself: &ActorRef<TopicMessage>, view: &TopicView) {
         let topic = &self.setup.options.topic;
         let limit = self.setup.options.partitions_limit.unwrap_or(usize::MAX);
         let count = view.partitions.len().min(limit);
@@ -695,13 +853,13 @@ impl Held {
             if let Some(why) = NoTopic::of(error.code()).filter(|_| self.setup.options.unusable_is_final) {
                 self.maybe_unusable(view.as_of, why);
             }
-            return Ok(());
+            return;
         }
         self.unusable_since = None;
         self.missing = 0;
         if count == 0 {
             self.topic_trouble = Some(Obstacle::refusal(format!("topic {topic:?} has no partitions")));
-            return Ok(());
+            return;
         }
         let known = self.setup.routes.partitions();
         // While the number of partitions is changing all of them are to be there.
@@ -711,7 +869,7 @@ impl Held {
         };
         if look == Look::Stale {
             self.want_metadata.notify_one();
-            return Ok(());
+            return;
         }
         self.topic_trouble = None;
         let leader = |p: &PartitionView| Some(p.leader).filter(|leader| *leader >= 0);
@@ -721,7 +879,7 @@ impl Held {
             Look::Cut { anew } => self.cut_to(count, anew),
             Look::Whole if count > known.len() && self.growth.is_none() => {
                 if known.is_empty() || !self.setup.options.partitioner.is_keyed() {
-                    self.grow(myself).await?;
+                    self.grow(myself).await;
                 } else {
                     self.begin_growth(myself);
                 }
@@ -733,7 +891,6 @@ impl Held {
             partition.actor.tell(PartitionMessage::Leader(leader));
         }
         self.check_links(myself);
-        Ok(())
     }
 
     /// A topic that is of no use. Believed when a later view says so too.
@@ -753,8 +910,12 @@ impl Held {
         if !self.setup.options.unusable_is_final || self.setup.unusable.set((Instant::now(), why)).is_err() {
             return;
         }
+        tracing::warn!(topic = %self.setup.options.topic, why = why.words(), "giving up on the records of a topic");
+        self.end_unusable(why);
+    }
+
+    fn end_unusable(&mut self, why: NoTopic) {
         let (reason, words) = (why.reason(), why.words());
-        tracing::warn!(topic = %self.setup.options.topic, why = words, "giving up on the records of a topic");
         // Nobody asks for it any more.
         self.tasks.clear();
         self.growth = None;
@@ -763,12 +924,22 @@ impl Held {
         while let Some(taken) = self.setup.routes.take_staged(buried) {
             self.bury(taken, End::Failed(reason), words);
         }
-        for (seal, builder) in std::mem::take(&mut self.setup.restored.sealed).into_values().flatten() {
+        for (seal, builder) in std::mem::take(&mut self.setup.restored.lock().sealed).into_values().flatten()
+        {
             let taken = self.setup.routes.take_waiting(&seal, builder);
             self.bury(taken, End::Failed(reason), words);
         }
         for partition in self.setup.routes.partitions() {
-            partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), words));
+            if partition.served.load(Ordering::Acquire) {
+                partition.actor.tell(PartitionMessage::GiveUp(End::Failed(reason), words));
+                continue;
+            }
+            for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()).batches {
+                self.bury(taken, End::Failed(reason), words);
+            }
+            while let Some(taken) = partition.inbox.take_in_any_case(buried) {
+                self.bury(taken, End::Failed(reason), words);
+            }
         }
     }
 
@@ -790,57 +961,48 @@ impl Held {
     }
 
     /// Starts the partitions that are missing and leads everything to all of them.
-    async fn grow(&mut self, myself: &ActorRef<TopicMessage>) -> Result<(), ActorProcessingErr> {
+    async fn grow(&mut self, myself: &ActorRef<TopicMessage>) {
         let routes = self.setup.routes.clone();
         let known = routes.partitions().len();
-        for index in known..self.leaders.len() {
+        for index in (known..self.leaders.len()).map_while(|index| i32::try_from(index).ok()) {
             let actor = Arc::new(Doorbell::default());
-            let partition = Arc::new(Partition {
-                served: false.into(),
-                left_behind: parking_lot::Mutex::default(),
-                index: i32::try_from(index)?,
-                inbox: routes.new_inbox(i32::try_from(index)?, actor.clone()),
-                up: false.into(),
-                leader: (-1).into(),
-                trouble: parking_lot::Mutex::default(),
-                trouble_passes: false.into(),
-                refusals: Refusals::default(),
-                actor,
-            });
+            let inbox = routes.new_inbox(index, actor.clone());
+            let partition = Arc::new(Partition::new(index, inbox, actor));
             routes.add([partition.clone()]);
-            self.spawn_partition(myself, partition).await?;
+            self.spawn_partition(myself, partition).await;
         }
         let partitions = routes.partitions();
         tracing::info!(topic = %self.setup.options.topic, from = known, to = partitions.len(), "partitions");
         if routes.bring_in(&partitions).await {
             routes.lead_to(&partitions);
         }
-        Ok(())
     }
 
-    /// Batches from before a restart, as far as they are this partition's and can still be sent as they were.
-    fn replay_of(&mut self, partition: &Partition) -> Vec<(batch::ProducerIdentity, Taken)> {
-        let batches = self.setup.restored.sealed.remove(&partition.index).unwrap_or_default();
+    /// Gives a partition its batches from before a restart of the node, as far as they can still be sent as they were.
+    fn give_restored(&self, partition: &Partition) {
+        let batches = self.setup.restored.lock().sealed.remove(&partition.index).unwrap_or_default();
         let records = batches.iter().map(|(seal, _)| seal.records()).sum();
-        let mut replay = Vec::new();
+        let mut left = partition.left_behind.lock();
         self.setup.routes.found_partition(records, || {
             for (seal, builder) in batches {
                 let obligations = partition.inbox.resume(&builder, seal.numbers);
-                replay.push((seal.stamp, Taken { builder, obligations, expires_at: None }));
+                left.batches.push((seal.stamp, Taken { builder, obligations, expires_at: None }));
             }
         });
-        replay
     }
 
-    async fn spawn_partition(
-        &mut self,
-        myself: &ActorRef<TopicMessage>,
-        partition: Arc<Partition>,
-    ) -> Result<(), ActorProcessingErr> {
-        let mut replay = self.replay_of(&partition);
-        let left_behind = std::mem::take(&mut *partition.left_behind.lock());
-        let replay_is_sealed = left_behind.is_empty();
-        replay.extend(left_behind);
+    /// Starts an actor for a partition; where that fails it is tried again later, and the partition says why.
+    async fn spawn_partition(&mut self, myself: &ActorRef<TopicMessage>, partition: Arc<Partition>) {
+        self.give_restored(&partition);
+        *partition.trouble.lock() = None;
+        let index = partition.index;
+        let setup = self.partition_setup(myself, partition);
+        if let Err(error) = Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await {
+            self.respawn_later(myself, index, &error.to_string());
+        }
+    }
+
+    fn partition_setup(&self, myself: &ActorRef<TopicMessage>, partition: Arc<Partition>) -> PartitionSetup {
         let options = &self.setup.options;
         let lane = lane(&options.topic, partition.index, options.connections);
         let idempotent = options.required_acks == RequiredAcks::AllIsr;
@@ -848,7 +1010,7 @@ impl Held {
             let place = Place { topic: options.topic.clone(), partition: partition.index };
             (store.buffer.clone(), place)
         });
-        let setup = PartitionSetup {
+        PartitionSetup {
             topic: options.topic.clone(),
             leader: self.leader_of(partition.index),
             partition,
@@ -878,11 +1040,7 @@ impl Held {
             forbidden_is_final: options.unusable_is_final,
             parent: myself.clone(),
             store,
-            replay,
-            replay_is_sealed,
-        };
-        Actor::spawn_linked(None, PartitionProducer, setup, myself.get_cell()).await?;
-        Ok(())
+        }
     }
 
     /// The old partitions must run dry before keys move: see [`Routes`].
@@ -901,11 +1059,7 @@ impl Held {
         })));
     }
 
-    async fn ran_dry(
-        &mut self,
-        myself: &ActorRef<TopicMessage>,
-        dry: bool,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn ran_dry(&mut self, myself: &ActorRef<TopicMessage>, dry: bool) {
         self.growth = None;
         if dry {
             return self.grow(myself).await;
@@ -919,7 +1073,6 @@ impl Held {
         if routes.bring_in(&partitions).await {
             routes.lead_to(&partitions);
         }
-        Ok(())
     }
 
     /// The partitions from `count` on are gone. What may go to another one does, the rest is given up.
@@ -997,27 +1150,36 @@ impl Held {
         }
     }
 
-    fn respawn_later(
-        &mut self,
-        myself: &ActorRef<TopicMessage>,
-        who: &ActorCell,
-        error: &dyn std::error::Error,
-    ) {
+    fn partition_failed(&mut self, myself: &ActorRef<TopicMessage>, who: &ActorCell, reason: &str) {
         let failed =
             self.setup.routes.partitions().into_iter().find(|partition| {
                 partition.actor.actor().is_some_and(|actor| actor.get_id() == who.get_id())
             });
-        let Some(partition) = failed else { return };
+        if let Some(partition) = failed {
+            self.respawn_later(myself, partition.index, reason);
+        }
+    }
+
+    fn respawn_later(&mut self, myself: &ActorRef<TopicMessage>, index: i32, reason: &str) {
         tracing::error!(
             topic = %self.setup.options.topic,
-            partition = partition.index,
-            %error,
+            partition = index,
+            reason,
             "a partition producer failed; what it was sending counts as failed, or is sent again from a disk buffer"
         );
+        if let Some(partition) = self.partition(index) {
+            let trouble = format!("partition {index} failed and is started again: {reason}");
+            *partition.trouble.lock() = Some(trouble.into());
+            partition.trouble_passes.store(false, Ordering::Relaxed);
+            partition.up.store(false, Ordering::Relaxed);
+        }
         // The sequences of the id are not known any more.
         self.producer_id = None;
-        let index = partition.index;
-        myself.send_after(RESPAWN_AFTER, move || TopicMessage::Respawn(index));
+        let now = Instant::now();
+        let (times, last) = self.failures.entry(index).or_insert((0, now));
+        *times = if now.duration_since(*last) < CALM { times.saturating_add(1) } else { 1 };
+        *last = now;
+        myself.send_after(RESPAWN.jittered(*times), move || TopicMessage::Respawn(index));
     }
 
     /// Makes sure that there is a connection to every leader.

@@ -34,7 +34,7 @@ use super::{
         refusals::Opening,
         shared::Shared,
         stats::Stats,
-        supervisor::{Notice, Supervised},
+        supervisor::{Notice, Supervised, report_panic},
     },
     Certificates, Peer, Stream, Transport, proxy, tls,
     tls_stream::TlsStream,
@@ -111,8 +111,7 @@ impl Drop for Turn {
             Stats::add(&self.shared.stats.handshakes_failed, 1);
         }
         if std::thread::panicking() {
-            // Fails only while the front stops.
-            let _ = self.supervisor.cast(Notice::ConnectionPanicked(self.address));
+            report_panic(&self.supervisor, &self.shared, self.address);
         }
     }
 }
