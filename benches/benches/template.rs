@@ -4,9 +4,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use causeway::template::publish::{PublishScope, PublishSlot};
-use causeway::template::Template;
 use causeway::flow::{Message, Origin};
+use causeway::template::Template;
+use causeway::template::publish::{PublishScope, PublishSlot};
 use causeway_protocol::mqtt::{PublishProperties, QoS};
 use criterion::{Criterion, criterion_group, criterion_main};
 

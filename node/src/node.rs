@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
-use crate::operations::NodeAdmin;
 use crate::bridge::loops;
 use crate::bridge::overlay::{self, Overlay};
 use crate::bridge::service::{Bridges, Kind, Surroundings};
@@ -25,6 +24,7 @@ use crate::flow::Lives;
 use crate::kafka::producer::NodeMemory;
 use crate::life;
 use crate::mqtt::{self, Front, FrontHandle, Listener, Router, StoredSessions};
+use crate::operations::NodeAdmin;
 use crate::supervision::Root;
 use crate::sysmon;
 

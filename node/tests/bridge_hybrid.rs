@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use bridge_support::*;
 use causeway::bridge::hybrid_buffer;
-use causeway::flow::ledger::Ledger;
 use causeway::bridge::service::{Definition, Status};
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, TopicSpec};
 use causeway::flow::Outcome;
+use causeway::flow::ledger::Ledger;
 
 /// A batch is 2 KB, and beyond 8 KB in memory the others are in files of 16 KB.
 const KEYED: &str = r#"topic = in, partition_strategy = key_dispatch, reconnect_delay = 50ms

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::cli::ctl::Ctl;
 use super::v1::{self, Request};
 use super::v1_access::{AccessAnswer, AccessRequest, BanInfo, Password, UserInfo, UsersPage};
 use super::v1_bridges::{BridgeAnswer, BridgeRequest, PartitionsPage};
 use super::*;
+use crate::cli::ctl::Ctl;
 use crate::flow::ledger::Ledger;
 
 /// Longer than anything here takes, on a busy machine too.

@@ -17,13 +17,11 @@ use causeway_protocol::mqtt::{PublishProperties, QoS, ReasonCode, topic};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::flow::ledger::Ledger;
 use super::hops;
 use super::member_id::{former_member_id, member_id};
-use crate::template::record::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use super::service::{Place, Status, Surroundings};
-use crate::template::Template;
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
+use crate::flow::ledger::Ledger;
 use crate::flow::{
     AckSink, HandOver, Message, Origin, Outcome, Room, SequenceRange, Standstill, Ticket, WakeList,
 };
@@ -32,6 +30,8 @@ use crate::kafka::consumer::{
     OffsetReset, PartitionSink, RecordSink, TimestampType,
 };
 use crate::mqtt::{PublishProgress, Published, Router, reserved_prefix};
+use crate::template::Template;
+use crate::template::record::{Encoding, HeaderPair, RecordFacts, RecordScope, RecordSlot};
 use crate::throttle::Doublings;
 
 type Books = Arc<Mutex<Ledger>>;

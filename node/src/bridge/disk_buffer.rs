@@ -11,12 +11,12 @@ use std::sync::Arc;
 use causeway_protocol::kafka::batch::BatchBuilder;
 
 use super::service::Surroundings;
-use crate::template::has_placeholder;
 use crate::config::ProducerBridgeConfig;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{Found, survey};
 use crate::kafka::buffer::{Buffer, Seal};
 use crate::kafka::producer::{Restored, Routes};
+use crate::template::has_placeholder;
 
 /// Folder of the disk buffers in the data directory.
 pub const FOLDER: &str = "buffers";

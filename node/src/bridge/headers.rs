@@ -21,10 +21,10 @@ use std::ops::Range;
 use causeway_protocol::kafka::batch::Header;
 use smallvec::SmallVec;
 
+use crate::config::{ExtHeaderConfig, HeaderEncoding};
 use crate::template::json;
 use crate::template::json_text;
 use crate::template::{Scope, Slot, Template, Value, has_placeholder};
-use crate::config::{ExtHeaderConfig, HeaderEncoding};
 
 /// The value of `kafka_headers` is nothing that headers can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,9 +275,9 @@ mod tests {
 
     use causeway_protocol::mqtt::{PublishProperties, QoS, UserPropertiesBuf};
 
-    use crate::template::publish::{PublishScope, PublishSlot};
     use super::*;
     use crate::flow::{Message, Origin};
+    use crate::template::publish::{PublishScope, PublishSlot};
 
     type Texts = Vec<(String, String)>;
 

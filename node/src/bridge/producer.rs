@@ -14,11 +14,10 @@ use tokio::sync::watch;
 use super::disk_buffer;
 use super::hops;
 use super::hybrid_buffer;
-use crate::flow::ledger::Ledger;
 use super::program::{Made, Program, Unfit};
 use super::service::{Place, Status, Surroundings};
-use crate::template::{Piece, has_placeholder, pieces};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
+use crate::flow::ledger::Ledger;
 use crate::flow::{
     Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
 };
@@ -33,6 +32,7 @@ use crate::kafka::producer::{
 use crate::kafka::spill::Spill;
 use crate::mqtt::Router;
 use crate::supervision::Parent;
+use crate::template::{Piece, has_placeholder, pieces};
 
 /// The sink of one producer bridge.
 struct ProducerBridge {

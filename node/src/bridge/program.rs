@@ -10,12 +10,12 @@ use causeway_protocol::mqtt::ReasonCode;
 use smallvec::SmallVec;
 
 use super::headers::{HeaderSpace, Headers, NoHeaders};
-use crate::template::publish::{PublishScope, PublishSlot};
-use crate::template::{Template, has_placeholder};
 use super::hops;
 use crate::config::{ProducerKafkaConfig, is_kafka_topic};
 use crate::flow::Message;
 use crate::kafka::producer::NoTopic;
+use crate::template::publish::{PublishScope, PublishSlot};
+use crate::template::{Template, has_placeholder};
 use crate::throttle::Doublings;
 
 /// Scratch buffers that grew beyond this many bytes are given back after the message: one large message

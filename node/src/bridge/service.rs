@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use ractor::RpcReplyPort;
 
-use crate::flow::ledger::Ledger;
 use super::loops;
 use super::manager::{self, Entries, Order, Retired};
 use super::overlay::Overlay;
@@ -20,6 +19,7 @@ use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
 use crate::config::{ConnectionConfig, ConsumerBridgeConfig, ProducerBridgeConfig, Secrets};
 use crate::flow::Lives;
+use crate::flow::ledger::Ledger;
 use crate::kafka::producer::{Latency, NodeMemory};
 use crate::mqtt::Router;
 use crate::supervision::{Child, Root};

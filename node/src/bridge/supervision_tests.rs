@@ -8,11 +8,11 @@ use causeway_protocol::kafka::batch::batches;
 use causeway_protocol::mqtt::{PublishProperties, QoS};
 use parking_lot::Mutex;
 
-use crate::flow::ledger::Ledger;
 use super::manager::Order;
 use super::service::{Apply, BridgeId, Bridges, Definition, Error, Kind, Status, Surroundings};
 use crate::config::{parse_consumer_bridge, parse_producer_bridge};
 use crate::dev_kafka::{ApiKey, DevKafka, Match, Options, TopicSpec};
+use crate::flow::ledger::Ledger;
 use crate::flow::{
     Accepted, AckSink, HandOver, Lives, Message, MessageSink, Origin, Outcome, SequenceRange, Ticket,
     WakeList,
@@ -126,6 +126,7 @@ impl Node {
                 dup: false,
                 properties: &PublishProperties::default(),
                 received_at: 1_700_000_000_000,
+                hops: 0,
             };
             let hand_over = HandOver::new(Ticket::new(self.told.clone(), value));
             let mut progress = PublishProgress::default();

@@ -12,9 +12,9 @@ use super::kind_values::{boolean, choice, text};
 use super::section::{choices, flat, list, nested, section};
 use super::tree::{Object, Walk};
 use super::units::ByteSize;
+use crate::kafka::client;
 use crate::template::publish::PublishSlot;
 use crate::template::{has_placeholder, is_lone_placeholder};
-use crate::kafka::client;
 
 section! {
     /// A producer bridge.

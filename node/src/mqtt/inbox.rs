@@ -47,8 +47,8 @@ use super::{
     will::Will,
 };
 use crate::{
-    flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Standstill, Wake, WakeList},
     flow::mailbox::{Capacity, Charge, Mailbox},
+    flow::{AckSink, Outcome, Room, SequenceRange, SessionId, Standstill, Wake, WakeList},
 };
 
 use offering::Offering;

@@ -30,8 +30,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
 use crate::{
-    flow::{AckSink, HandOver, Message, Outcome, SequenceRange, Ticket, Wake},
     flow::mailbox::Charge,
+    flow::{AckSink, HandOver, Message, Outcome, SequenceRange, Ticket, Wake},
     mqtt::{
         inbox::Mail,
         memory::{self, Held},

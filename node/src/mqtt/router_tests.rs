@@ -7,8 +7,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    flow::{Accepted, AckSink, Origin, Outcome, Room, SequenceRange, Ticket, WakeList},
     flow::mailbox::{Capacity, Charge},
+    flow::{Accepted, AckSink, Origin, Outcome, Room, SequenceRange, Ticket, WakeList},
     mqtt::{
         inbox::{
             Mail,

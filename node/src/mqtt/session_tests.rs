@@ -11,8 +11,8 @@ use super::{
     *,
 };
 use crate::{
-    flow::{AckSink, HandOver, Outcome, SequenceRange, SessionId, Ticket},
     flow::mailbox::Capacity,
+    flow::{AckSink, HandOver, Outcome, SequenceRange, SessionId, Ticket},
 };
 
 /// A session with its ways in and out.

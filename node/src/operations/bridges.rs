@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::node::{NodeAdmin, stats};
-use crate::bridge::service::{Apply, BridgeId, Definition, Place, Row};
 use crate::admin::v1_bridges::{
     BridgeAnswer, BridgeDetail, BridgeRequest, DeletedInfo, PARTITIONS_PAGE, PartitionsPage, Put,
 };
 use crate::admin::{AdminError, Counter, PartitionStats};
+use crate::bridge::service::{Apply, BridgeId, Definition, Place, Row};
 use crate::config::{self, Secrets};
 
 impl NodeAdmin {

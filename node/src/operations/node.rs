@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::flow::ledger::Ledger;
-use crate::bridge::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::access::{Access, UserError, UserRow};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, UserInfo, UsersPage};
 use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest};
@@ -12,6 +10,8 @@ use crate::admin::{
     AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
     ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, Pending,
 };
+use crate::bridge::service::{BridgeId, Bridges, Error, Kind, Row, Status};
+use crate::flow::ledger::Ledger;
 use crate::mqtt::{ClientRow, Clients, FrontHandle, Listener, Stats};
 
 /// Answers the admin link of one node.

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::{Notes, Verdict};
 use crate::bridge::service::Definition;
-use crate::template::has_placeholder;
 use crate::dial;
 use crate::kafka::client::{Address, Authentication, BrokerConnection, ClientOptions, Error};
+use crate::template::has_placeholder;
 
 /// From this version of Metadata on the broker tells what we may do with a topic (KIP-430).
 const TELLS_RIGHTS: i16 = 8;

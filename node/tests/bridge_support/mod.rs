@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use causeway::flow::ledger::Ledger;
 use causeway::bridge::service::{BridgeId, Bridges, Definition, Kind, Row, Status, Surroundings};
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
+use causeway::flow::ledger::Ledger;
 use causeway::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList};
 use causeway::kafka::producer::NodeMemory;
 use causeway::mqtt::{PublishProgress, Published, RetainedLimits, Router};

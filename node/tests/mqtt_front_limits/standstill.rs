@@ -9,8 +9,8 @@ use std::{
 };
 
 use causeway::{
-    flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Standstill, Ticket, WakeList},
     flow::mailbox::Capacity,
+    flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Standstill, Ticket, WakeList},
     mqtt::{Options, PublishProgress, Published, QueueFull, Router},
 };
 use causeway_protocol::mqtt::{AckKind, Connect, Packet, PublishProperties, QoS, ReasonCode, Version};

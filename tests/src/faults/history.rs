@@ -204,7 +204,8 @@ impl History {
             |event: &&Event| matches!(event.what, What::Acknowledged | What::Received | What::Refused(_));
         let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
         message.events.iter().filter(is_sent).map(move |sent| {
-            let answer = message.events.iter().filter(is_answer).find(|answer| answer.connection == sent.connection);
+            let answer =
+                message.events.iter().filter(is_answer).find(|answer| answer.connection == sent.connection);
             let ended = self.connections.get(usize::from(sent.connection));
             let ended = ended.and_then(|connection| connection.ended.as_ref()).map(|(at, _)| *at);
             let until = answer.map(|answer| answer.at).or(ended);

@@ -234,7 +234,8 @@ impl Verdict {
                 self.tell(self.astray, || tell(number, &format!("ASTRAY: its key lives in {home:?}")));
                 continue;
             }
-            let is_first = seen.insert(number) && !law.may_have_missed(history, &history.messages[number as usize]);
+            let is_first =
+                seen.insert(number) && !law.may_have_missed(history, &history.messages[number as usize]);
             if is_first && highest.is_some_and(|highest| number < highest) {
                 self.out_of_order += 1;
                 self.tell(self.out_of_order, || {

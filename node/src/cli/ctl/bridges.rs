@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{pretty, show, stats_json};
 use super::table;
 use super::table_bridges;
-use crate::admin::{AdminClient, PartitionStats};
+use super::{pretty, show, stats_json};
 use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest, PARTITIONS_PAGE, Put};
+use crate::admin::{AdminClient, PartitionStats};
 use crate::probe::has_failed;
 
 /// Most text that is sent: what a node takes, less what goes around it.

@@ -12,10 +12,10 @@ mod bridges;
 mod table;
 pub(crate) mod table_bridges;
 
-use bridges::BridgesCommand;
 use crate::admin::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
 use crate::admin::{AdminClient, ClientError, DEFAULT_ADDRESS};
+use bridges::BridgesCommand;
 
 /// Environment variable that names the admin address where the flag does not.
 const ADDRESS_VARIABLE: &str = "CAUSEWAY_ADMIN";

@@ -289,8 +289,8 @@ fn uptime(milliseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::admin::v1::{BridgeKind, BridgeStatus, ListenerInfo, PartitionStats};
     use super::*;
+    use crate::admin::v1::{BridgeKind, BridgeStatus, ListenerInfo, PartitionStats};
 
     fn sample(id: &str, ledger: Ledger) -> BridgeStats {
         let bridge = BridgeInfo {

@@ -23,8 +23,8 @@ use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::MutexGuard;
 
 use super::{PartitionInbox, Segment, Spillway, State, Surrendered, tell};
-use crate::flow::ledger::Ledger;
 use crate::flow::Outcome;
+use crate::flow::ledger::Ledger;
 use crate::kafka::spill::{Customer, Desk, Piece, ReadError, Spill, Turn};
 
 /// Numbers of jobs; none is ever used twice, since batches move between inboxes.
