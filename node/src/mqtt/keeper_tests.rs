@@ -298,7 +298,7 @@ fn a_clean_start_is_granted_when_the_end_of_the_stored_session_is_on_the_disk() 
         disk.die_in(0);
         drop(answer);
         until("the store has failed", || store.has_failed());
-        store.close();
+        store.close_and_wait();
         disk.restart(seed);
         assert_eq!(found(&disk), Some(1), "seed {seed}");
 
@@ -309,7 +309,7 @@ fn a_clean_start_is_granted_when_the_end_of_the_stored_session_is_on_the_disk() 
         assert!(!granted.present);
         disk.die_in(0);
         drop(granted);
-        store.close();
+        store.close_and_wait();
         disk.restart(seed);
         assert_eq!(found(&disk), None, "seed {seed}");
     }
@@ -326,7 +326,7 @@ fn a_takeover_with_a_clean_start_waits_for_the_disk_as_well() {
     leave(first.lease, 60, None);
     assert!(!answer.blocking_recv().unwrap().present);
     disk.die_in(0);
-    store.close();
+    store.close_and_wait();
     disk.restart(1);
     assert_eq!(found(&disk), None);
 }
