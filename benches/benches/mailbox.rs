@@ -11,7 +11,7 @@ use std::{
 
 use causeway::{
     flow::{Accepted, Message, MessageSink, Outcome, Ticket, WakeList},
-    mailbox::{Capacity, Charge, Mailbox},
+    flow::mailbox::{Capacity, Charge, Mailbox},
     mqtt::{RetainedLimits, RouteCache, Router},
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
