@@ -10,8 +10,8 @@ use std::{
 };
 
 use causeway::{
-    flow::{Accepted, Message, MessageSink, Outcome, Ticket, WakeList},
     flow::mailbox::{Capacity, Charge, Mailbox},
+    flow::{Accepted, Message, MessageSink, Outcome, Ticket, WakeList},
     mqtt::{RetainedLimits, RouteCache, Router},
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

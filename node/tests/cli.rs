@@ -213,7 +213,7 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("causeway.conf");
         let data = folder.path().join("data");
-        let own = format!("node.data_dir = {data:?}\nadmin.bind = \"127.0.0.1:0\"\n");
+        let own = format!("node.data_dir = \"{}\"\nadmin.bind = \"127.0.0.1:0\"\n", data.display());
         std::fs::write(&file, format!("{own}{config}\n")).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_causeway"))

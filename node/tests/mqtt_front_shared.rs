@@ -5,8 +5,8 @@ mod mqtt_front;
 use std::{sync::Arc, time::Duration};
 
 use causeway::{
+    flow::mailbox::Capacity,
     flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList},
-    mailbox::Capacity,
     mqtt::{PublishProgress, Published, ShareStrategy},
 };
 use causeway_protocol::mqtt::{

@@ -232,6 +232,9 @@ impl Connection {
         }
         session.connected(connect.limits);
         session.inbox.record(connect.expiry, Presence::Connected, connect.will.as_deref());
+        if present {
+            session.resumed();
+        }
         let mut out = Output { buffer: &mut self.out, tally: &mut work.tally, now: work.steady };
         session.pump(&mut out);
         let ending = lease.ending();

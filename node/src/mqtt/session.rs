@@ -179,6 +179,17 @@ impl Session {
         self.inbox.attach();
     }
 
+    /// What is delivered waits until the store has the record that the resumed session is connected.
+    pub(crate) fn resumed(&mut self) {
+        if let Some(durable) = &mut self.durable {
+            durable.resumed(&self.inbox);
+        }
+    }
+
+    fn may_deliver(&self) -> bool {
+        self.durable.as_ref().is_none_or(|durable| durable.may_deliver())
+    }
+
     /// A subscription was added.
     pub(crate) fn subscribed(&mut self, filter: &str) {
         if self.filters.insert(filter.into()) {
@@ -226,13 +237,18 @@ impl Session {
             Released::Known => ReasonCode::Success,
             Released::Unknown | Released::TooEarly => ReasonCode::PacketIdentifierNotFound,
         };
-        if reason == ReasonCode::Success
-            && let Some(durable) = &mut self.durable
-        {
+        if let Some(durable) = &mut self.durable {
             let session = durable.stored.number;
             let packet = HeldPacket::Ack(AckKind::PubComp, identifier, reason);
-            durable.answer(Op::Forgotten { session, identifier }, packet);
-            return;
+            if reason == ReasonCode::Success {
+                durable.answer(Op::Forgotten { session, identifier }, packet);
+                return;
+            }
+            // It may have been released on an earlier connection, and the disk not have it yet.
+            if !durable.changes_are_stored() {
+                durable.hold(packet);
+                return;
+            }
         }
         out.buffer.ack(version, AckKind::PubComp, identifier, reason);
     }
@@ -464,7 +480,9 @@ impl Session {
         if self.durable.is_some() && !self.pump_store(out) {
             return;
         }
-        self.resend(out);
+        if self.may_deliver() {
+            self.resend(out);
+        }
         while out.buffer.len() < OUT_HIGH
             && let Some(next) = self.retained.front()
         {
@@ -638,6 +656,7 @@ impl Session {
         self.sent == self.inflight.len()
             && self.unacknowledged < self.limits.window
             && self.inflight.len() < SPAN
+            && self.may_deliver()
     }
 
     /// Sends again what an earlier connection left unacknowledged (MQTT-4.4.0-1).

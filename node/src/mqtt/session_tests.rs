@@ -28,6 +28,7 @@ struct World {
 enum Seen {
     Publish { identifier: u16, payload: Vec<u8>, qos: QoS, dup: bool },
     PubRel(u16, ReasonCode),
+    PubComp(u16, ReasonCode),
 }
 
 fn limits(version: Version, window: usize) -> ClientLimits {
@@ -94,6 +95,7 @@ impl World {
                     dup: publish.dup,
                 },
                 Packet::PubRel(ack) => Seen::PubRel(ack.packet_identifier, ack.reason),
+                Packet::PubComp(ack) => Seen::PubComp(ack.packet_identifier, ack.reason),
                 other => panic!("unexpected {other:?}"),
             });
         }
@@ -360,6 +362,7 @@ impl Client {
                     }
                     self.unacknowledged.push((*identifier, *qos));
                 }
+                Seen::PubComp(..) => panic!("the client publishes nothing, seed {seed}"),
                 Seen::PubRel(identifier, reason) => {
                     assert_eq!(*reason, ReasonCode::Success, "seed {seed}");
                     self.exactly_once.remove(identifier);
@@ -505,6 +508,59 @@ fn only_the_latest_pubrel_is_answered_and_once() {
 }
 
 #[test]
+fn a_repeated_pubrel_is_answered_when_the_release_is_on_the_disk() {
+    let (mut world, store, _folder) = stored_world(0, 10);
+    world.session.tracker.restore(&[(7, false)]);
+    let turn = store.gate();
+    world.with(|session, out| session.released(7, Version::V5, out));
+    world.with(Session::pump);
+    // The connection ends before the disk has it, and the client releases again on the next one. Were it told that
+    // all is done, it could use the identifier for another message, which a crash would make a repetition.
+    world.session.disconnected(&mut world.tally);
+    world.session.connected(limits(Version::V5, 10));
+    world.with(|session, out| session.released(7, Version::V5, out));
+    world.with(Session::pump);
+    assert_eq!(world.seen(), []);
+    drop(turn);
+    settle(&mut world, &store);
+    assert_eq!(world.seen(), [Seen::PubComp(7, ReasonCode::PacketIdentifierNotFound)]);
+    // Nothing to wait for.
+    world.with(|session, out| session.released(7, Version::V5, out));
+    assert_eq!(world.seen(), [Seen::PubComp(7, ReasonCode::PacketIdentifierNotFound)]);
+    store.close_and_wait();
+}
+
+#[test]
+fn a_resumed_session_delivers_when_the_store_knows_that_it_is_connected() {
+    let (mut world, store, _folder) = stored_world(0, 10);
+    world.deliver(b"1", QoS::AtLeastOnce);
+    assert_eq!(world.seen(), [sent(1, b"1", QoS::AtLeastOnce, false)]);
+    world.session.disconnected(&mut world.tally);
+    world.offer(b"2", QoS::AtLeastOnce, None);
+    let turn = store.gate();
+    world.session.connected(limits(Version::V5, 10));
+    world.session.resumed();
+    world.drain();
+    world.deliver(b"3", QoS::AtLeastOnce);
+    world.deliver(b"4", QoS::AtMostOnce);
+    assert_eq!(world.seen(), [sent(0, b"4", QoS::AtMostOnce, false)], "QoS 0 is never repeated");
+    drop(turn);
+    settle(&mut world, &store);
+    let expected = [(1, b"1", true), (2, b"2", false), (3, b"3", false)];
+    assert_eq!(world.seen(), expected.map(|(id, payload, dup)| sent(id, payload, QoS::AtLeastOnce, dup)));
+    store.close_and_wait();
+}
+
+/// Waits until all that was handed to the store is on the disk, and lets the session go on.
+fn settle(world: &mut World, store: &super::super::store::Store) {
+    let stamp = store.wake_at(&world.session.inbox);
+    while !store.is_committed(stamp) {
+        std::thread::yield_now();
+    }
+    world.with(Session::pump);
+}
+
+#[test]
 fn a_stored_session_sends_qos_2_and_pubrel_when_they_are_on_the_disk() {
     let (mut world, store, _folder) = stored_world(0, 10);
     // While a turn is open nothing is written.
@@ -514,14 +570,7 @@ fn a_stored_session_sends_qos_2_and_pubrel_when_they_are_on_the_disk() {
     world.deliver(b"3", QoS::AtLeastOnce);
     assert_eq!(world.seen(), [sent(1, b"1", QoS::AtLeastOnce, false)]);
     drop(turn);
-    let settle = |world: &mut World| {
-        let stamp = store.wake_at(&world.session.inbox);
-        while !store.is_committed(stamp) {
-            std::thread::yield_now();
-        }
-        world.with(Session::pump);
-    };
-    settle(&mut world);
+    settle(&mut world, &store);
     let expected = [sent(2, b"2", QoS::ExactlyOnce, false), sent(3, b"3", QoS::AtLeastOnce, false)];
     assert_eq!(world.seen(), expected);
     let turn = store.gate();
@@ -529,7 +578,7 @@ fn a_stored_session_sends_qos_2_and_pubrel_when_they_are_on_the_disk() {
     world.with(Session::pump);
     assert_eq!(world.seen(), []);
     drop(turn);
-    settle(&mut world);
+    settle(&mut world, &store);
     assert_eq!(world.seen(), [Seen::PubRel(2, ReasonCode::Success)]);
     store.close_and_wait();
 }

@@ -10,7 +10,8 @@
 //! | PUBLISH with QoS 2 | would use its identifier for another message, which the client took for a repetition |
 //! | PUBREL | would repeat the PUBLISH, for which the client has forgotten the identifier |
 //! | PUBREC | would dispatch the repetition once more |
-//! | PUBCOMP | would take the next publication with the identifier for a repetition |
+//! | PUBCOMP, also for a PUBREL that comes again | would take the next publication with the identifier for a repetition |
+//! | PUBLISH with QoS 1 or 2 of a resumed session, for the record that it is connected | would repeat it without DUP |
 //! | SUBACK, UNSUBACK | would undo what was confirmed |
 //! | PUBLISH with QoS 1, and what a PUBACK or PUBCOMP removes | does no harm: at worst it is repeated; does not wait |
 
@@ -110,6 +111,10 @@ pub(crate) struct Durable {
     fences: SmallVec<[(u64, u64); 2]>,
     /// The batch of the last PUBREC.
     released: u64,
+    /// The batch of the last change that was handed to the store from here.
+    changed: u64,
+    /// The batch with the record that a connection carries the resumed session.
+    resumed: u64,
     /// Changes of this turn, and packets that wait for them.
     ops: Vec<Op>,
     answers: Vec<Held>,
@@ -133,6 +138,8 @@ impl Durable {
             retained: 0,
             fences: SmallVec::new(),
             released: 0,
+            changed: 0,
+            resumed: 0,
             ops: Vec::new(),
             answers: Vec::new(),
             has_release: false,
@@ -203,6 +210,22 @@ impl Durable {
         self.releasing.remove(&identifier);
     }
 
+    /// True when every change of this session is on the disk.
+    pub(crate) fn changes_are_stored(&self) -> bool {
+        self.ops.is_empty() && self.answers.is_empty() && self.store().is_committed(self.changed)
+    }
+
+    /// A connection carries the session again, and the record of that was handed to the store: deliveries wait for it.
+    /// After a crash without it, what this connection was sent would not be known to be repeated.
+    pub(crate) fn resumed(&mut self, inbox: &Arc<Inbox>) {
+        self.resumed = self.store().wake_at(inbox);
+    }
+
+    /// True when deliveries need not wait for the record of the connection.
+    pub(crate) fn may_deliver(&self) -> bool {
+        self.store().is_committed(self.resumed)
+    }
+
     /// A change, and the packet that follows when it is on the disk.
     pub(crate) fn answer(&mut self, op: Op, packet: Held) {
         self.ops.push(op);
@@ -224,10 +247,13 @@ impl Durable {
         if self.answers.is_empty() {
             if !self.ops.is_empty() {
                 self.stored.store.append(self.ops.drain(..), None);
+                // Not before the batch that has them.
+                self.changed = self.store().stamp();
             }
             return;
         }
         let stamp = self.stored.store.put_all_and_wake(self.ops.drain(..), inbox);
+        self.changed = stamp;
         if std::mem::take(&mut self.has_release) {
             self.released = stamp;
         }

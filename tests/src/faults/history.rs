@@ -91,7 +91,8 @@ impl Message {
     }
 
     /// From when to when the node may have decided where an acknowledged message goes. QoS 1: a PUBLISH that is
-    /// repeated is a new one. QoS 2: only the first that arrived counts.
+    /// repeated is a new one, unless an earlier one is still held (see [`History::decided`]). QoS 2: only the first that
+    /// arrived counts.
     pub fn decided(&self, qos: u8) -> Option<(Duration, Duration)> {
         let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
         let told =
@@ -195,6 +196,18 @@ impl History {
     /// A connection was made.
     pub fn connected(&mut self, began: Duration, life: u32) {
         self.connections.push(Connection { began, life, ended: None });
+    }
+
+    /// From when to when the node may have decided where an acknowledged message goes: [`Message::decided`], and for QoS 1
+    /// from the first PUBLISH to the same life of the node on, which may have been held when the repetition came.
+    pub fn decided(&self, message: &Message) -> Option<(Duration, Duration)> {
+        let (from, to) = message.decided(self.habits.qos)?;
+        let life_of = |event: &Event| Some(self.connections.get(usize::from(event.connection))?.life);
+        let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
+        let decided_in =
+            message.events.iter().filter(is_sent).find(|event| event.at == from).and_then(life_of);
+        let held = message.events.iter().filter(is_sent).find(|event| life_of(event) == decided_in);
+        Some((held.map_or(from, |held| held.at.min(from)), to))
     }
 
     /// For each PUBLISH of a message, from when to when the node may have decided where it goes: until an answer came, or

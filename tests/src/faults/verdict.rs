@@ -57,8 +57,10 @@ pub struct Law {
 
 impl Law {
     /// Whether the node may have let a message pass by because the bridge was disabled.
-    fn may_pass_by(&self, message: &Message, qos: u8) -> bool {
-        message.decided(qos).is_some_and(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
+    fn may_pass_by(&self, history: &History, message: &Message) -> bool {
+        history
+            .decided(message)
+            .is_some_and(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
     }
 
     /// Whether any PUBLISH of a message may have passed by because the bridge was disabled, also one that was not
@@ -195,7 +197,7 @@ impl Verdict {
             self.sent += 1;
             let acknowledged = message.is_acknowledged();
             self.acknowledged += u64::from(acknowledged);
-            if acknowledged && there == 0 && !law.may_pass_by(message, history.habits.qos) {
+            if acknowledged && there == 0 && !law.may_pass_by(history, message) {
                 self.lost += 1;
                 self.tell(self.lost, || tell(number, "LOST, though it was acknowledged"));
             }
@@ -269,8 +271,7 @@ impl Verdict {
         let may_be_refused = |history: &History, number: u64| {
             let message = usize::try_from(number).ok().and_then(|place| history.messages.get(place));
             let takers = laws.iter().filter(|law| (law.takes)(&history.habits.topic));
-            let mut off =
-                takers.map(|law| message.is_some_and(|message| law.may_pass_by(message, history.habits.qos)));
+            let mut off = takers.map(|law| message.is_some_and(|message| law.may_pass_by(history, message)));
             off.any(|off| off)
         };
         let mut verdict = Self::default();
@@ -457,6 +458,22 @@ mod tests {
         assert_eq!(told((200, 300)), 0, "disabled while the first copy was under way");
         assert_eq!(told((600, 700)), 1, "the connection of the first copy had ended");
         assert_eq!(told((10, 90)), 1, "enabled again before it was sent");
+    }
+
+    #[test]
+    fn a_message_that_may_have_been_held_since_the_bridge_was_disabled_may_pass_by() {
+        let lost = |life: u32| {
+            let off = vec![(Duration::from_millis(50), Duration::from_millis(150))];
+            let mut device = device(1);
+            device.connections[1].life = life;
+            // Sent while the bridge was disabled, repeated when it was enabled again, and answered then.
+            for event in &mut device.messages[3].events {
+                event.at = Duration::from_millis(if event.connection == 0 { 100 } else { 1500 });
+            }
+            Verdict::of(&Law { off, ..KEYED }, &[device], &records(&[0, 1, 2])).lost
+        };
+        assert_eq!(lost(1), 0, "the node may have held it");
+        assert_eq!(lost(2), 1, "what the node had held died with it");
     }
 
     #[test]
