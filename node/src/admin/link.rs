@@ -64,6 +64,11 @@ impl Link {
         Self { stream, decoder: FrameDecoder::new(incoming), outgoing, input: BytesMut::new() }
     }
 
+    /// The socket, once its connection has ended.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// The next frame; `None` when the other side closed between two.
     pub(super) async fn receive(&mut self, patience: Patience) -> Result<Option<Frame>, LinkError> {
         let mut after = if self.input.is_empty() { patience.first } else { patience.rest };
@@ -103,7 +108,7 @@ impl Link {
 
     /// Ends the connection so that the last frame arrives: closing a socket with unread input would
     /// reset it, and the other side would lose what it has not read yet.
-    pub(super) async fn close(mut self) {
+    pub(super) async fn close(&mut self) {
         let drain = async {
             self.stream.shutdown().await?;
             let mut seen = 0;

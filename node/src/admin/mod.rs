@@ -12,6 +12,7 @@
 
 mod client;
 mod link;
+mod reserve;
 mod server;
 mod service;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::link::{Link, LinkError, Patience};
+use super::reserve::{ACCEPT_PAUSE, Reserve};
 use super::service::AdminService;
 use super::v1::{self, AdminError, Answer, Request};
 use crate::listening;
@@ -57,9 +58,6 @@ impl Default for AdminOptions {
 const BACKLOG: i32 = 128;
 /// Refusals at one time; what comes beyond them is closed without a word.
 const MAX_REFUSALS: usize = 8;
-/// After an `accept` that failed for want of a file descriptor, and no reserve was left: an immediate retry would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Why the admin link cannot be opened.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -76,39 +74,6 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
-}
-
-/// A file descriptor that nothing needs, given up when there is no other one: who looks after a node that has none left
-/// gets in, and one at a time is enough for that.
-struct Reserve(Option<std::fs::File>);
-
-impl Reserve {
-    fn take() -> Self {
-        Self(std::fs::File::open("/dev/null").ok())
-    }
-
-    /// Accepts once more with the descriptor in reserve, where that is what was wanting. The reserve is taken again as soon as
-    /// there is a descriptor for it.
-    async fn accept(&mut self, listener: &TcpListener, error: io::Error) -> io::Result<TcpStream> {
-        // EMFILE, ENFILE: of the process, of the machine.
-        if !matches!(error.raw_os_error(), Some(24 | 23)) || self.0.take().is_none() {
-            return Err(error);
-        }
-        // Somebody waits: that is what failed.
-        let accepted = timeout(ACCEPT_PAUSE, listener.accept()).await;
-        match accepted {
-            Ok(Ok((stream, _))) => Ok(stream),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(error),
-        }
-    }
-
-    /// Fills the reserve.
-    fn fill(&mut self) {
-        if self.0.is_none() {
-            *self = Self::take();
-        }
-    }
 }
 
 /// Starts the admin link of a node.
@@ -198,7 +163,12 @@ async fn accept(listener: TcpListener, desk: Desk, mut stopped: watch::Receiver<
         let accepted = tokio::select! {
             // Nothing is ever sent: the sender's end is the signal.
             _ = stopped.changed() => break,
-            Some(_) = connections.join_next() => continue,
+            Some(ended) = connections.join_next() => {
+                if let Ok(stream) = ended {
+                    reserve.keep(stream);
+                }
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         let accepted = match accepted {
@@ -228,27 +198,35 @@ async fn accept(listener: TcpListener, desk: Desk, mut stopped: watch::Receiver<
     }
 }
 
-async fn refuse(stream: TcpStream, options: AdminOptions, _place: OwnedSemaphorePermit) {
+async fn refuse(stream: TcpStream, options: AdminOptions, _place: OwnedSemaphorePermit) -> TcpStream {
     let busy = AdminError::Busy { what: "admin connections".into(), limit: options.max_connections as u64 };
-    last_word(Link::new(stream, v1::requests(), v1::answers()), &busy, options).await;
+    let mut link = Link::new(stream, v1::requests(), v1::answers());
+    last_word(&mut link, &busy, options).await;
+    link.into_stream()
 }
 
 /// Sends an error and ends the connection.
-async fn last_word(mut link: Link, error: &AdminError, options: AdminOptions) {
+async fn last_word(link: &mut Link, error: &AdminError, options: AdminOptions) {
     match link.send(v1::VERSION, v1::KIND_ERROR, error, options.write).await {
         Ok(()) => link.close().await,
         Err(error) => debug!(%error, "admin connection ended before it was told why"),
     }
 }
 
+/// Serves a connection to its end and returns its socket.
 async fn connection(
     stream: TcpStream,
     desk: Desk,
-    mut stopped: watch::Receiver<()>,
+    stopped: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
-) {
-    let options = desk.options;
+) -> TcpStream {
     let mut link = Link::new(stream, v1::requests(), v1::answers());
+    converse(&mut link, &desk, stopped).await;
+    link.into_stream()
+}
+
+async fn converse(link: &mut Link, desk: &Desk, mut stopped: watch::Receiver<()>) {
+    let options = desk.options;
     let patience = Patience { first: options.idle, rest: options.read };
     loop {
         let received = tokio::select! {
@@ -266,7 +244,7 @@ async fn connection(
             Err(error) => return last_word(link, &error, options).await,
         };
         let sent = match desk.serve(request).await {
-            Ok(answer) => send_answer(&mut link, &answer, options).await,
+            Ok(answer) => send_answer(link, &answer, options).await,
             Err(error) => link.send(v1::VERSION, v1::KIND_ERROR, &error, options.write).await,
         };
         if let Err(error) = sent {
@@ -335,32 +313,5 @@ impl Desk {
             Ok(Err(error)) => Err(AdminError::failed(format_args!("the operation ended badly: {error}"))),
             Err(_) => Err(AdminError::Timeout { seconds: self.options.operation.as_secs() }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_reserve_lets_one_in_when_there_is_no_file_descriptor_and_is_filled_again() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut reserve = Reserve::take();
-        let none_left = |code| io::Error::from_raw_os_error(code);
-        for code in [24, 23] {
-            let waits = TcpStream::connect(address).await.unwrap();
-            let stream = reserve.accept(&listener, none_left(code)).await.unwrap();
-            assert_eq!(stream.peer_addr().unwrap(), waits.local_addr().unwrap());
-            assert!(reserve.0.is_none());
-            // As long as it is used up nobody is let in by it.
-            let error = reserve.accept(&listener, none_left(code)).await.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(code));
-            reserve.fill();
-            assert!(reserve.0.is_some());
-        }
-        // Nor for another reason.
-        let error = reserve.accept(&listener, io::ErrorKind::ConnectionAborted.into()).await.unwrap_err();
-        assert!(error.kind() == io::ErrorKind::ConnectionAborted && reserve.0.is_some());
     }
 }

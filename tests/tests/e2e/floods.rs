@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
@@ -127,6 +128,41 @@ fn a_flood_of_connections_leaves_others_alone() -> Result<()> {
     let connections = accepted()?;
     ensure!(connections > 1000, "only {connections} connections were no flood");
     Ok(())
+}
+
+/// Clients take every file descriptor of a node and more of them wait to be accepted: `causeway ctl` gets in, again and
+/// again, and so do clients when others have left.
+#[test]
+fn a_node_without_file_descriptors_lets_its_administrator_in() -> Result<()> {
+    let node = Node::start("")?;
+    let pid = node.pid()?;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let limit = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={}:", open + 8)])
+        .status()
+        .context("prlimit of util-linux")?;
+    ensure!(limit.success(), "prlimit says {limit}");
+    let clients = (0..40)
+        .map(|n| {
+            let mut socket = TcpStream::connect(node.mqtt())?;
+            let connect = Connect::new(Version::V5, &format!("taker{n}")).keep_alive(0);
+            socket.write_all(&connect.bytes())?;
+            Ok(socket)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    node.wait_for_line(SOON, "cannot accept connections")?;
+    for turn in 0..5 {
+        let answer = node.ctl(&["stats"], "")?;
+        ensure!(answer.status.success(), "ctl for the {turn}th time: {answer:?}");
+    }
+    let counters = node.mqtt_counters()?;
+    ensure!(counters.get("accept_errors").is_some_and(|count| *count > 0), "{counters:?}");
+    drop(clients);
+    eventually(SOON, || {
+        let counters = node.mqtt_counters()?;
+        need(counters.get("connections") == Some(&0), || format!("connections are left: {counters:?}"))
+    })?;
+    client(&node, "afterwards")?.disconnect()
 }
 
 /// One client subscribes and unsubscribes as fast as it goes, with many filters each time.
