@@ -87,7 +87,7 @@ impl Node {
     /// Starts everything that the configuration names.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let lock = lock_data_dir(&config.node.data_dir)?;
-        let access = Access::start(&config.authentication, &config.authorization, &config.node.data_dir)?;
+        let access = Access::start(config.access_options(&config.node.data_dir))?;
         access.watch();
         let options = mqtt::Options { access: access.clone(), ..config.mqtt_options() };
         let router = Router::new(config.retained_limits());

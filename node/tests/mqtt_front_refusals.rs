@@ -1,6 +1,7 @@
 //! Lines of the log about clients that are refused, and failed handshakes: reason, address, and no secret.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "node/mqtt_front/mod.rs"]
 mod mqtt_front;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 
 use causeway::{
     access::{
-        Access, Authorization, DenyAction, Permission, Rule, passwords::Cost, rules::Action,
+        Access, Authorization, DenyAction, Options, Permission, Rule, passwords::Cost, rules::Action,
         rules::TopicPattern,
     },
     config::load_text,
@@ -63,8 +64,7 @@ async fn refused_logins_are_logged_with_reason_and_address_and_without_the_passw
                 authentication.ban { max_failures = 0, delay = 0 }\n";
     let config = load_text("test", text).unwrap().value;
     let access =
-        Access::start_with(&config.authentication, &config.authorization, folder.path(), Cost::LEAST)
-            .unwrap();
+        Access::start(Options { cost: Cost::LEAST, ..config.access_options(folder.path()) }).unwrap();
     access.add_user("ann".into(), b"the-right-secret".to_vec(), false).await.unwrap();
     let broker = broker_with(|options| options.access = access.clone()).await;
     let words = ["client refused: authentication failed", "client_id=\"login-refused\"", "username=\"ann\""];
@@ -193,7 +193,7 @@ async fn a_record_that_cannot_be_decrypted_ends_its_connection_and_no_other() {
 #[tokio::test]
 async fn a_client_certificate_of_version_1_is_refused_in_words_that_name_the_remedy() {
     log::collect();
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mqtt_front/certificates"));
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/mqtt_front/certificates"));
     let path = |name: &str| -> PathBuf { folder.join(name) };
     let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
     let old = Issued {

@@ -1,5 +1,6 @@
 //! The node does not grow because somebody does not read. A process of its own: it looks at its size.
 
+#[path = "node/mqtt_front/mod.rs"]
 mod mqtt_front;
 
 use causeway::flow::mailbox::Capacity;

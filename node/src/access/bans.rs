@@ -27,15 +27,15 @@ const SLOWEST: Duration = Duration::from_secs(5);
 
 /// When an address is slowed down and banned.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub struct Limits {
     /// Failures within the window that lead to a ban; 0 bans nobody.
-    pub(super) max_failures: u32,
+    pub max_failures: u32,
     /// How long failures are added up.
-    pub(super) window: Duration,
+    pub window: Duration,
     /// How long a ban lasts.
-    pub(super) ban: Duration,
+    pub ban: Duration,
     /// How much later each further failure is answered.
-    pub(super) delay: Duration,
+    pub delay: Duration,
 }
 
 #[derive(Debug)]

@@ -9,13 +9,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{jwt::Jwt, password_file::PasswordFile};
+use super::{jwt::Jwt, password_file::PasswordFile, rules::Rule};
 
-/// What a file is to us.
+/// Use of a watched file.
 pub(super) enum Purpose {
     Passwords(Arc<PasswordFile>),
     Keys(Arc<Jwt>),
-    Rules,
+    Rules(fn(&Path) -> Result<Vec<Rule>, String>),
 }
 
 impl Purpose {
@@ -23,7 +23,7 @@ impl Purpose {
         match self {
             Self::Passwords(_) => "password file",
             Self::Keys(_) => "key file",
-            Self::Rules => "file of rules",
+            Self::Rules(_) => "file of rules",
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     permissions::TokenRules,
     rules::{Action, Permission, Rule, RuleSet, TopicPattern},
 };
-use crate::byte_order_mark;
+use crate::{byte_order_mark, secret::Secret};
 
 /// A longer token is refused unread.
 const LONGEST: usize = 16 << 10;
@@ -29,38 +29,48 @@ const LONGEST: usize = 16 << 10;
 /// Rules that a token may bring.
 const MOST_RULES: usize = 256;
 
-/// Where the keys are.
+/// Source of the keys.
 #[derive(Debug, Clone)]
-pub(super) enum KeySource {
+pub enum KeySource {
     /// A shared secret.
-    Secret(Vec<u8>),
+    Shared {
+        /// The secret, or `file://PATH`.
+        secret: Secret,
+        /// Whether it is written in Base64.
+        base64: bool,
+    },
     /// A file with a public key (PEM).
     Pem(PathBuf),
     /// A file with a JSON Web Key Set (RFC 7517).
     Jwks(PathBuf),
 }
 
-/// Which field of CONNECT holds the token.
+/// Field of CONNECT that holds the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub enum Field {
+    /// The password.
     Password,
+    /// The user name; the user is then called by the claim `sub`.
     Username,
 }
 
-/// How tokens are checked.
+/// Settings of logins with JSON Web Tokens.
 #[derive(Debug, Clone)]
-pub(super) struct JwtOptions {
-    pub(super) field: Field,
-    pub(super) keys: KeySource,
+pub struct JwtOptions {
+    /// Field of CONNECT that holds the token.
+    pub field: Field,
+    /// Source of the keys.
+    pub keys: KeySource,
     /// Narrows what the keys allow; empty: does not.
-    pub(super) algorithms: Vec<Algorithm>,
+    pub algorithms: Vec<Algorithm>,
     /// Claims and the values they need, with `${clientid}` and `${username}`.
-    pub(super) verify_claims: Vec<(String, String)>,
-    pub(super) leeway: Duration,
+    pub verify_claims: Vec<(String, String)>,
+    /// Tolerated difference of clocks.
+    pub leeway: Duration,
     /// Whether a connection ends with its token.
-    pub(super) disconnect_after_expire: bool,
+    pub disconnect_after_expire: bool,
     /// The claim that holds rules.
-    pub(super) acl_claim: String,
+    pub acl_claim: String,
 }
 
 struct Key {
@@ -195,15 +205,9 @@ impl KeySource {
     /// The file, if it is one.
     pub(super) fn path(&self) -> Option<&Path> {
         match self {
-            Self::Secret(_) => None,
+            Self::Shared { .. } => None,
             Self::Pem(path) | Self::Jwks(path) => Some(path),
         }
-    }
-
-    /// The secret in Base64.
-    pub(super) fn secret_in_base64(text: &str) -> Result<Self, String> {
-        let secret = BASE64_STANDARD.decode(text.trim()).map_err(|_| "the secret is no Base64".to_owned())?;
-        Ok(Self::Secret(secret))
     }
 
     fn load(&self) -> Result<Vec<Key>, String> {
@@ -211,9 +215,18 @@ impl KeySource {
             std::fs::read(path).map(byte_order_mark::skip_bytes).map_err(|error| error.to_string())
         };
         match self {
-            Self::Secret(secret) if secret.is_empty() => Err("the secret is empty".into()),
-            Self::Secret(secret) => {
-                let key = DecodingKey::from_secret(secret);
+            Self::Shared { secret, base64 } => {
+                let text = secret.resolve().map_err(|error| error.to_string())?;
+                let text = text.reveal();
+                let bytes = if *base64 {
+                    BASE64_STANDARD.decode(text.trim()).map_err(|_| "the secret is no Base64".to_owned())?
+                } else {
+                    text.as_bytes().to_vec()
+                };
+                if bytes.is_empty() {
+                    return Err("the secret is empty".into());
+                }
+                let key = DecodingKey::from_secret(&bytes);
                 Ok(vec![Key { id: None, algorithms: algorithms_of(&key), verifier: key }])
             }
             Self::Pem(path) => Ok(vec![read_pem(&read(path)?)?]),

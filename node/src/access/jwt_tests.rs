@@ -3,6 +3,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 
 use super::*;
+use crate::secret::Secret;
 
 /// A key for these tests and nothing else.
 const RSA_PRIVATE: &str = "\
@@ -63,12 +64,17 @@ fn options(keys: KeySource) -> JwtOptions {
 }
 
 fn secret() -> KeySource {
-    KeySource::Secret(b"a secret of thirty-two bytes, ok".to_vec())
+    KeySource::Shared { secret: Secret::new("a secret of thirty-two bytes, ok"), base64: false }
 }
 
 fn hmac(algorithm: Algorithm, claims: &Value) -> String {
-    let KeySource::Secret(secret) = secret() else { panic!("a secret") };
-    jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(&secret)).unwrap()
+    let KeySource::Shared { secret, .. } = secret() else { panic!("a secret") };
+    jsonwebtoken::encode(
+        &Header::new(algorithm),
+        claims,
+        &EncodingKey::from_secret(secret.reveal().as_bytes()),
+    )
+    .unwrap()
 }
 
 fn judge(jwt: &Jwt, token: &str) -> Result<Grant, Refused> {
@@ -104,7 +110,8 @@ fn tokens_of_every_hmac_are_taken_and_wrong_ones_are_not() {
         let token = hmac(algorithm, &json!({ "sub": "ann" }));
         assert!(looks_like_a_token(&token));
         assert_eq!(judge(&jwt, &token).unwrap().subject.as_deref(), Some("ann"));
-        let other = Jwt::new(options(KeySource::Secret(b"another".to_vec()))).unwrap();
+        let other =
+            Jwt::new(options(KeySource::Shared { secret: Secret::new("another"), base64: false })).unwrap();
         assert_eq!(refused(&other, &token), Some(Refused::Signature));
         let (message, signature) = token.rsplit_once('.').unwrap();
         for changed in [format!("{message}."), format!("{message}.AAAA"), format!("{message}A.{signature}")] {

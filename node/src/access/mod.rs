@@ -21,6 +21,7 @@ mod exchange;
 mod files;
 mod filters;
 mod jwt;
+mod options;
 mod password_file;
 pub mod passwords;
 mod permissions;
@@ -41,12 +42,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use authenticator::Authenticator;
-pub use bans::Ban;
+pub use bans::{Ban, Limits as BanLimits};
 use bans::{Bans, Consequence};
 use causeway_protocol::mqtt::ReasonCode;
 pub use exchange::{Exchange, Step};
 use files::Watched;
 use hashbrown::HashMap;
+pub use jsonwebtoken::Algorithm;
+pub use jwt::{Field as TokenField, JwtOptions, KeySource};
+pub use options::{BackendOptions, CheckOptions, Options, RulesFile};
 use parking_lot::RwLock;
 pub use permissions::Permissions;
 use permissions::{Rules, Standing, TokenRules};
@@ -54,7 +58,7 @@ use revoked::Revoked;
 use rules::RuleSet;
 pub use rules::{Allowed, Permission, Rule};
 pub use scram::SCRAM_SHA_256;
-pub use start::{Error, UserError, check};
+pub use start::{Error, USERS_FILE, UserError, check};
 use tokio::time::Instant;
 pub use users::{UserRow, UsersError};
 

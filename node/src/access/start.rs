@@ -1,9 +1,8 @@
-//! From the configuration to a working [`Access`], and what the node asks of it beside the MQTT front.
+//! Starts an [`Access`], and what the node asks of it beside the MQTT front.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::Algorithm;
 use parking_lot::RwLock;
 
 use super::{
@@ -12,22 +11,18 @@ use super::{
     bans::{Bans, Limits},
     checks::{CheckLimits, Checks},
     files::{Purpose, Watched},
-    jwt::{Field, Jwt, JwtOptions, KeySource},
+    jwt::{Jwt, JwtOptions, KeySource},
+    options::{BackendOptions, CheckOptions, Options, RulesFile},
     password_file::PasswordFile,
     passwords::{Cost, PasswordHash},
     permissions::Rules,
     revoked::Revoked,
-    rules::{Permission, Rule, RuleSet},
+    rules::{Permission, RuleSet},
     users::{UserRow, Users, UsersError, UsersOptions},
 };
-use crate::config::{
-    AuthenticationConfig, AuthorizationConfig, BackendConfig, BanConfig, CertificateName, Choice,
-    DenyActionWord, Errors, JwtConfig, NoMatch, PasswordChecksConfig, RuleConfig, TokenAlgorithm, TokenField,
-    load_rules,
-};
 
-/// The file of the user database, in the data directory.
-const USERS_FILE: &str = "users.redb";
+/// Name of the user database's file.
+pub const USERS_FILE: &str = "users.redb";
 
 /// Why access control did not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +42,7 @@ pub enum Error {
     Secret(String),
     /// The file of rules has errors.
     #[error("authorization.file:\n{0}")]
-    Rules(Errors),
+    Rules(String),
     /// The user database.
     #[error("{path}: {source}")]
     Users {
@@ -58,58 +53,16 @@ pub enum Error {
     },
 }
 
-fn open_jwt(config: &JwtConfig) -> Result<Jwt, Error> {
-    let JwtConfig {
-        from,
-        secret,
-        secret_base64_encoded,
-        public_key,
-        jwks_file,
-        algorithms,
-        verify_claims,
-        leeway,
-        disconnect_after_expire,
-        acl_claim_name,
-    } = config;
-    let keys = if let Some(secret) = secret {
-        let text = secret.resolve().map_err(|error| Error::Secret(error.to_string()))?;
-        let text = text.reveal();
-        if *secret_base64_encoded {
-            KeySource::secret_in_base64(text).map_err(Error::Secret)?
-        } else {
-            KeySource::Secret(text.as_bytes().to_vec())
-        }
-    } else if let Some(path) = public_key {
-        KeySource::Pem(path.clone())
-    } else {
-        KeySource::Jwks(jwks_file.clone().unwrap_or_default())
+fn open_jwt(options: &JwtOptions) -> Result<Jwt, Error> {
+    let key = match &options.keys {
+        KeySource::Shared { .. } => None,
+        KeySource::Pem(path) => Some(("authentication.backends: public_key", path)),
+        KeySource::Jwks(path) => Some(("authentication.backends: jwks_file", path)),
     };
-    let key = if public_key.is_some() {
-        "authentication.backends: public_key"
-    } else {
-        "authentication.backends: jwks_file"
-    };
-    let path = keys.path().map(|path| path.display().to_string());
-    Jwt::new(JwtOptions {
-        field: match from {
-            TokenField::Password => Field::Password,
-            TokenField::Username => Field::Username,
-        },
-        keys,
-        algorithms: algorithms.iter().filter_map(|algorithm| algorithm_of(*algorithm)).collect(),
-        verify_claims: verify_claims.clone().into_iter().collect(),
-        leeway: *leeway,
-        disconnect_after_expire: *disconnect_after_expire,
-        acl_claim: acl_claim_name.clone(),
-    })
-    .map_err(|reason| match path {
-        Some(path) => Error::File { key, path, reason },
+    Jwt::new(options.clone()).map_err(|reason| match key {
+        Some((key, path)) => Error::File { key, path: path.display().to_string(), reason },
         None => Error::Secret(reason),
     })
-}
-
-fn algorithm_of(word: TokenAlgorithm) -> Option<Algorithm> {
-    word.word().parse().ok()
 }
 
 fn open_password_file(path: &Path) -> Result<PasswordFile, Error> {
@@ -120,95 +73,74 @@ fn open_password_file(path: &Path) -> Result<PasswordFile, Error> {
     })
 }
 
-fn rules_of(configured: &[RuleConfig]) -> impl Iterator<Item = Rule> {
-    configured.iter().map(RuleConfig::rule)
-}
-
-fn read_rules(path: &Path) -> Result<Vec<Rule>, Errors> {
-    Ok(rules_of(&load_rules(path)?.value.rules).collect())
-}
-
-/// Everything that is wrong with the files that the two sections name, as `causeway check` says it.
-pub fn check(authentication: &AuthenticationConfig, authorization: &AuthorizationConfig) -> Vec<Error> {
+/// Everything that is wrong with the files that the options name, as `causeway check` says it.
+pub fn check(options: &Options) -> Vec<Error> {
     let mut errors = Vec::new();
-    for backend in &authentication.backends {
+    for backend in &options.backends {
         errors.extend(match backend {
-            BackendConfig::PasswordFile(config) => open_password_file(&config.path).err(),
-            BackendConfig::Jwt(config) => open_jwt(config).err(),
-            BackendConfig::BuiltInDatabase(_) | BackendConfig::ClientCertificate(_) => None,
+            BackendOptions::PasswordFile(path) => open_password_file(path).err(),
+            BackendOptions::Jwt(jwt) => open_jwt(jwt).err(),
+            BackendOptions::Users { .. } | BackendOptions::Certificate { .. } => None,
         });
     }
-    if let Some(path) = &authorization.file {
-        errors.extend(read_rules(path).err().map(Error::Rules));
+    if let Some(RulesFile { path, read }) = &options.rules_file {
+        errors.extend(read(path).err().map(Error::Rules));
     }
     errors
 }
 
 impl Access {
-    /// Access as configured. Reads files, and opens the user database where it is asked for.
-    pub fn start(
-        authentication: &AuthenticationConfig,
-        authorization: &AuthorizationConfig,
-        data_dir: &Path,
-    ) -> Result<Arc<Self>, Error> {
-        Self::start_with(authentication, authorization, data_dir, Cost::RECOMMENDED)
-    }
-
-    /// [`Self::start`] with another cost of new password hashes.
-    pub fn start_with(
-        authentication: &AuthenticationConfig,
-        authorization: &AuthorizationConfig,
-        data_dir: &Path,
-        cost: Cost,
-    ) -> Result<Arc<Self>, Error> {
-        // Taken apart, so that a field that reaches nothing does not compile.
-        let AuthenticationConfig { allow_anonymous: _, backends, password_checks, ban, reload_interval } =
-            authentication;
-        let PasswordChecksConfig { max_concurrent, max_waiting, remember } = *password_checks;
-        let BanConfig { max_failures, window_time, ban_time, delay } = *ban;
-        let AuthorizationConfig { no_match, deny_action, rules, file } = authorization;
+    /// Starts access control: reads the files, and opens the user database where one is asked for.
+    ///
+    /// # Errors
+    /// A file or secret that cannot be used.
+    pub fn start(options: Options) -> Result<Arc<Self>, Error> {
+        // Taken apart, so that an option without effect does not compile.
+        let Options {
+            anonymous,
+            backends,
+            checks: CheckOptions { max_concurrent, max_waiting, remember },
+            bans,
+            rules,
+            rules_file,
+            no_match,
+            deny_action,
+            reload_interval,
+            cost,
+        } = options;
         let mut watched = Vec::new();
         let mut known = Vec::new();
         for backend in backends {
             known.push(match backend {
-                BackendConfig::BuiltInDatabase(config) => {
-                    let path = data_dir.join(USERS_FILE);
-                    let options =
-                        UsersOptions { cost, scram: config.scram.then_some(config.scram_iterations) };
-                    let users = Users::open(&path, options);
+                BackendOptions::Users { path, scram_iterations } => {
+                    let users = Users::open(&path, UsersOptions { cost, scram: scram_iterations });
                     let users =
                         users.map_err(|source| Error::Users { path: path.display().to_string(), source })?;
                     Backend::Users(Arc::new(users))
                 }
-                BackendConfig::PasswordFile(config) => {
-                    let file = Arc::new(open_password_file(&config.path)?);
+                BackendOptions::PasswordFile(path) => {
+                    let file = Arc::new(open_password_file(&path)?);
                     watched.push(Watched::new(file.path(), Purpose::Passwords(file.clone())));
                     Backend::PasswordFile(file)
                 }
-                BackendConfig::Jwt(config) => {
-                    let jwt = Arc::new(open_jwt(config)?);
+                BackendOptions::Jwt(jwt) => {
+                    let jwt = Arc::new(open_jwt(&jwt)?);
                     if let Some(path) = jwt.options().keys.path() {
                         watched.push(Watched::new(path, Purpose::Keys(jwt.clone())));
                     }
                     Backend::Jwt(jwt)
                 }
-                BackendConfig::ClientCertificate(config) => {
-                    Backend::Certificate(config.username == CertificateName::CommonName)
-                }
+                BackendOptions::Certificate { common_name } => Backend::Certificate(common_name),
             });
         }
-        let configured: Vec<Rule> = rules_of(rules).collect();
+        let configured = rules;
         let mut all = configured.clone();
-        if let Some(path) = file {
-            watched.push(Watched::new(path, Purpose::Rules));
-            all.extend(read_rules(path).map_err(Error::Rules)?);
+        if let Some(RulesFile { path, read }) = &rules_file {
+            watched.push(Watched::new(path, Purpose::Rules(*read)));
+            all.extend(read(path).map_err(Error::Rules)?);
         }
-        let no_match = match no_match {
-            NoMatch::Allow => Permission::Allow,
-            NoMatch::Deny => Permission::Deny,
-        };
         // Without rules there is nothing to ask, now or later.
-        let asked = !all.is_empty() || file.is_some() || no_match == Permission::Deny;
+        let asked = !all.is_empty() || rules_file.is_some() || no_match == Permission::Deny;
         let rules =
             asked.then(|| Arc::new(Rules { current: ArcSwap::from_pointee(RuleSet::new(all)), no_match }));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -216,23 +148,20 @@ impl Access {
         Ok(Arc::new(Self {
             authenticator: Authenticator {
                 backends: known,
-                anonymous: authentication.anonymous_is_allowed(),
+                anonymous,
                 checks: Checks::new(CheckLimits { running, waiting: max_waiting as usize, remember }),
                 nobody: Arc::new(PasswordHash::of_nobody(cost)),
             },
-            bans: Bans::new(Limits { max_failures, window: window_time, ban: ban_time, delay }),
+            bans: Bans::new(bans),
             rules,
             configured,
             standings: RwLock::default(),
-            deny_action: match deny_action {
-                DenyActionWord::Ignore => DenyAction::Ignore,
-                DenyActionWord::Disconnect => DenyAction::Disconnect,
-            },
+            deny_action,
             on_reload: RwLock::default(),
             on_revoke: RwLock::default(),
             revoked: Revoked::default(),
             watched,
-            reload_interval: *reload_interval,
+            reload_interval,
         }))
     }
 
@@ -258,9 +187,9 @@ impl Access {
             watched.look(|purpose, path| match purpose {
                 Purpose::Passwords(file) => file.reload().map(|()| file.len()),
                 Purpose::Keys(jwt) => jwt.reload().map(|()| 1),
-                Purpose::Rules => {
+                Purpose::Rules(read) => {
                     let mut rules = self.configured.clone();
-                    rules.extend(read_rules(path).map_err(|errors| errors.to_string())?);
+                    rules.extend(read(path)?);
                     let count = rules.len();
                     self.replace_rules(rules);
                     Ok(count)

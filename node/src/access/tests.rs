@@ -11,7 +11,7 @@ use crate::config::{Loaded, load_text};
 fn access(text: &str, folder: &Path) -> Arc<Access> {
     let text = text.replace("FOLDER", &folder.display().to_string());
     let Loaded { value: config, .. } = load_text("test", &text).unwrap_or_else(|errors| panic!("{errors}"));
-    Access::start_with(&config.authentication, &config.authorization, folder, Cost::LEAST)
+    Access::start(Options { cost: Cost::LEAST, ..config.access_options(folder) })
         .unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -23,7 +23,7 @@ pub(super) fn check(path: &Path) -> anyhow::Result<ExitCode> {
                 );
                 return Ok(ExitCode::FAILURE);
             }
-            let wrong = crate::access::check(&loaded.value.authentication, &loaded.value.authorization);
+            let wrong = crate::access::check(&loaded.value.access_options(&loaded.value.node.data_dir));
             if !wrong.is_empty() {
                 for error in &wrong {
                     eprintln!("{error}");

@@ -1,6 +1,6 @@
 //! The sections `authentication` and `authorization`: who may connect, and what they may do then.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -9,10 +9,12 @@ use super::Config;
 use super::connection::not_empty;
 use super::kind::{DefaultDoc, FieldDoc, Kind, Secrets};
 use super::kind_numbers::{integer, millis, seconds};
-use super::kind_values::{Parsed, boolean, choice, parsed, secret, text};
+use super::kind_values::{Choice, Parsed, boolean, choice, parsed, secret, text};
 use super::section::{Section, choices, list, named, nested, section};
 use super::tree::{Node, Object, Walk};
+use crate::access::passwords::Cost;
 use crate::access::rules::{self, Network, TopicPattern};
+use crate::access::{self, BackendOptions};
 use crate::secret::Secret;
 
 section! {
@@ -556,5 +558,92 @@ pub(super) fn check_access(config: &Config, object: &Object<'_>, walk: &mut Walk
             "no client can connect: anonymous ones may not, and no backends know any other; \
              backends = [{ type = built_in_database }] has users that `causeway ctl users add` makes",
         );
+    }
+}
+
+impl Config {
+    /// Settings of access control; the user database is in `data_dir`.
+    pub fn access_options(&self, data_dir: &Path) -> access::Options {
+        // Taken apart, so that a key without effect does not compile.
+        let AuthenticationConfig { allow_anonymous: _, backends, password_checks, ban, reload_interval } =
+            &self.authentication;
+        let PasswordChecksConfig { max_concurrent, max_waiting, remember } = *password_checks;
+        let BanConfig { max_failures, window_time, ban_time, delay } = *ban;
+        let AuthorizationConfig { no_match, deny_action, rules, file } = &self.authorization;
+        access::Options {
+            anonymous: self.authentication.anonymous_is_allowed(),
+            backends: backends.iter().map(|backend| backend.options(data_dir)).collect(),
+            checks: access::CheckOptions { max_concurrent, max_waiting, remember },
+            bans: access::BanLimits { max_failures, window: window_time, ban: ban_time, delay },
+            rules: rules.iter().map(RuleConfig::rule).collect(),
+            rules_file: file.clone().map(|path| access::RulesFile { path, read: read_rules }),
+            no_match: match no_match {
+                NoMatch::Allow => rules::Permission::Allow,
+                NoMatch::Deny => rules::Permission::Deny,
+            },
+            deny_action: match deny_action {
+                DenyActionWord::Ignore => access::DenyAction::Ignore,
+                DenyActionWord::Disconnect => access::DenyAction::Disconnect,
+            },
+            reload_interval: *reload_interval,
+            cost: Cost::RECOMMENDED,
+        }
+    }
+}
+
+fn read_rules(path: &Path) -> Result<Vec<rules::Rule>, String> {
+    let loaded = super::load_rules(path).map_err(|errors| errors.to_string())?;
+    Ok(loaded.value.rules.iter().map(RuleConfig::rule).collect())
+}
+
+impl BackendConfig {
+    fn options(&self, data_dir: &Path) -> BackendOptions {
+        match self {
+            Self::BuiltInDatabase(BuiltInDatabaseConfig { scram, scram_iterations }) => {
+                BackendOptions::Users {
+                    path: data_dir.join(access::USERS_FILE),
+                    scram_iterations: scram.then_some(*scram_iterations),
+                }
+            }
+            Self::PasswordFile(PasswordFileConfig { path }) => BackendOptions::PasswordFile(path.clone()),
+            Self::Jwt(config) => BackendOptions::Jwt(Box::new(config.options())),
+            Self::ClientCertificate(ClientCertificateConfig { username }) => {
+                BackendOptions::Certificate { common_name: *username == CertificateName::CommonName }
+            }
+        }
+    }
+}
+
+impl JwtConfig {
+    fn options(&self) -> access::JwtOptions {
+        let Self {
+            from,
+            secret,
+            secret_base64_encoded,
+            public_key,
+            jwks_file,
+            algorithms,
+            verify_claims,
+            leeway,
+            disconnect_after_expire,
+            acl_claim_name,
+        } = self.clone();
+        let keys = match (secret, public_key) {
+            (Some(secret), _) => access::KeySource::Shared { secret, base64: secret_base64_encoded },
+            (None, Some(path)) => access::KeySource::Pem(path),
+            (None, None) => access::KeySource::Jwks(jwks_file.unwrap_or_default()),
+        };
+        access::JwtOptions {
+            field: match from {
+                TokenField::Password => access::TokenField::Password,
+                TokenField::Username => access::TokenField::Username,
+            },
+            keys,
+            algorithms: algorithms.iter().filter_map(|algorithm| algorithm.word().parse().ok()).collect(),
+            verify_claims: verify_claims.into_iter().collect(),
+            leeway,
+            disconnect_after_expire,
+            acl_claim: acl_claim_name,
+        }
     }
 }

@@ -100,7 +100,7 @@ impl Node {
 pub(crate) async fn stored_sessions(scenario: &StoredSessions) -> Result<Report> {
     let folder = tempfile::tempdir()?;
     let found = scenario.program.clone().or_else(|| Kind::Causeway.find(&[]));
-    let program = found.context("no causeway beside this program; cargo build --release makes it")?;
+    let program = found.context("no causeway beside this program; cargo build --profile dist -p causeway -p causeway-benches makes both")?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let configuration = folder.path().join("causeway.conf");

@@ -1,0 +1,39 @@
+//! The tests of the node that share a process. What counts the memory, or reads the log, of its process is a
+//! binary of its own beside this one.
+
+mod architecture;
+mod bridge_hybrid;
+mod bridge_lifecycle;
+mod bridge_limits;
+mod bridge_loops;
+mod bridge_matrix;
+mod bridge_outages;
+mod bridge_records;
+mod bridge_support;
+mod bridge_topics;
+mod bridges;
+mod cli;
+mod config_errors;
+mod config_guide;
+mod config_values;
+mod dev_kafka_rskafka;
+mod dev_kafka_storage;
+mod kafka_consumer;
+mod kafka_producer;
+mod kafka_producer_faults;
+mod kafka_producer_partitions;
+mod mqtt_front;
+mod mqtt_front_access;
+mod mqtt_front_acks;
+mod mqtt_front_durable;
+mod mqtt_front_durable_queues;
+mod mqtt_front_exchange;
+mod mqtt_front_limits;
+mod mqtt_front_properties;
+mod mqtt_front_sessions;
+mod mqtt_front_shared;
+mod mqtt_front_sys;
+mod mqtt_front_transports;
+mod probe;
+mod producer_support;
+mod scenarios;
