@@ -300,7 +300,7 @@ impl Node {
     /// Status and reason of a bridge by its id.
     pub fn status(&self, id: &str) -> Result<(String, String)> {
         let stats = self.stats()?;
-        let bridges = stats.as_array().context("no list of bridges")?;
+        let bridges = stats["bridges"].as_array().context("no list of bridges")?;
         let bridge =
             bridges.iter().find(|bridge| bridge["id"] == id).with_context(|| format!("no bridge {id}"))?;
         let text = |field: &str| bridge[field].as_str().unwrap_or_default().to_owned();
@@ -313,7 +313,8 @@ impl Node {
         Ok(serde_json::from_str(&answer.stdout)?)
     }
 
-    /// The books of every bridge by its id, such as `kafka:NAME` or `kafka_consumer:NAME`.
+    /// The books of every bridge by its id, such as `kafka:NAME` or `kafka_consumer:NAME`, and those of past
+    /// bridges as `past:kafka` and `past:kafka_consumer`.
     pub fn ledgers(&self) -> Result<BTreeMap<String, Ledger>> {
         Self::ledgers_at(&self.admin)
     }
@@ -321,14 +322,18 @@ impl Node {
     /// The same of the node that answers at this admin address.
     pub fn ledgers_at(admin: &str) -> Result<BTreeMap<String, Ledger>> {
         let stats = stats_at(admin)?;
-        let bridges = stats.as_array().with_context(|| format!("no list of bridges: {stats}"))?;
+        let bridges = stats["bridges"].as_array().with_context(|| format!("no list of bridges: {stats}"))?;
+        let past = stats["past"].as_object().with_context(|| format!("no past: {stats}"))?;
         let entry = |bridge: &Value| {
             let id = bridge["id"].as_str().with_context(|| format!("no id in {bridge}"))?;
             let ledger = serde_json::from_value(bridge["counters"].clone())
                 .with_context(|| format!("no counters in {bridge}"))?;
             Ok((id.to_owned(), ledger))
         };
-        bridges.iter().map(entry).collect()
+        let past = past
+            .iter()
+            .map(|(kind, counters)| Ok((format!("past:{kind}"), serde_json::from_value(counters.clone())?)));
+        bridges.iter().map(entry).chain(past).collect()
     }
 
     /// The books of one bridge.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::link::{Link, LinkError, Patience};
-use super::v1::{self, AdminError, Answer, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo, Request};
+use super::v1::{self, AdminError, Answer, BridgeInfo, ClientsPage, Counter, NodeInfo, Request, StatsAnswer};
 use super::v1_access::{AccessAnswer, AccessRequest};
 use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 use crate::dial;
@@ -130,7 +130,7 @@ impl AdminClient {
         &mut self,
         bridge: Option<String>,
         partitions: bool,
-    ) -> Result<Vec<BridgeStats>, ClientError> {
+    ) -> Result<StatsAnswer, ClientError> {
         match self.call(&Request::Stats { bridge, partitions }).await? {
             Answer::Stats(stats) => Ok(stats),
             other => Err(self.unexpected(&format_args!("{other:?}"))),

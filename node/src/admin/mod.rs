@@ -26,7 +26,7 @@ pub use server::{AdminHandle, AdminOptions, AdminServer, StartError};
 pub use service::{AdminService, Pending};
 pub use v1::{
     AdminError, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo, ClientsPage,
-    Counter, ListenerInfo, NodeInfo, PartitionStats,
+    Counter, Counters, ListenerInfo, NodeInfo, PartitionStats, PastStats, StatsAnswer,
 };
 
 /// Where a node's admin link is unless it is told otherwise.

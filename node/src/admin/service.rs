@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::v1::{AdminError, BridgeInfo, BridgeStats, ClientsPage, Counter, NodeInfo};
+use super::v1::{AdminError, BridgeInfo, ClientsPage, Counter, NodeInfo, StatsAnswer};
 use super::v1_access::{AccessAnswer, AccessRequest};
 use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 
@@ -19,8 +19,8 @@ pub trait AdminService: Send + Sync + 'static {
     /// All bridges, sorted by id.
     fn bridges(&self) -> Pending<'_, Vec<BridgeInfo>>;
 
-    /// Counters of one bridge or of all, sorted by id; with rows per partition where asked for.
-    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, Vec<BridgeStats>>;
+    /// Counters of one bridge, or of all, sorted by id, and of past ones; with rows per partition where asked for.
+    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, StatsAnswer>;
 
     /// Stops and starts a bridge, keeping what it has queued. Ends when the bridge runs again, which
     /// does not mean that it is connected.

@@ -60,18 +60,26 @@ impl AdminService for Fake {
         Box::pin(async { IDS.iter().map(|id| self.info(id)).collect() })
     }
 
-    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, Vec<BridgeStats>> {
+    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, StatsAnswer> {
         Box::pin(async move {
             let ids = bridge.as_deref().map_or(IDS.to_vec(), |id| vec![id]);
             let ledger = Ledger { matched: 3, success: 2, dropped_expired: 1, ..Ledger::default() };
+            let counters = Counters::from(ledger);
             let rows = if self.huge.load(Ordering::Relaxed) { 400_000 } else { 2 };
-            let row = |partition| PartitionStats { topic: "testtopic-in".into(), partition, ledger };
-            ids.into_iter()
+            let row = |partition| PartitionStats {
+                topic: "testtopic-in".into(),
+                partition,
+                counters: counters.clone(),
+            };
+            let bridges = ids
+                .into_iter()
                 .map(|id| {
                     let partitions = if partitions { (0..rows).map(row).collect() } else { vec![] };
-                    Ok(BridgeStats { bridge: self.info(id)?, ledger, disk_bytes: 0, partitions })
+                    let counters = counters.clone();
+                    Ok(BridgeStats { bridge: self.info(id)?, counters, disk_bytes: 0, partitions })
                 })
-                .collect()
+                .collect::<Result<_, _>>()?;
+            Ok(StatsAnswer { bridges, past: Vec::new() })
         })
     }
 
@@ -131,7 +139,8 @@ impl AdminService for Fake {
                     let row = |partition| PartitionStats {
                         topic: "testtopic-in".into(),
                         partition,
-                        ledger: Ledger { matched: 3, success: 2, dropped_expired: 1, ..Ledger::default() },
+                        counters: Ledger { matched: 3, success: 2, dropped_expired: 1, ..Ledger::default() }
+                            .into(),
                     };
                     let partitions: Vec<_> = (from..rows).take(limit as usize).map(row).collect();
                     let more = partitions.last().is_some_and(|last| last.partition + 1 < rows);
@@ -208,9 +217,10 @@ async fn every_operation_is_answered_over_one_connection() {
     let mut client = AdminClient::connect(&stage.address).await.unwrap();
     assert_eq!(client.node().await.unwrap().messages_in, 17);
     assert_eq!(client.bridges().await.unwrap().len(), 2);
-    assert_eq!(client.stats(None, false).await.unwrap().len(), 2);
+    assert_eq!(client.stats(None, false).await.unwrap().bridges.len(), 2);
     let one = client.stats(Some("kafka:main".into()), true).await.unwrap();
-    assert_eq!((one.len(), one[0].partitions.len(), one[0].ledger.imbalance()), (1, 2, 0));
+    let [one] = &one.bridges[..] else { panic!("one bridge: {one:?}") };
+    assert_eq!((one.partitions.len(), Ledger::from(&one.counters).imbalance()), (2, 0));
     let off = client.enable_bridge("kafka:main".into(), false).await.unwrap();
     assert_eq!((off.enabled, off.status), (false, BridgeStatus::Stopped));
     assert!(client.enable_bridge("kafka:main".into(), true).await.unwrap().enabled);

@@ -95,7 +95,7 @@ pub enum Answer {
     /// To [`Request::Bridges`].
     Bridges(Vec<BridgeInfo>),
     /// To [`Request::Stats`].
-    Stats(Vec<BridgeStats>),
+    Stats(StatsAnswer),
     /// To [`Request::BridgeRestart`] and [`Request::BridgeEnable`]: the bridge as it is now.
     Bridge(BridgeInfo),
     /// To [`Request::Clients`].
@@ -115,6 +115,29 @@ pub struct Counter {
     pub name: String,
     /// Its value now.
     pub value: u64,
+}
+
+/// Counts by their names, so that one more of them does not change the layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters(pub Vec<Counter>);
+
+impl From<Ledger> for Counters {
+    /// Counts of 0 are left out.
+    fn from(ledger: Ledger) -> Self {
+        let counts = ledger.counts().filter(|(_, value)| *value > 0);
+        Self(counts.map(|(name, value)| Counter { name: name.to_owned(), value }).collect())
+    }
+}
+
+impl From<&Counters> for Ledger {
+    /// Counts that this build does not know, from a later one, are left out; those that are missing are 0.
+    fn from(counters: &Counters) -> Self {
+        let mut ledger = Self::default();
+        for Counter { name, value } in &counters.0 {
+            ledger.set(name, *value);
+        }
+        ledger
+    }
 }
 
 /// Some of the clients that have a session, by client identifier.
@@ -246,17 +269,34 @@ pub struct BridgeInfo {
     pub reason: Option<String>,
 }
 
+/// Counters of bridges.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsAnswer {
+    /// The bridges asked for, by id.
+    pub bridges: Vec<BridgeStats>,
+    /// Counts of bridges that were disabled or deleted since the node started. Empty where one bridge was asked for.
+    pub past: Vec<PastStats>,
+}
+
+/// Counts of bridges of one kind that were disabled or deleted, from their last run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastStats {
+    /// Kind of the bridges.
+    pub kind: BridgeKind,
+    /// Sum of their counts.
+    pub counters: Counters,
+}
+
 /// A bridge with its counters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeStats {
     /// The bridge.
     pub bridge: BridgeInfo,
-    /// All its books in one.
-    pub ledger: Ledger,
+    /// Sum of its counts.
+    pub counters: Counters,
     /// Bytes of the files of its disk buffer (now), whose partitions share them; 0 without.
     pub disk_bytes: u64,
-    /// The books of its partitions; they do not hold what never reached a partition. Empty unless asked
-    /// for.
+    /// Counts of its partitions, without what never reached a partition. Empty unless asked for.
     pub partitions: Vec<PartitionStats>,
 }
 
@@ -267,8 +307,8 @@ pub struct PartitionStats {
     pub topic: String,
     /// Partition of it.
     pub partition: i32,
-    /// Its books.
-    pub ledger: Ledger,
+    /// Its counts.
+    pub counters: Counters,
 }
 
 /// Why an operation was not done.
@@ -364,7 +404,7 @@ mod tests {
     use causeway_protocol::wire;
 
     use super::super::v1_access::{Password, UserInfo};
-    use super::super::v1_bridges::{DeletedInfo, Put};
+    use super::super::v1_bridges::{DeletedInfo, ProbeStep, ProbeVerdict, Put};
     use super::*;
 
     #[test]
@@ -396,6 +436,16 @@ mod tests {
             bytes.concat()
         };
         headers.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn counts_of_a_later_build_and_missing_ones_do_no_harm() {
+        let counter = |name: &str, value| Counter { name: name.into(), value };
+        let counters =
+            Counters(vec![counter("matched", 3), counter("of_a_later_build", 7), counter("success", 2)]);
+        let ledger = Ledger { matched: 3, success: 2, ..Ledger::default() };
+        assert_eq!(Ledger::from(&counters), ledger);
+        assert_eq!(Ledger::from(&Counters::from(ledger)), ledger);
     }
 
     /// When this fails, a node and a `causeway ctl` of different builds no longer understand each other:
@@ -441,18 +491,9 @@ mod tests {
             dropped_queue_full: 4,
             dropped_expired: 5,
             dropped_resource_stopped: 6,
-            dropped_other: 7,
-            queuing: 8,
-            queuing_bytes: 9,
-            inflight: 10,
-            retried: 11,
-            late_reply: 12,
-            received: 13,
-            dead_lettered: 14,
-            dead_letters_lost: 15,
-            possible_duplicates: 16,
-            queuing_in_files: 17,
+            ..Ledger::default()
         };
+        let counters = Counters(Counters::from(ledger).0.into_iter().take(6).collect());
         let node = NodeInfo {
             name: "n".into(),
             version: "v".into(),
@@ -471,11 +512,19 @@ mod tests {
             max_buffer_memory: 9,
             memory_short: true,
         };
-        let partitions = vec![PartitionStats { topic: "t".into(), partition: 1, ledger }];
+        let partitions = vec![PartitionStats { topic: "t".into(), partition: 1, counters: counters.clone() }];
         let answers = [
             Answer::Node(node),
             Answer::Bridges(vec![bridge.clone()]),
-            Answer::Stats(vec![BridgeStats { bridge: bridge.clone(), ledger, disk_bytes: 18, partitions }]),
+            Answer::Stats(StatsAnswer {
+                bridges: vec![BridgeStats {
+                    bridge: bridge.clone(),
+                    counters: counters.clone(),
+                    disk_bytes: 18,
+                    partitions,
+                }],
+                past: vec![PastStats { kind: BridgeKind::Producer, counters }],
+            }),
             Answer::Bridge(bridge),
             Answer::Clients(ClientsPage {
                 clients: vec![ClientInfo {
@@ -490,6 +539,13 @@ mod tests {
             }),
             Answer::Mqtt(vec![Counter { name: "n".into(), value: 1 }]),
             Answer::Access(AccessAnswer::User(UserInfo { name: "e".into(), superuser: true, scram: false })),
+            Answer::BridgeDone(BridgeAnswer::Probed(vec![ProbeStep {
+                step: "s".into(),
+                about: "a".into(),
+                verdict: ProbeVerdict::Fail,
+                found: "f".into(),
+                fix: Some("x".into()),
+            }])),
             Answer::BridgeDone(BridgeAnswer::Deleted(DeletedInfo {
                 id: "i".into(),
                 records: 1,

@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::v1::{BridgeInfo, BridgeStats, Counter, PartitionStats};
-use crate::probe::Step;
 
 /// Most partitions in one answer.
 pub const PARTITIONS_PAGE: u32 = 1000;
@@ -75,7 +74,33 @@ pub enum BridgeAnswer {
     /// To [`BridgeRequest::Partitions`].
     Partitions(PartitionsPage),
     /// To [`BridgeRequest::Probe`].
-    Probed(Vec<Step>),
+    Probed(Vec<ProbeStep>),
+}
+
+/// Verdict on a step of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeVerdict {
+    /// As it should be.
+    Ok,
+    /// The bridge works, but hardly as meant.
+    Warn,
+    /// The bridge cannot work like this.
+    Fail,
+}
+
+/// A step on a bridge's way to Kafka.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStep {
+    /// Name of the step, such as `dns` or `topic`.
+    pub step: String,
+    /// Host, topic or group that it was about.
+    pub about: String,
+    /// Verdict.
+    pub verdict: ProbeVerdict,
+    /// Finding.
+    pub found: String,
+    /// Remedy.
+    pub fix: Option<String>,
 }
 
 /// What went with a bridge.

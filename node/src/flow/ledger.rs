@@ -10,49 +10,77 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Counts of one place that holds messages (a partition's queue, a bridge's refusals).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
+macro_rules! ledger {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts of one place that holds messages (a partition's queue, a bridge's refusals).
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Ledger {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Ledger {
+            /// All counts with their names.
+            pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+
+            /// Sets the count called `name`; false where there is none of that name.
+            pub fn set(&mut self, name: &str, value: u64) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => return false,
+                }
+                true
+            }
+        }
+
+        impl AddAssign for Ledger {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+ledger! {
     /// Messages taken on.
-    pub matched: u64,
+    matched,
     /// Messages whose fate is the wanted one.
-    pub success: u64,
+    success,
     /// Messages given up after they were taken on.
-    pub failed: u64,
+    failed,
     /// Oldest messages dropped because the queue was full (QoS 0 only).
-    pub dropped_queue_full: u64,
+    dropped_queue_full,
     /// Messages dropped because they were too old.
-    pub dropped_expired: u64,
+    dropped_expired,
     /// Messages dropped because the bridge was stopped with them inside.
-    pub dropped_resource_stopped: u64,
-    /// Messages dropped for another reason.
-    pub dropped_other: u64,
+    dropped_resource_stopped,
     /// Messages waiting, not sent (now).
-    pub queuing: u64,
+    queuing,
     /// Bytes of them, encoded (now).
-    pub queuing_bytes: u64,
+    queuing_bytes,
     /// Messages sent, answer outstanding (now).
-    pub inflight: u64,
+    inflight,
     /// Messages sent again.
-    pub retried: u64,
+    retried,
     /// Answers that came after a synchronous caller had stopped waiting.
-    pub late_reply: u64,
+    late_reply,
     /// Messages taken from Kafka (consumer bridges).
-    pub received: u64,
+    received,
     /// Of those given up, how many are in the dead-letter topic.
-    pub dead_lettered: u64,
+    dead_lettered,
     /// Of those given up, how many could not be written to the dead-letter topic.
-    pub dead_letters_lost: u64,
+    dead_letters_lost,
     /// Records sent again although Kafka may have them and could no longer tell.
-    pub possible_duplicates: u64,
+    possible_duplicates,
     /// Of `queuing_bytes`, how many are in files of a hybrid buffer (now).
-    pub queuing_in_files: u64,
+    queuing_in_files,
 }
 
 impl Ledger {
     /// All drops.
     pub fn dropped(&self) -> u64 {
-        self.dropped_queue_full + self.dropped_expired + self.dropped_resource_stopped + self.dropped_other
+        self.dropped_queue_full + self.dropped_expired + self.dropped_resource_stopped
     }
 
     /// `matched` less everything that it became: 0 where the books are right.
@@ -82,28 +110,6 @@ impl Ledger {
     }
 }
 
-impl AddAssign for Ledger {
-    fn add_assign(&mut self, other: Self) {
-        self.matched += other.matched;
-        self.success += other.success;
-        self.failed += other.failed;
-        self.dropped_queue_full += other.dropped_queue_full;
-        self.dropped_expired += other.dropped_expired;
-        self.dropped_resource_stopped += other.dropped_resource_stopped;
-        self.dropped_other += other.dropped_other;
-        self.queuing += other.queuing;
-        self.queuing_bytes += other.queuing_bytes;
-        self.queuing_in_files += other.queuing_in_files;
-        self.inflight += other.inflight;
-        self.retried += other.retried;
-        self.late_reply += other.late_reply;
-        self.received += other.received;
-        self.dead_lettered += other.dead_lettered;
-        self.dead_letters_lost += other.dead_letters_lost;
-        self.possible_duplicates += other.possible_duplicates;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +127,18 @@ mod tests {
         };
         let closed = Ledger { matched: 5, success: 4, failed: 1, ..Ledger::default() };
         assert_eq!((open.closed(), closed.imbalance()), (closed, 0));
+    }
+
+    #[test]
+    fn every_count_is_set_by_its_name_and_added() {
+        let mut ledger = Ledger::default();
+        for (number, (name, _)) in (1..).zip(Ledger::default().counts()) {
+            assert!(ledger.set(name, number), "{name}");
+        }
+        assert!(!ledger.set("dropped", 1));
+        let mut twice = ledger;
+        twice += ledger;
+        assert!(twice.counts().map(|(_, count)| count).eq((1..=16).map(|number| 2 * number)));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::node::{NodeAdmin, stats};
 use crate::admin::v1_bridges::{
-    BridgeAnswer, BridgeDetail, BridgeRequest, DeletedInfo, PARTITIONS_PAGE, PartitionsPage, Put,
+    BridgeAnswer, BridgeDetail, BridgeRequest, DeletedInfo, PARTITIONS_PAGE, PartitionsPage, ProbeStep,
+    ProbeVerdict, Put,
 };
 use crate::admin::{AdminError, Counter, PartitionStats};
 use crate::bridge::service::{Apply, BridgeId, Definition, Place, Row};
@@ -46,7 +47,9 @@ impl NodeAdmin {
             BridgeRequest::Probe { id } => {
                 let id = self.id(&id)?;
                 let definition = self.bridges.definition(&id).map_err(|error| self.error(error))?;
-                Ok(BridgeAnswer::Probed(crate::probe::walk(&id.name, &definition).await))
+                Ok(BridgeAnswer::Probed(
+                    crate::probe::walk(&id.name, &definition).await.into_iter().map(step).collect(),
+                ))
             }
         }
     }
@@ -86,6 +89,16 @@ fn described(id: &BridgeId, definition: &Definition) -> String {
     text
 }
 
+fn step(step: crate::probe::Step) -> ProbeStep {
+    let crate::probe::Step { step, about, verdict, found, fix } = step;
+    let verdict = match verdict {
+        crate::probe::Verdict::Ok => ProbeVerdict::Ok,
+        crate::probe::Verdict::Warn => ProbeVerdict::Warn,
+        crate::probe::Verdict::Fail => ProbeVerdict::Fail,
+    };
+    ProbeStep { step, about, verdict, found, fix }
+}
+
 fn micros(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -122,7 +135,7 @@ fn page(mut places: Vec<Place>, after: Option<&(String, i32)>, limit: u32) -> Pa
     let partitions = left.by_ref().take(limit).map(|place| PartitionStats {
         topic: place.topic,
         partition: place.partition,
-        ledger: place.ledger,
+        counters: place.ledger.into(),
     });
     let partitions = partitions.collect();
     PartitionsPage { partitions, more: left.next().is_some() }

@@ -8,7 +8,7 @@ use crate::admin::v1_access::{AccessAnswer, AccessRequest, BanInfo, USERS_PAGE, 
 use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest};
 use crate::admin::{
     AdminError, AdminService, BridgeInfo, BridgeKind, BridgeStats, BridgeStatus, CLIENTS_PAGE, ClientInfo,
-    ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, Pending,
+    ClientsPage, Counter, ListenerInfo, NodeInfo, PartitionStats, PastStats, Pending, StatsAnswer,
 };
 use crate::bridge::service::{BridgeId, Bridges, Error, Kind, Row, Status};
 use crate::flow::ledger::Ledger;
@@ -104,16 +104,18 @@ impl AdminService for NodeAdmin {
         Box::pin(async move { Ok(infos) })
     }
 
-    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, Vec<BridgeStats>> {
+    fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, StatsAnswer> {
         Box::pin(async move {
             if let Some(text) = bridge {
                 let id = self.id(&text)?;
                 let row = self.bridges.row(&id).map_err(|error| self.error(error))?;
-                return Ok(vec![stats(row, partitions)]);
+                return Ok(StatsAnswer { bridges: vec![stats(row, partitions)], past: Vec::new() });
             }
-            let rows = self.bridges.rows().into_iter().map(|row| stats(row, partitions));
-            let gone = self.bridges.retired().into_iter();
-            Ok(rows.chain(gone.filter(|(_, ledger)| *ledger != Ledger::default()).map(retired)).collect())
+            let bridges = self.bridges.rows().into_iter().map(|row| stats(row, partitions)).collect();
+            let past = self.bridges.retired().into_iter().filter(|(_, ledger)| *ledger != Ledger::default());
+            let past =
+                past.map(|(kind, ledger)| PastStats { kind: bridge_kind(kind), counters: ledger.into() });
+            Ok(StatsAnswer { bridges, past: past.collect() })
         })
     }
 
@@ -232,33 +234,18 @@ pub(super) fn info(row: &Row) -> BridgeInfo {
     BridgeInfo {
         id: row.id.to_string(),
         name: row.id.name.clone(),
-        kind: match row.id.kind {
-            Kind::Producer => BridgeKind::Producer,
-            Kind::Consumer => BridgeKind::Consumer,
-        },
+        kind: bridge_kind(row.id.kind),
         enabled: row.enabled,
         status,
         reason,
     }
 }
 
-/// The row of what is gone. No bridge can have its name.
-fn retired((kind, ledger): (Kind, Ledger)) -> BridgeStats {
-    let row = Row {
-        id: BridgeId { kind, name: "(past)".to_owned() },
-        enabled: false,
-        status: Status::Stopped,
-        waits: None,
-        ledger,
-        disk_bytes: 0,
-        places: Vec::new(),
-        rates: crate::bridge::rates::Rates::default(),
-        latency: None,
-        oldest: None,
-    };
-    let reason = "what bridges had counted when they were disabled or deleted, since the node started";
-    let bridge = BridgeInfo { reason: Some(reason.to_owned()), ..info(&row) };
-    BridgeStats { bridge, ledger, disk_bytes: 0, partitions: Vec::new() }
+fn bridge_kind(kind: Kind) -> BridgeKind {
+    match kind {
+        Kind::Producer => BridgeKind::Producer,
+        Kind::Consumer => BridgeKind::Consumer,
+    }
 }
 
 pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
@@ -267,8 +254,8 @@ pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
     let partition = |place: crate::bridge::service::Place| PartitionStats {
         topic: place.topic,
         partition: place.partition,
-        ledger: place.ledger,
+        counters: place.ledger.into(),
     };
     let partitions = places.into_iter().map(partition).collect();
-    BridgeStats { bridge, ledger: row.ledger, disk_bytes: row.disk_bytes, partitions }
+    BridgeStats { bridge, counters: row.ledger.into(), disk_bytes: row.disk_bytes, partitions }
 }

@@ -22,7 +22,7 @@ const QUICK: &str = "reconnect_delay = 200ms";
 const DISK: &str = "buffer { mode = disk, segment_bytes = 256KB }";
 
 /// The books of what was disabled or deleted.
-const PAST: &str = "kafka:(past)";
+const PAST: &str = "past:kafka";
 
 fn status(node: &Node, bridge: &str, wanted: &str) -> Result<String> {
     eventually(PATIENCE, || {

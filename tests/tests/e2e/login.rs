@@ -22,7 +22,7 @@ fn with_password(bridge: &str, password: &str) -> String {
 
 fn status(node: &Node) -> Result<(String, String)> {
     let stats = node.stats()?;
-    let bridge = stats.get(0).with_context(|| format!("no bridge in {stats}"))?;
+    let bridge = stats["bridges"].get(0).with_context(|| format!("no bridge in {stats}"))?;
     let text = |field: &str| bridge[field].as_str().unwrap_or_default().to_owned();
     Ok((text("status"), text("reason")))
 }

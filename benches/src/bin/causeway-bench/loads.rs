@@ -33,6 +33,16 @@ pub(crate) enum Load {
     FanInQos1,
     /// 1 publisher, 100 subscribers, QoS 0, saturated.
     FanOut,
+    /// Fan-in, QoS 0, each publisher at most 100 messages ahead.
+    FanInWindowQos0,
+    /// The same with QoS 1.
+    FanInWindowQos1,
+    /// Fan-in, QoS 0, each publisher at most one message ahead.
+    FanInSingleQos0,
+    /// The same with QoS 1.
+    FanInSingleQos1,
+    /// Fan-out, the publisher at most 20 messages ahead.
+    FanOutWindow,
     /// 100 pairs of publisher and subscriber, 20,000 messages a second together, QoS 0.
     OneByOne,
     /// Memory of 10,000 idle connections.
@@ -88,6 +98,11 @@ impl Load {
             Self::FanInQos0
             | Self::FanInQos1
             | Self::FanOut
+            | Self::FanInWindowQos0
+            | Self::FanInWindowQos1
+            | Self::FanInSingleQos0
+            | Self::FanInSingleQos1
+            | Self::FanOutWindow
             | Self::OneByOne
             | Self::Idle
             | Self::Connects => Table::Plain,
@@ -107,6 +122,11 @@ impl Load {
             Self::FanInQos0 => "fan-in 100 to 1, QoS 0: CPU s per million delivered",
             Self::FanInQos1 => "fan-in 100 to 1, QoS 1: CPU s per million delivered",
             Self::FanOut => "fan-out 1 to 100, QoS 0: CPU s per million delivered",
+            Self::FanInWindowQos0 => "fan-in 100 to 1, QoS 0, 100 ahead each: CPU s per million delivered",
+            Self::FanInWindowQos1 => "fan-in 100 to 1, QoS 1, 100 ahead each: CPU s per million delivered",
+            Self::FanInSingleQos0 => "fan-in 100 to 1, QoS 0, 1 ahead each: CPU s per million delivered",
+            Self::FanInSingleQos1 => "fan-in 100 to 1, QoS 1, 1 ahead each: CPU s per million delivered",
+            Self::FanOutWindow => "fan-out 1 to 100, QoS 0, 20 ahead: CPU s per million delivered",
             Self::OneByOne => "one by one, 20,000/s, QoS 0: CPU s per million delivered (p50 / p99 ms)",
             Self::Idle => "idle connection: KiB resident",
             Self::Connects => "connects per second (CPU s per million)",
@@ -169,10 +189,18 @@ impl Load {
         seconds: f64,
     ) -> Result<Vec<String>> {
         // 20,000 ahead fill every queue on the way, and fit into every broker's.
-        let saturated = "--ahead 20000 --messages 1000000000 --warmup 20000";
-        let fan_in = |qos: u8| {
+        const SATURATED: u32 = 20_000;
+        let fan_in_ahead = |qos: u8, ahead: u32| {
             format!(
-                "mqtt-to-mqtt --clients 100 --qos {qos} --subscription-qos {qos} {saturated} --seconds {seconds}"
+                "mqtt-to-mqtt --clients 100 --qos {qos} --subscription-qos {qos} --ahead {ahead} \
+                 --messages 1000000000 --warmup {ahead} --seconds {seconds}"
+            )
+        };
+        let fan_in = |qos: u8| fan_in_ahead(qos, SATURATED);
+        let fan_out_ahead = |ahead: u32| {
+            format!(
+                "mqtt-to-mqtt --clients 1 --subscribers 100 --qos 0 --subscription-qos 0 --ahead {ahead} \
+                 --messages 1000000000 --warmup {ahead} --seconds {seconds}"
             )
         };
         let text = match self {
@@ -182,10 +210,12 @@ impl Load {
             Self::StoredAbsent => {
                 format!("mqtt-to-mqtt --clients 100 --messages {QUEUED} --lasting --absent")
             }
-            Self::FanOut => format!(
-                "mqtt-to-mqtt --clients 1 --subscribers 100 --qos 0 --subscription-qos 0 --ahead 2000 \
-                 --messages 1000000000 --warmup 2000 --seconds {seconds}"
-            ),
+            Self::FanInWindowQos0 => fan_in_ahead(0, 10_000),
+            Self::FanInWindowQos1 => fan_in_ahead(1, 10_000),
+            Self::FanInSingleQos0 => fan_in_ahead(0, 100),
+            Self::FanInSingleQos1 => fan_in_ahead(1, 100),
+            Self::FanOut => fan_out_ahead(2_000),
+            Self::FanOutWindow => fan_out_ahead(20),
             Self::OneByOne => format!(
                 "mqtt-to-mqtt --clients 100 --subscribers 100 --filter bench/{{client}}/+ --qos 0 \
                  --subscription-qos 0 --stamp-at-write --rate 20000 --warmup 20000 --messages {}",

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::table;
 use super::table_bridges;
-use super::{pretty, show, stats_json};
-use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest, PARTITIONS_PAGE, Put};
+use super::{bridge_json, pretty, show};
+use crate::admin::v1_bridges::{BridgeAnswer, BridgeRequest, PARTITIONS_PAGE, ProbeStep, ProbeVerdict, Put};
 use crate::admin::{AdminClient, PartitionStats};
-use crate::probe::has_failed;
+use crate::probe::{Step, Verdict, has_failed};
 
 /// Most text that is sent: what a node takes, less what goes around it.
 const MOST_TEXT: u64 = 1000 * 1000;
@@ -116,7 +116,7 @@ pub(super) async fn run(client: &mut AdminClient, what: BridgesCommand, json: bo
             if !json {
                 return Ok(table_bridges::detail(&detail));
             }
-            let mut value = stats_json(std::slice::from_ref(&detail.stats))[0].take();
+            let mut value = bridge_json(&detail.stats);
             let measures = detail.measures.iter().map(|measure| {
                 let value = match measure.name.as_str() {
                     name if name.starts_with("rate") => json!(table_bridges::rate(measure.value)),
@@ -147,6 +147,7 @@ pub(super) async fn run(client: &mut AdminClient, what: BridgesCommand, json: bo
             let BridgeAnswer::Probed(steps) = client.bridge(request).await? else {
                 bail!("the node answered something else than the steps of a probe");
             };
+            let steps: Vec<_> = steps.into_iter().map(step).collect();
             let failed = has_failed(&steps);
             let text = if json {
                 table_bridges::walks_json(&[(bridge, steps)])?
@@ -156,6 +157,16 @@ pub(super) async fn run(client: &mut AdminClient, what: BridgesCommand, json: bo
             if failed { Err(Found(text).into()) } else { Ok(text) }
         }
     }
+}
+
+fn step(step: ProbeStep) -> Step {
+    let ProbeStep { step, about, verdict, found, fix } = step;
+    let verdict = match verdict {
+        ProbeVerdict::Ok => Verdict::Ok,
+        ProbeVerdict::Warn => Verdict::Warn,
+        ProbeVerdict::Fail => Verdict::Fail,
+    };
+    Step { step, about, verdict, found, fix }
 }
 
 async fn put(client: &mut AdminClient, how: Put, file: &str, json: bool) -> Result<String> {

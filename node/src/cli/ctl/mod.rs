@@ -12,9 +12,12 @@ mod bridges;
 mod table;
 pub(crate) mod table_bridges;
 
-use crate::admin::v1::{BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage};
+use crate::admin::v1::{
+    BridgeInfo, BridgeStats, CLIENTS_PAGE, ClientsPage, Counters, PastStats, StatsAnswer,
+};
 use crate::admin::v1_access::{AccessAnswer, AccessRequest, Password, USERS_PAGE, UserInfo};
 use crate::admin::{AdminClient, ClientError, DEFAULT_ADDRESS};
+use crate::flow::ledger::Ledger;
 use bridges::BridgesCommand;
 
 /// Environment variable that names the admin address where the flag does not.
@@ -178,7 +181,7 @@ impl Ctl {
         let json = self.json;
         match self.command {
             Command::Stats { bridge, partitions, limit } => {
-                let mut stats = client.stats(bridge, false).await?;
+                let StatsAnswer { bridges: mut stats, past } = client.stats(bridge, false).await?;
                 let mut cut = Vec::new();
                 for stats in stats.iter_mut().filter(|_| partitions) {
                     let id = &stats.bridge.id;
@@ -188,9 +191,9 @@ impl Ctl {
                 }
                 if json {
                     eprint!("{}", table::cut(&cut));
-                    pretty(&stats_json(&stats))
+                    pretty(&stats_json(&stats, &past))
                 } else {
-                    Ok(table::stats(&stats) + &table::cut(&cut))
+                    Ok(table::stats(&stats, &past) + &table::cut(&cut))
                 }
             }
             Command::Node => {
@@ -309,27 +312,37 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// The counters with what follows from them: a script should not have to add up the drops.
-pub(super) fn stats_json(all: &[BridgeStats]) -> serde_json::Value {
-    let ledger = |ledger: &crate::flow::ledger::Ledger| {
-        let mut value = json!(ledger);
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("dropped".into(), json!(ledger.dropped()));
-            fields.insert("imbalance".into(), json!(i64::try_from(ledger.imbalance()).unwrap_or(i64::MAX)));
-        }
-        value
-    };
-    let bridges = all.iter().map(|stats| {
-        let partitions = stats.partitions.iter().map(|partition| {
-            json!({ "topic": partition.topic, "partition": partition.partition, "counters": ledger(&partition.ledger) })
-        });
-        let mut value = json!(stats.bridge);
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("counters".into(), ledger(&stats.ledger));
-            fields.insert("disk_bytes".into(), json!(stats.disk_bytes));
-            fields.insert("partitions".into(), partitions.collect());
-        }
-        value
+/// Counters with what follows from them, so that a script need not add up the drops.
+fn counters_json(counters: &Counters) -> serde_json::Value {
+    let ledger = Ledger::from(counters);
+    let mut value = json!(ledger);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("dropped".into(), json!(ledger.dropped()));
+        fields.insert("imbalance".into(), json!(i64::try_from(ledger.imbalance()).unwrap_or(i64::MAX)));
+    }
+    value
+}
+
+/// A bridge with its counters.
+pub(super) fn bridge_json(stats: &BridgeStats) -> serde_json::Value {
+    let partitions = stats.partitions.iter().map(|partition| {
+        let counters = counters_json(&partition.counters);
+        json!({ "topic": partition.topic, "partition": partition.partition, "counters": counters })
     });
-    bridges.collect()
+    let mut value = json!(stats.bridge);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("counters".into(), counters_json(&stats.counters));
+        fields.insert("disk_bytes".into(), json!(stats.disk_bytes));
+        fields.insert("partitions".into(), partitions.collect());
+    }
+    value
+}
+
+/// `{"bridges": [..], "past": {"kafka": counters, "kafka_consumer": counters}}`.
+pub(super) fn stats_json(all: &[BridgeStats], past: &[PastStats]) -> serde_json::Value {
+    let past = past.iter().map(|past| (past.kind.to_string(), counters_json(&past.counters)));
+    json!({
+        "bridges": all.iter().map(bridge_json).collect::<Vec<_>>(),
+        "past": past.collect::<serde_json::Map<_, _>>(),
+    })
 }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo};
+use crate::admin::v1::{BridgeInfo, BridgeStats, ClientsPage, NodeInfo, PastStats};
 use crate::admin::v1_access::{BanInfo, UserInfo};
 use crate::flow::ledger::Ledger;
 
@@ -98,16 +98,19 @@ const COUNTERS: [Counter; 9] = [
 /// Shown only where it is not zero anywhere: then it is the news.
 const IMBALANCE: Counter = ("IMBALANCE", |ledger| format!("{:+}", ledger.imbalance()));
 
-fn ledgers(stats: &BridgeStats) -> impl Iterator<Item = &Ledger> {
-    std::iter::once(&stats.ledger).chain(stats.partitions.iter().map(|partition| &partition.ledger))
+fn ledgers(stats: &BridgeStats) -> impl Iterator<Item = Ledger> {
+    let partitions = stats.partitions.iter().map(|partition| &partition.counters);
+    std::iter::once(&stats.counters).chain(partitions).map(Ledger::from)
 }
 
-/// The counters of bridges, with the law that they obey.
-pub(super) fn stats(all: &[BridgeStats]) -> String {
-    if all.is_empty() {
+/// Counters of bridges, with the law that they obey, and of bridges that were disabled or deleted.
+pub(super) fn stats(all: &[BridgeStats], past: &[PastStats]) -> String {
+    if all.is_empty() && past.is_empty() {
         return "this node has no bridges\n".into();
     }
-    let broken = all.iter().flat_map(ledgers).any(|ledger| ledger.imbalance() != 0);
+    let past: Vec<_> = past.iter().map(|past| (past.kind, Ledger::from(&past.counters))).collect();
+    let all_ledgers = all.iter().flat_map(ledgers).chain(past.iter().map(|(_, ledger)| *ledger));
+    let broken = all_ledgers.into_iter().any(|ledger| ledger.imbalance() != 0);
     let mut counters = COUNTERS.to_vec();
     if broken {
         counters.push(IMBALANCE);
@@ -118,12 +121,15 @@ pub(super) fn stats(all: &[BridgeStats]) -> String {
         [name, status].into_iter().chain(counters.iter().map(|(_, show)| show(ledger))).collect()
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for BridgeStats { bridge, ledger, partitions, .. } in all {
-        rows.push(row(plain(&bridge.id), bridge.status.to_string(), ledger));
+    for BridgeStats { bridge, counters, partitions, .. } in all {
+        rows.push(row(plain(&bridge.id), bridge.status.to_string(), &counters.into()));
         for partition in partitions {
             let name = format!("  {}/{}", plain(&partition.topic), partition.partition);
-            rows.push(row(name, String::new(), &partition.ledger));
+            rows.push(row(name, String::new(), &(&partition.counters).into()));
         }
+    }
+    for (kind, ledger) in &past {
+        rows.push(row(format!("past, {kind}"), String::new(), ledger));
     }
     let mut out = Table { columns, rows }.render();
     out.push('\n');
@@ -134,6 +140,9 @@ pub(super) fn stats(all: &[BridgeStats]) -> String {
         writeln!(out, "{law}: holds for every row")
     };
     details(&mut out, all);
+    if !past.is_empty() {
+        out.push_str("past: counts of bridges that were disabled or deleted since the node started\n");
+    }
     out
 }
 
@@ -148,13 +157,12 @@ pub(super) fn cut(bridges: &[String]) -> String {
 
 /// The numbers that are rarely not zero, and the reasons.
 fn details(out: &mut String, all: &[BridgeStats]) {
-    for BridgeStats { bridge, ledger, disk_bytes, .. } in all {
-        let id = plain(&bridge.id);
+    for BridgeStats { bridge, counters, disk_bytes, .. } in all {
+        let (id, ledger) = (plain(&bridge.id), Ledger::from(counters));
         let dropped = [
             ("queue full", ledger.dropped_queue_full),
             ("expired", ledger.dropped_expired),
             ("bridge stopped", ledger.dropped_resource_stopped),
-            ("other", ledger.dropped_other),
         ];
         let dropped: Vec<String> = dropped
             .iter()
@@ -301,7 +309,7 @@ mod tests {
             status: BridgeStatus::Connected,
             reason: None,
         };
-        BridgeStats { bridge, ledger, disk_bytes: 0, partitions: vec![] }
+        BridgeStats { bridge, counters: ledger.into(), disk_bytes: 0, partitions: vec![] }
     }
 
     fn balanced() -> Ledger {
@@ -323,29 +331,34 @@ mod tests {
         back.bridge.status = BridgeStatus::Disconnected;
         back.bridge.reason = Some("kafka does not know the topic \x1b[2J".into());
         let mut main = sample("kafka:main", balanced());
-        let partition = PartitionStats { topic: "t".into(), partition: 11, ledger: Ledger::default() };
+        let partition =
+            PartitionStats { topic: "t".into(), partition: 11, counters: Ledger::default().into() };
         main.partitions.push(partition);
         let expected = "\
 BRIDGE               STATUS        MATCHED  SUCCESS  FAILED  DROPPED  QUEUING  BYTES  INFLIGHT  RETRIED  RECEIVED
 kafka:main           connected     1000000   999990       1        2        3    345         4        0         0
   t/11                                   0        0       0        0        0      0         0        0         0
 kafka_consumer:back  disconnected        0        0       0        0        0      0         0        0         7
+past, kafka                              9        9       0        0        0      0         0        0         0
 
 matched = success + failed + dropped + queuing + inflight: holds for every row
 kafka:main: dropped 2 expired
 kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
+past: counts of bridges that were disabled or deleted since the node started
 ";
-        assert_eq!(stats(&[main, back]), expected);
+        let gone = Ledger { matched: 9, success: 9, ..Ledger::default() };
+        let past = PastStats { kind: BridgeKind::Producer, counters: gone.into() };
+        assert_eq!(stats(&[main, back], &[past]), expected);
     }
 
     #[test]
     fn the_size_of_a_disk_buffer_and_possible_duplicates_are_told() {
         let ledger = Ledger { possible_duplicates: 3, ..balanced() };
         let stored = BridgeStats { disk_bytes: 4096, ..sample("kafka:out", ledger) };
-        let told = stats(std::slice::from_ref(&stored));
+        let told = stats(std::slice::from_ref(&stored), &[]);
         assert!(told.contains("kafka:out: 4096 bytes of files in its disk buffer\n"), "{told}");
         assert!(told.contains("kafka:out: 3 records may be in Kafka twice"), "{told}");
-        let json = &super::super::stats_json(&[stored])[0];
+        let json = &super::super::stats_json(&[stored], &[])["bridges"][0];
         assert_eq!(
             (&json["disk_bytes"], &json["counters"]["possible_duplicates"]),
             (&4096.into(), &3.into())
@@ -355,10 +368,10 @@ kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
     #[test]
     fn an_imbalance_gets_a_column_of_its_own() {
         let fine = sample("kafka:fine", balanced());
-        assert!(!stats(std::slice::from_ref(&fine)).contains("IMBALANCE"));
+        assert!(!stats(std::slice::from_ref(&fine), &[]).contains("IMBALANCE"));
         let lost = sample("kafka:lost", Ledger { matched: 5, success: 3, ..Ledger::default() });
         let twice = sample("kafka:twice", Ledger { matched: 5, success: 6, ..Ledger::default() });
-        let table = stats(&[fine.clone(), lost, twice]);
+        let table = stats(&[fine.clone(), lost, twice], &[]);
         let last = |id: &str| {
             let line = table.lines().find(|line| line.starts_with(id)).unwrap();
             line.split_whitespace().last().unwrap().to_owned()
@@ -368,8 +381,10 @@ kafka_consumer:back: kafka does not know the topic \\u{1b}[2J
         assert!(table.contains("DOES NOT HOLD"));
         let mut inside = fine;
         let ledger = Ledger { queuing: 1, ..Ledger::default() };
-        inside.partitions.push(PartitionStats { topic: "t".into(), partition: 0, ledger });
-        assert!(stats(&[inside]).contains("IMBALANCE"), "a partition's books count as well");
+        inside.partitions.push(PartitionStats { topic: "t".into(), partition: 0, counters: ledger.into() });
+        assert!(stats(&[inside], &[]).contains("IMBALANCE"), "a partition's counts are looked at as well");
+        let past = PastStats { kind: BridgeKind::Consumer, counters: ledger.into() };
+        assert!(stats(&[], &[past]).contains("IMBALANCE"), "and those of past bridges");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn rate(thousandths: u64) -> f64 {
 
 /// Everything about a bridge.
 pub(super) fn detail(detail: &BridgeDetail) -> String {
-    let mut out = stats(std::slice::from_ref(&detail.stats));
+    let mut out = stats(std::slice::from_ref(&detail.stats), &[]);
     out.push('\n');
     for Counter { name, value } in &detail.measures {
         let _ = match name.as_str() {
