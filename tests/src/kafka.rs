@@ -539,28 +539,32 @@ fn serves(bootstrap: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn keeps_its_port_and_records(version: &Version) {
+        let started = Instant::now();
+        let mut kafka = RealKafka::start(version).unwrap();
+        eprintln!("Apache Kafka {version} serves after {:?}", started.elapsed());
+        kafka.create_topic("greetings", 1).unwrap();
+        console_produce(version, &kafka.bootstrap(), "greetings", &["k:hello", "k:world"], Some(":"))
+            .unwrap();
+        kafka.stop().unwrap();
+        kafka.restart().unwrap();
+        kafka.kill().unwrap();
+        kafka.restart().unwrap();
+        assert_eq!(console_consume(version, &kafka.bootstrap(), "greetings", 2).unwrap(), ["hello", "world"]);
+        let offsets = kafka.tool(Tool::GetOffsets, &["--topic", "greetings"], b"").unwrap();
+        assert_eq!(offsets.successful().unwrap().stdout.trim(), "greetings:0:2");
+        let groups = kafka.tool(Tool::ConsumerGroups, &["--list"], b"").unwrap();
+        assert!(groups.successful().unwrap().stdout.contains("console-consumer-"));
+    }
+
     #[test]
     fn a_real_kafka_keeps_its_port_and_records_through_stop_kill_and_restart() {
         let versions = versions().unwrap();
-        for version in &versions {
-            let started = Instant::now();
-            let mut kafka = RealKafka::start(version).unwrap();
-            eprintln!("Apache Kafka {version} serves after {:?}", started.elapsed());
-            kafka.create_topic("greetings", 1).unwrap();
-            console_produce(version, &kafka.bootstrap(), "greetings", &["k:hello", "k:world"], Some(":"))
-                .unwrap();
-            kafka.stop().unwrap();
-            kafka.restart().unwrap();
-            kafka.kill().unwrap();
-            kafka.restart().unwrap();
-            assert_eq!(
-                console_consume(version, &kafka.bootstrap(), "greetings", 2).unwrap(),
-                ["hello", "world"]
-            );
-            let offsets = kafka.tool(Tool::GetOffsets, &["--topic", "greetings"], b"").unwrap();
-            assert_eq!(offsets.successful().unwrap().stdout.trim(), "greetings:0:2");
-            let groups = kafka.tool(Tool::ConsumerGroups, &["--list"], b"").unwrap();
-            assert!(groups.successful().unwrap().stdout.contains("console-consumer-"));
-        }
+        // Side by side: most of it is waiting for virtual machines to start.
+        std::thread::scope(|scope| {
+            for version in &versions {
+                scope.spawn(|| keeps_its_port_and_records(version));
+            }
+        });
     }
 }

@@ -463,6 +463,8 @@ async fn the_command_line_prints_tables_and_json() {
     assert!(table.contains("kafka:main") && table.contains("holds for every row"), "{table}");
     let json = ctl("ctl --json stats kafka:main --partitions", Some(address)).await.unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["past"], serde_json::json!({}));
+    let json = &json["bridges"];
     assert_eq!(json[0]["id"], "kafka:main");
     assert_eq!(json[0]["kind"], "kafka");
     assert_eq!(json[0]["status"], "connected");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Name of the file that keeps a second process out.
 pub const LOCK_NAME: &str = "lock";
 
-/// See the top of the file.
+/// Directory of files that can be synced.
 pub trait Disk: Send {
     /// Names of the files.
     fn list(&mut self) -> io::Result<Vec<String>>;
@@ -18,7 +18,7 @@ pub trait Disk: Send {
     /// All bytes of a file.
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Up to so many bytes of a file from this offset on; fewer where it ends before.
+    /// Up to `len` bytes of a file from this offset on; fewer where it ends before.
     fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
 
     /// A new, empty file; one of that name is an error.

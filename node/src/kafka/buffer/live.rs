@@ -21,7 +21,7 @@ impl Numbers {
     }
 }
 
-/// See the top of the file.
+/// Numbers of the live records of each file.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Live {
     /// First number to (number behind the last one, file).

@@ -32,7 +32,7 @@ use crate::flow::{Mark, SessionId};
 /// Files end so.
 pub const SUFFIX: &str = ".buffer";
 
-/// What keeps room for seals and ends on a full disk.
+/// File that keeps room for seals and ends on a full disk.
 pub const RESERVE_NAME: &str = "reserve";
 
 /// Size of that: some ten thousand seals.
@@ -41,7 +41,7 @@ const RESERVE_BYTES: usize = 1 << 20;
 /// Room for records that is kept from commit to commit.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// Files may take so many times what is needed before the oldest is written again.
+/// Files may take this many times the needed bytes before the oldest is written again.
 const WASTE: u64 = 2;
 
 /// Why a commit did not happen.
@@ -123,19 +123,19 @@ impl Reader {
     }
 }
 
-/// What was found.
+/// Findings of a survey.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// What is needed, by number.
+    /// Needed records, by number.
     pub runs: Vec<StoredRun>,
     /// Batches that may have been sent, by place, in order.
     pub seals: BTreeMap<Place, Vec<Seal>>,
-    /// What cannot be read.
+    /// Parts that cannot be read.
     pub damage: Vec<Damage>,
-    /// Record numbers that damage has taken: at most so many records are lost.
+    /// Record numbers that damage has taken: at most this many records are lost.
     pub lost: u64,
     /// Records that may have been sent, and cannot be sent as they were, because of damage: to their batch, or to what may have
-    /// said what became of them. At most so many are there twice.
+    /// said what became of them. At most this many are there twice.
     pub unsealed: BTreeMap<Place, u64>,
     /// Bytes of a torn end that were cut.
     pub torn: u64,
@@ -145,7 +145,7 @@ pub struct Found {
     pub life: Option<u64>,
     live: Live,
     known: BTreeSet<Place>,
-    /// What is damaged may have been about records below this one.
+    /// Damaged entries may have been about records below this one.
     suspect_below: u64,
 }
 
@@ -184,7 +184,7 @@ impl Found {
         places
     }
 
-    /// What is needed of it, topic by topic: a part each, of records and seals alone.
+    /// Needed records topic by topic: a part each, of records and seals alone.
     pub fn by_topic(self) -> BTreeMap<Arc<str>, Self> {
         let mut parts = BTreeMap::<Arc<str>, Self>::new();
         for run in self.runs {
@@ -254,7 +254,7 @@ impl Found {
         place
     }
 
-    /// What all entries together mean.
+    /// Combines the meaning of all entries.
     fn finish(&mut self) {
         if !self.damage.is_empty() {
             self.lost = self.missing();
@@ -319,7 +319,7 @@ pub fn file_name(number: u64) -> String {
     format!("{number:020}{SUFFIX}")
 }
 
-/// See the top of the file.
+/// Log of a disk buffer; the module documentation lists the invariants.
 pub struct Log<D> {
     disk: D,
     segment_bytes: u64,
@@ -388,7 +388,7 @@ impl<D: Disk> Log<D> {
                 found.damage.push(Damage { name: name.clone(), gap });
             }
             if is_last {
-                // What a killed process wrote may be in memory alone, and is believed from here on.
+                // Writes of a killed process may be in memory alone, and is believed from here on.
                 disk.sync(&name)?;
             }
             if found.damage.iter().any(|damage| damage.name == name) {
@@ -676,7 +676,7 @@ impl<D: Disk> Log<D> {
             Err(error) if is_full(&error) => return Ok(()),
             begun => begun?,
         }
-        // What waits was to follow on the end of the other file.
+        // Waiting entries were to follow on the end of the other file.
         let synced = self.synced();
         v2::set_synced(&mut self.data, synced);
         Ok(())
@@ -831,7 +831,7 @@ pub struct FileReport {
     pub entries: usize,
     /// Records ever written to it.
     pub records: u64,
-    /// What is wrong with its header.
+    /// Fault of its header.
     pub header: Option<BadHeader>,
     /// Unreadable bytes that were durable.
     pub damage: Vec<Gap>,

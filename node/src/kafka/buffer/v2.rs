@@ -58,7 +58,7 @@ impl Seal {
     }
 }
 
-/// What an entry says.
+/// Content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// Encoded records with consecutive numbers.
@@ -67,7 +67,7 @@ pub enum Entry<'a> {
         place: Place,
         /// Their numbers.
         numbers: Numbers,
-        /// What their timestamps are relative to.
+        /// Base of their timestamps.
         base_timestamp: i64,
         /// As in a Kafka record batch.
         bytes: &'a [u8],
@@ -295,16 +295,16 @@ pub struct FoundEntry<'a> {
     pub offset: u64,
     /// How long it is, its header included.
     pub len: usize,
-    /// What it says.
+    /// Content.
     pub entry: Entry<'a>,
 }
 
-/// What stands behind a file's header.
+/// Contents behind a file's header.
 #[derive(Debug, Default)]
 pub struct Scanned<'a> {
-    /// What can be read, in order.
+    /// Readable entries, in order.
     pub entries: Vec<FoundEntry<'a>>,
-    /// What lies between them, in order.
+    /// Unreadable gaps between them, in order.
     pub gaps: Vec<Gap>,
     /// How far the file was durable, as far as its entries say.
     pub synced: u64,

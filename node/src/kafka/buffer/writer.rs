@@ -77,7 +77,7 @@ struct Queue {
     stop: bool,
 }
 
-/// What others see of a buffer.
+/// Shared view of a buffer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BufferState {
     /// Bytes on the disk.
@@ -86,11 +86,11 @@ pub struct BufferState {
     pub records: u64,
     /// Why nothing becomes durable.
     pub trouble: Option<Arc<str>>,
-    /// What could not be read at the start.
+    /// Parts that could not be read at the start.
     pub damage: Option<Arc<str>>,
 }
 
-/// See the top of the file.
+/// Handle of a disk buffer and its writing thread.
 pub struct Buffer {
     queue: Mutex<Queue>,
     work: Condvar,
@@ -416,7 +416,7 @@ impl Buffer {
             self.full.store(matches!(result, Err(Error::Full(_))), Ordering::Release);
             match &result {
                 Ok(()) => {
-                    // What came while the disk was full, or the round, has been announced before.
+                    // Records that came while the disk was full, or during the round, has been announced before.
                     self.queue.lock().dirty |= left;
                     let below = log.next_number();
                     for source in &sources {
@@ -480,7 +480,7 @@ impl Buffer {
     }
 }
 
-/// Nobody is told of these.
+/// Drops these without an answer.
 fn abandon(forgotten: &mut Vec<(Mark, Option<Arc<HandOver>>)>) {
     for (_, then) in forgotten.drain(..) {
         if let Some(then) = then {

@@ -79,7 +79,7 @@ impl Authentication {
 pub(super) enum Conversation {
     /// Says everything at once.
     Plain {
-        /// What to say, until it is said.
+        /// Token, until it is sent.
         token: Option<Vec<u8>>,
     },
     /// Challenge and response.
@@ -101,7 +101,7 @@ pub(super) enum Bearer {
     Refused(String),
 }
 
-/// What a conversation wants.
+/// Next step of a conversation.
 pub(super) enum Step {
     /// Send this and come back with the answer.
     Send(Vec<u8>),

@@ -139,7 +139,7 @@ struct Shared {
     ended: AtomicBool,
     wake_writer: Notify,
     room: Arc<Semaphore>,
-    /// Nobody logged in.
+    /// There was no login.
     anonymous: bool,
     started: Instant,
     /// Milliseconds after `started` from which on it should not be used any more: its login is about to lapse.
@@ -266,7 +266,7 @@ impl BrokerConnection {
             })
         });
         if let (Err(_), Some(peer)) = (&result, stage.peer()) {
-            // Whoever answered there is no broker that lets us in: the next attempt begins with another address.
+            // That peer is no broker that lets us in: the next attempt begins with another address.
             dial::remember_failure(&address.host, address.port, peer);
         }
         result

@@ -1,4 +1,4 @@
-//! What can go wrong between us and a broker, in words that an operator can act on.
+//! Errors between client and broker, in words that an operator can act on.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub enum Error {
     Timeout {
         /// Who did not answer.
         address: Address,
-        /// What we waited for.
+        /// Awaited event.
         what: Box<str>,
         /// How long.
         after: Duration,
@@ -44,7 +44,7 @@ pub enum Error {
     Tls {
         /// Whom we called.
         address: Address,
-        /// What was wrong, and what would be right.
+        /// Fault and remedy.
         reason: Box<str>,
     },
     /// The broker answered in TLS, and we spoke in the clear.
@@ -96,7 +96,7 @@ pub enum Error {
         address: Address,
         /// Which request.
         what: Box<str>,
-        /// What was wrong.
+        /// Fault.
         reason: Box<str>,
     },
     /// A request that we could not put into bytes.
@@ -106,7 +106,7 @@ pub enum Error {
         address: Address,
         /// Which request.
         what: Box<str>,
-        /// What was wrong.
+        /// Fault.
         reason: Box<str>,
     },
     /// The connection ended while something was outstanding.

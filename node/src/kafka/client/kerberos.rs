@@ -21,7 +21,7 @@ const SERVICE: &str = "kafka";
 /// Whether this build can log in with Kerberos.
 pub const KERBEROS: bool = cfg!(feature = "gssapi");
 
-/// What to do about a configuration that wants Kerberos of a build that lacks it.
+/// Remedy for a configuration that wants Kerberos of a build that lacks it.
 pub const NO_KERBEROS: &str = "this build lacks the feature gssapi; take the container image, or build with \
      --features gssapi (which needs libkrb5-dev and libclang-dev)";
 

@@ -10,7 +10,7 @@ use std::fmt;
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::ApiKey;
 
-/// What a field looks like on the wire.
+/// Wire form of a field.
 #[derive(Clone, Copy)]
 enum Kind {
     /// A number, boolean or id of this many bytes.

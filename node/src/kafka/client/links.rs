@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{Address, BrokerConnection, ClientOptions, Error};
 
-/// What a connection is for. Kafka answers one connection's requests one after another, so requests that
-/// it holds on purpose (a long poll, a join) must not stand before those of somebody else: fetches and
+/// Purpose of a connection. Kafka answers one connection's requests one after another, so requests that
+/// it holds on purpose (a long poll, a join) must not stand before others: fetches and
 /// groups are told apart by [`super::Client::next_lane`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {

@@ -12,7 +12,7 @@ use super::auth::{Conversation, Step};
 use super::wire::{common_version, decode_answer};
 use super::{Address, Error, ResponseError};
 
-/// Whoever can send a request on the connection and wait for its answer.
+/// Sends a request on the connection and waits for its answer.
 pub(super) trait Ask {
     /// Sends `request` and returns the body of the answer.
     fn ask<R: Request + Sync>(

@@ -1,4 +1,4 @@
-//! What the cluster looks like: brokers, topics, leaders, and the cache of it.
+//! Metadata of the cluster: brokers, topics, leaders, and the cache of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -152,7 +152,7 @@ impl OauthTokens {
         Ok(Self { settings: Arc::new(settings), endpoint, current: Arc::default() })
     }
 
-    /// What a client says first: RFC 7628 section 3.1.
+    /// First message of a client: RFC 7628 section 3.1.
     pub(super) async fn message(&self) -> Result<Vec<u8>, String> {
         let token = self.token().await?;
         let mut message = format!("n,,\x01auth=Bearer {}\x01", token.reveal());

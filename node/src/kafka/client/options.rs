@@ -1,4 +1,4 @@
-//! What a client needs to know: where Kafka is, how to log in, how long to wait.
+//! Settings of a client: where Kafka is, how to log in, how long to wait.
 
 use std::fmt;
 use std::time::Duration;

@@ -56,7 +56,7 @@ pub enum ServerName {
     Fixed(Box<str>),
 }
 
-/// What TLS is to be like.
+/// Settings of TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsSettings {
     /// Whether the broker's certificate is checked.
@@ -95,7 +95,7 @@ impl Default for TlsSettings {
     }
 }
 
-/// What is wrong with [`TlsSettings`], and what would be right.
+/// Fault of [`TlsSettings`] and its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(pub(super) Box<str>);
@@ -201,7 +201,7 @@ impl Tls {
         };
         let server_name = match pki_types::ServerName::try_from(name.trim_end_matches('.')) {
             Ok(name) => name.to_owned(),
-            // Nobody looks at it.
+            // It is not looked at.
             Err(_) if self.settings.server_name == ServerName::Unchecked => {
                 pki_types::ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into())
             }

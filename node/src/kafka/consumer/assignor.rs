@@ -33,7 +33,7 @@ const NEWEST_LAYOUT: i16 = 3;
 pub(super) struct Member {
     /// Member id.
     pub id: StrBytes,
-    /// What stays the same when the member restarts: its instance id, or else its member id.
+    /// Name that stays the same when the member restarts: its instance id, or else its member id.
     pub stable_name: StrBytes,
     /// Topics it wants.
     pub topics: Vec<Arc<str>>,
@@ -105,7 +105,7 @@ pub(super) fn encode_assignment(partitions: &[TopicPartition]) -> Bytes {
     versioned(&assignment, ASSIGNMENT_VERSION)
 }
 
-/// What we were assigned; `None` where it is malformed. A member that gets nothing may get no bytes.
+/// Partitions assigned to this member; `None` where it is malformed. A member that gets nothing may get no bytes.
 pub(super) fn decode_assignment(mut bytes: Bytes) -> Option<Vec<TopicPartition>> {
     if bytes.is_empty() {
         return Some(Vec::new());
@@ -156,7 +156,7 @@ pub(super) fn assign(members: &[Member], counts: &HashMap<Arc<str>, i32>) -> Vec
             continue;
         };
         for partition in &member.owned {
-            // Whoever names a partition first keeps it: of two that claim it one is out of date.
+            // The first to name a partition keeps it: of two that claim it one is out of date.
             if wants.contains(&partition.topic) && free.remove(partition) {
                 held.insert(partition.clone());
             }

@@ -1,4 +1,4 @@
-//! What the tasks of one assignment share. Another assignment gets another context, so nothing that a
+//! State that the tasks of one assignment share. Another assignment gets another context, so nothing that a
 //! task of the last one still says or asks for reaches it.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::kafka::client::Client;
 /// A fetch never asks for more than this in all.
 const MOST_FETCH_BYTES: usize = 50 * 1024 * 1024;
 
-/// What the tasks of one assignment share.
+/// State that the tasks of one assignment share.
 pub(super) struct Context {
     pub client: Client,
     /// Of the connections, see [`Purpose`].
@@ -56,7 +56,7 @@ impl Faults {
 }
 
 impl Context {
-    /// What a fetch of so many partitions may bring in all.
+    /// Most bytes of a fetch of this many partitions.
     pub(super) fn fetch_bytes(&self, partitions: usize) -> i32 {
         let bytes = self.options.max_batch_bytes.saturating_mul(partitions).min(MOST_FETCH_BYTES);
         i32::try_from(bytes).unwrap_or(i32::MAX).min(self.largest_fetch())

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use super::TopicPartition;
 use super::topics::TopicId;
 
-/// What is wanted of one partition.
+/// Wanted records of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Want {
     /// From this offset on.
     pub offset: i64,
-    /// At most so many bytes (a batch that is larger comes in full).
+    /// Most bytes (a batch that is larger comes in full).
     pub max_bytes: i32,
     /// The leader epoch that we believe in; -1 for none.
     pub leader_epoch: i32,
@@ -36,7 +36,7 @@ pub(super) struct Plan {
     pub by_id: bool,
 }
 
-/// See the module.
+/// Incremental fetch session with one broker (KIP-227).
 #[derive(Debug, Default)]
 pub(super) struct FetchSession {
     id: i32,

@@ -69,7 +69,7 @@ enum Phase {
     Stopped,
 }
 
-/// What is known of the group's assignment.
+/// Knowledge about the group's assignment.
 #[derive(Debug)]
 enum Check {
     /// Nothing yet: the coordinator is asked, not before this moment; true while asking.
@@ -99,7 +99,7 @@ pub(super) struct Group {
     member_id: StrBytes,
     generation: i32,
     assignment: Vec<TopicPartition>,
-    /// What the last assignment was, for the leader to give it back.
+    /// Last assignment, for the leader to give it back.
     former: Vec<TopicPartition>,
     attempt: u64,
     failures: u32,

@@ -14,7 +14,7 @@ use super::member::Message;
 use super::partition::Partition;
 use super::status::{ConsumerStatus, StatusBoard};
 
-/// What the actor and its handle share.
+/// State that the actor and its handle share.
 pub(super) struct Shared {
     pub status: Arc<StatusBoard>,
     pub partitions: Mutex<Vec<Arc<Partition>>>,

@@ -72,7 +72,7 @@ struct Arguments {
     shared: Arc<Shared>,
 }
 
-/// What the actor is told.
+/// Message to the actor.
 pub(super) enum Message {
     Event(Event),
     /// Time to commit.
@@ -83,7 +83,7 @@ pub(super) enum Message {
         taken: Vec<Commit>,
         result: Result<(), Failure>,
     },
-    /// What a look at our topics showed.
+    /// View of the mapped topics.
     Topics(Vec<Arc<TopicView>>),
     /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
     /// whole, and whoever supervises it starts another.
@@ -279,7 +279,7 @@ fn note_committed(partitions: &[Arc<Partition>], taken: &[Commit]) {
     }
 }
 
-/// What can be committed of these partitions.
+/// Offsets of these partitions that can be committed.
 fn uncommitted(partitions: &[Arc<Partition>], topics: &Mutex<Topics>) -> Vec<Commit> {
     let topics = topics.lock();
     let now = Instant::now();

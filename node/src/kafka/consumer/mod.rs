@@ -90,7 +90,7 @@ pub struct ConsumerOptions {
     /// A static member that an earlier release may have left behind, which is removed from the group before the first
     /// join (Kafka 2.4 and later; before, it waits out its session).
     pub former_instance_id: Option<Arc<str>>,
-    /// What to read.
+    /// Topics to read.
     pub topics: Vec<Arc<str>>,
     /// Where to start without a usable offset.
     pub offset_reset: OffsetReset,

@@ -18,7 +18,7 @@ struct Entry {
     finished: bool,
 }
 
-/// See the module.
+/// Offsets of a partition that are handed over, and up to which they may be committed.
 pub(super) struct OffsetTracker {
     entries: VecDeque<Entry>,
     first_sequence: u64,

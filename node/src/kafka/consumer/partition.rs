@@ -37,7 +37,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Fetches that may wait for delivery: one is delivered while the next comes in.
 const CHUNKS_AHEAD: usize = 2;
 
-/// What one partition may hold.
+/// Limits of one partition.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Bytes fetched and not delivered, or delivered and not finished.
@@ -48,7 +48,7 @@ pub(super) struct Limits {
     pub batch_bytes: usize,
 }
 
-/// What one fetch brought.
+/// Records of one fetch.
 #[derive(Debug)]
 struct Chunk {
     batches: Vec<Batch>,
@@ -74,7 +74,7 @@ struct State {
     topic_id: TopicId,
     /// The leader epoch of the last placement.
     leader_epoch: i32,
-    /// What one fetch may bring; grows while a batch does not fit.
+    /// Most bytes of one fetch; grows while a batch does not fit.
     fetch_bytes: i32,
     /// The fetcher was turned away for lack of room and wants to be woken.
     starved: bool,
@@ -91,7 +91,7 @@ impl State {
     }
 }
 
-/// See the module.
+/// An assigned partition with its fetched records.
 pub(super) struct Partition {
     pub name: TopicPartition,
     limits: Limits,
@@ -225,7 +225,7 @@ impl Partition {
         state.era == want.era && state.next_fetch == Some(want.offset)
     }
 
-    /// What to fetch now; `None` where there is no room (the fetcher will be woken) or no offset.
+    /// Next fetch; `None` where there is no room (the fetcher will be woken) or no offset.
     pub(super) fn wants(&self) -> Option<Want> {
         let mut state = self.state.lock();
         if !self.has_room(&state) {

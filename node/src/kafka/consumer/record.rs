@@ -1,4 +1,4 @@
-//! What a consumer hands on, and to whom.
+//! Records that a consumer hands on, and their receiver.
 
 use std::sync::Arc;
 
@@ -89,6 +89,6 @@ pub trait PartitionSink: Send {
     /// so a sink keeps how far it came in itself. After [`Offer::Taken`] the ticket must be completed once,
     /// now or later, with any outcome: only then is the record's offset committed.
     ///
-    /// Whoever must be woken goes on `wakes`, once for many records.
+    /// Actors that must be woken go on `wakes`, once for many records.
     fn offer(&mut self, record: &ConsumedRecord<'_>, ticket: &Ticket, wakes: &mut WakeList) -> Offer;
 }

@@ -18,12 +18,12 @@ pub enum ConsumerStatus {
     Connected,
     /// It is on its way; nothing needs to be done.
     Connecting {
-        /// What it waits for.
+        /// Obstacle that it waits for.
         reason: String,
     },
     /// Something keeps it from reading; it keeps trying.
     Disconnected {
-        /// What.
+        /// Obstacle.
         reason: String,
     },
 }
@@ -31,7 +31,7 @@ pub enum ConsumerStatus {
 /// A leader that moves, a broker that restarts: what is well again within this time disconnects nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What is said of a partition from its assignment until it is read.
+/// Status of a partition from its assignment until it is read.
 const NEW: &str = "looking for its leader and offset";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) struct StatusBoard {
 
 struct Said {
     standing: Standing,
-    /// What is wrong, by what it is about, and since when.
+    /// Faults by their subject, with the time since when.
     faults: BTreeMap<Arc<str>, Fault>,
     /// Topics that Kafka does not have or does not show us, and the reason.
     missing: BTreeMap<Arc<str>, ResponseError>,

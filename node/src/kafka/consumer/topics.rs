@@ -1,4 +1,4 @@
-//! What is known of the topics of a consumer: their incarnations, their partitions, and which of these were there
+//! Topics of a consumer: their incarnations, their partitions, and which of these were there
 //! before the consumer's group first looked. Pure.
 //!
 //! Three questions are answered here:
@@ -30,10 +30,10 @@ const RETIRED_IDS: usize = 16;
 /// well. For so long they are committed again and again.
 const FORGETFUL_FOR: Duration = Duration::from_mins(2);
 
-/// What the metadata of a committed offset begins with.
+/// Beginning of the metadata of a committed offset.
 const MARK: &str = "causeway/1";
 
-/// What a commit says of its topic, in the metadata of the committed offset.
+/// Origin of a commit, in the metadata of the committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The incarnation that the offset is about.
@@ -64,7 +64,7 @@ impl Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CommittedOffset {
     pub offset: i64,
-    /// What the commit says of its topic; `None` for one of another client or of a release before 0.2.
+    /// Origin of the commit; `None` for one of another client or of a release before 0.2.
     pub origin: Option<Origin>,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Position {
     pub topic_id: TopicId,
 }
 
-/// What an answer about a topic told.
+/// News in an answer about a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Learned {
     /// Nothing that changes where to read.
@@ -193,7 +193,7 @@ impl Topics {
         recreated_at.is_some_and(|at| now < at + FORGETFUL_FOR)
     }
 
-    /// What a commit to the incarnation `topic_id` of a topic has to say.
+    /// Origin of a commit to the incarnation `topic_id` of a topic.
     pub(super) fn origin(&self, topic: &str, topic_id: TopicId) -> Origin {
         let known = self.known.get(topic).filter(|known| !differ(known.topic_id, topic_id));
         Origin { topic_id, preexisting: known.map_or(0, |known| known.preexisting) }

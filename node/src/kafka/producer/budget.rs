@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::flow::Room;
 
-/// See the top of the file.
+/// Bytes of memory that the partitions of a bridge share.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
-    /// Somebody was refused since space was last freed.
+    /// A reservation was refused since space was last freed.
     refused: AtomicBool,
     /// The room of all who share the budget: what one frees another may use.
     room: Room,
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -45,7 +45,7 @@ impl Budget {
         &self.room
     }
 
-    /// Reserves bytes, if there are so many.
+    /// Reserves bytes; false where fewer are free.
     pub fn try_reserve(&self, bytes: usize) -> bool {
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits).is_ok()

@@ -61,7 +61,7 @@ const BACKOFF_LAST: Duration = Duration::from_secs(2);
 
 /// A sealed batch, as far as the core looks into it.
 pub trait Batch: Sized {
-    /// What is handed to the transport; cheap to make.
+    /// Form of the batch that the transport takes; cheap to make.
     type Wire;
 
     /// Records in it, at least 1.
@@ -82,7 +82,7 @@ pub trait Batch: Sized {
     /// caller restamps them. Gives itself back where it cannot be split.
     fn split(self) -> Result<(Self, Self), Self>;
 
-    /// What can be done about a timestamp in it that Kafka refuses.
+    /// Mends timestamps that Kafka refuses, as far as possible.
     fn mend_timestamps(&mut self) -> Remedy {
         Remedy::None
     }
@@ -91,7 +91,7 @@ pub trait Batch: Sized {
     fn wire(&self) -> Self::Wire;
 }
 
-/// What can be done about a timestamp that Kafka refuses.
+/// Remedy for a timestamp that Kafka refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Nothing: the record is given up.
@@ -117,14 +117,14 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// What became of a batch.
+/// Final fate of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// In the log.
     Success,
     /// Kafka will never take it.
     Refused {
-        /// What its publishers are told.
+        /// Reason code for its publishers.
         reason: ReasonCode,
         /// The broker's error code.
         code: i16,
@@ -149,7 +149,7 @@ pub enum Answer {
     NotSent,
 }
 
-/// What the shell has to do.
+/// Instruction to the shell.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output<B, W> {
     /// Send to the leader; exactly one [`Answer`] with this attempt is owed.
@@ -169,7 +169,7 @@ pub enum Output<B, W> {
     Complete {
         /// The batch, for its tickets and counts.
         batch: B,
-        /// What became of it.
+        /// Its fate.
         fate: Fate,
     },
     /// Fresh metadata is wanted.
@@ -192,7 +192,7 @@ pub enum Output<B, W> {
         /// The producer id.
         id: i64,
     },
-    /// Batches are to be closed earlier: at so many bytes.
+    /// Close batches earlier: at this many bytes.
     LimitBatchBytes(usize),
     /// This many records are sent again although an earlier attempt may have appended them and the
     /// broker can no longer tell.
@@ -264,7 +264,7 @@ enum Replay {
     Under,
 }
 
-/// See the top of the file.
+/// Pure state machine of one partition producer; the module documentation lists its invariants.
 pub struct PartitionCore<B: Batch> {
     options: Options,
     leader: Option<i32>,
@@ -789,7 +789,7 @@ impl<B: Batch> PartitionCore<B> {
             index += 1;
         }
         if self.options.idempotent {
-            // What is behind a batch that was never appended was not appended either: its fate is known.
+            // Whatever is behind a batch that was never appended was not appended either: its fate is known.
             match sequence_error {
                 _ if gap => self.next_epoch(),
                 Some(Verdict::OutOfOrder) => {

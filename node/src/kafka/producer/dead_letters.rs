@@ -55,7 +55,7 @@ pub struct Cause<'a> {
     pub code: Option<i16>,
 }
 
-/// See the top of the file.
+/// Writer of dead letters to the dead-letter topic of a bridge.
 pub struct DeadLetters {
     bridge: Arc<str>,
     producer: TopicProducerHandle,
@@ -230,7 +230,7 @@ enum Owed {
     Nothing,
 }
 
-/// What is owed to publishers until their dead letters are written.
+/// Outcomes owed to publishers until their dead letters are written.
 struct Burial {
     owed: Mutex<Option<Owed>>,
     /// Dead letters without an answer; one more while they are being made.

@@ -1,4 +1,4 @@
-//! What goes to one broker: gathers the ready batches of all partitions it leads into produce requests.
+//! Produce requests to one broker, made of the ready batches of all partitions that it leads.
 //!
 //! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and one produce connection of
 //! the broker. It has no task of its own: whoever brings a parcel or an answer fills the line.
@@ -44,12 +44,12 @@ pub trait AnswerSink: Send + Sync {
     /// The end of `attempt`; `reason` tells in words why no answer came, or what the broker says about a refusal.
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>);
 
-    /// Without acks: the broker has handled so many records and did not close the connection over them.
+    /// Without acks: the broker has handled this many records and did not close the connection over them.
     fn handled(&self, records: u32) {
         let _ = records;
     }
 
-    /// Without acks: the connection was closed before the broker is known to have handled so many records.
+    /// Without acks: the connection was closed before the broker is known to have handled this many records.
     fn closed_over(&self, records: u32, reason: Arc<str>) {
         let _ = (records, reason);
     }
@@ -89,7 +89,7 @@ impl Drop for Parcel {
     }
 }
 
-/// What all requests of a dispatcher have in common.
+/// Settings common to all requests of a dispatcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestOptions {
     /// -1, 1 or 0.
@@ -124,15 +124,15 @@ struct State {
     /// Requests whose answers are outstanding.
     in_flight: usize,
     connection: Option<(Arc<BrokerConnection>, i16)>,
-    /// Somebody is busy with the line: connecting, or waiting for room in it.
+    /// A task is busy with the line: connecting, or waiting for room in it.
     busy: bool,
     /// Written without acks, and not known to be handled.
     unheard: Vec<Unheard>,
-    /// Somebody is finding out.
+    /// A task is finding out.
     listening: bool,
 }
 
-/// See the top of the file.
+/// Queue of batches for one broker; the module documentation lists its invariants.
 pub struct Dispatcher {
     client: Client,
     broker: i32,
@@ -344,7 +344,7 @@ impl Dispatcher {
         let mut state = self.state.lock();
         state.in_flight -= 1;
         let dead = state.connection.as_ref().is_some_and(|(connection, _)| !connection.is_alive());
-        // What was meant to follow the lost ones must not overtake their resend.
+        // Batches meant to follow the lost ones must not overtake their resend.
         let held_back = if dead && !well { take_ready(&mut state) } else { Vec::new() };
         drop(state);
         for parcel in held_back {

@@ -82,7 +82,7 @@ impl Open {
     }
 }
 
-/// See the top of the file.
+/// Topic producers of the topics that messages name, started on demand.
 pub struct DynamicTopics {
     dispatchers: Arc<Dispatchers>,
     options: DynamicOptions,
@@ -346,7 +346,7 @@ impl DynamicTopics {
     }
 }
 
-/// What a sweep found.
+/// Findings of a sweep.
 struct Troubles {
     /// A topic is in trouble.
     some: bool,

@@ -72,7 +72,7 @@ pub struct InboxLimits {
     pub latency: Option<Arc<LatencyHistogram>>,
     /// Records go to the disk first.
     pub store: Option<Store>,
-    /// What does not fit into the memory goes to files.
+    /// Files for records that do not fit into memory.
     pub spill: Option<Spillway>,
 }
 
@@ -90,7 +90,7 @@ pub struct Spillway {
 pub struct Store {
     /// Shared by all inboxes of a bridge.
     pub buffer: Arc<Buffer>,
-    /// What this inbox's records belong to.
+    /// Topic and partition of the records.
     pub place: Place,
     /// Publishers are answered when their records are durable, and not only when they are in Kafka.
     pub answers: bool,
@@ -239,7 +239,7 @@ struct Segment {
     durable: usize,
     /// Where its records are, if not in `builder`.
     filed: Option<Box<Filed>>,
-    /// What is being done to it: see `inbox_spilling.rs`.
+    /// Number of the spill job under way for it, see `inbox_spilling.rs`; 0: none.
     job: u64,
 }
 
@@ -445,7 +445,7 @@ struct State {
     drop_from: usize,
     /// The sleeper is woken by the append that brings `queuing_bytes` here; `u64::MAX`: nobody sleeps.
     wake_at: u64,
-    /// Somebody was refused since space was last freed.
+    /// A record was refused since space was last freed.
     refused: bool,
     closed: Option<ReasonCode>,
     /// The generation of routes that may append.
@@ -458,11 +458,11 @@ struct State {
     given: bool,
     /// The sleeper wants the front batch as soon as it is durable, or in memory.
     wanted: bool,
-    /// What concerns files; with [`InboxLimits::spill`], or once a segment came that is in one.
+    /// State of the spill files; with [`InboxLimits::spill`], or once a segment came that is in one.
     spilling: Option<Box<Spilling>>,
 }
 
-/// See the top of the file.
+/// Records that wait for a partition producer; the module documentation lists the invariants.
 pub struct PartitionInbox {
     state: Mutex<State>,
     room: Room,
@@ -1017,7 +1017,7 @@ impl State {
         self.end(&gone);
     }
 
-    /// What the node counts for this inbox.
+    /// Bytes that count for this inbox against the memory of the node.
     fn cost(&self) -> usize {
         let in_files = self.ledger.queuing_in_files as usize;
         self.held - in_files + share::RECORD * (self.ledger.queuing + self.ledger.inflight) as usize

@@ -1,6 +1,6 @@
 //! The part of an inbox that concerns files: which of its batches are written to one, and when they are read back.
 //!
-//! What waits in memory stays within [`InboxLimits::spill`]'s bytes and a batch, whatever waits in all (twice as much where publishers are faster
+//! Records waiting in memory stay within [`InboxLimits::spill`]'s bytes and a batch, whatever waits in all (twice as much where publishers are faster
 //! than the disk for a while). Beyond them the newest batch
 //! that is whole goes to a file: a copy of its encoded records is written by the bridge's thread, then the batch gives its memory back.
 //! The batch keeps its place in the queue, so nothing about order changes. When the line has taken what is before it, it is read back,
@@ -51,7 +51,7 @@ impl Filed {
     }
 }
 
-/// What an inbox keeps for its files.
+/// Spill state of an inbox.
 #[derive(Debug)]
 pub(super) struct Spilling {
     /// `None` where it has files of another inbox only, and writes none.
@@ -119,12 +119,12 @@ fn in_memory(ledger: &Ledger) -> usize {
     (ledger.queuing_bytes - ledger.queuing_in_files) as usize
 }
 
-/// What the thread is to do for an inbox.
+/// Work of the spill thread for an inbox.
 enum Job {
     Nothing,
     /// The disk does not work for the moment.
     Blocked,
-    /// A batch of so many records, which have been copied.
+    /// Write a batch of this many records, which have been copied.
     Write {
         job: u64,
         records: usize,
@@ -297,7 +297,7 @@ impl State {
     pub(super) fn dropped_from_file(&mut self, index: usize, all: bool) {
         let filed = all.then(|| self.remove(index)).flatten().and_then(|segment| segment.filed);
         if let Some(spilling) = &mut self.spilling {
-            // Nobody comes for what is dropped.
+            // No thread comes for what is dropped.
             spilling.looks_ahead = false;
             spilling.garbage.extend(filed.map(|filed| *filed));
         }
@@ -319,7 +319,7 @@ impl State {
         let ahead = if memory == 0 { 0 } else { spilling.ahead };
         let hungry = self.wanted || spilling.looks_ahead;
         let is_over = in_memory(&self.ledger) > memory;
-        // What is near the front stays in memory, or comes there.
+        // Segments near the front stay in memory, or comes there.
         let (mut near, mut far) = (0, self.segments.len());
         for (index, segment) in self.segments.iter().enumerate() {
             if index > 0 && near >= ahead {
@@ -341,7 +341,7 @@ impl State {
             }
             return Job::Nothing;
         }
-        // What is taken goes by itself, file by file.
+        // Taken segments go by themselves, file by file.
         let shared = !spilling.looks_ahead;
         match self.segments.iter().position(|segment| segment.wants_thinning(shared)) {
             Some(index) => self.read_job(index, desk),

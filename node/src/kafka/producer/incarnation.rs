@@ -21,7 +21,7 @@ const FORMER: usize = 8;
 /// No id.
 const NONE: [u8; 16] = [0; 16];
 
-/// What a view of the topic means.
+/// Meaning of a view of the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// It is about a former topic of this name: not to be used.
@@ -37,7 +37,7 @@ pub(super) enum Look {
     },
 }
 
-/// What has been seen of a topic.
+/// Observations of a topic.
 #[derive(Debug, Default)]
 pub(super) struct Incarnation {
     id: [u8; 16],

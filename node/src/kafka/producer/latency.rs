@@ -12,7 +12,7 @@ const FINE: u32 = 2;
 const OCTAVES: usize = 30;
 const BUCKETS: usize = OCTAVES << FINE;
 
-/// See the top of the file.
+/// Histogram of the time from a batch's first record to Kafka's answer.
 #[derive(Debug)]
 pub struct LatencyHistogram {
     buckets: [AtomicU64; BUCKETS],
@@ -24,7 +24,7 @@ impl Default for LatencyHistogram {
     }
 }
 
-/// What a histogram says at one moment.
+/// Snapshot of a histogram.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Latency {
     /// Batches.
@@ -63,7 +63,7 @@ impl LatencyHistogram {
         }
     }
 
-    /// What it says now.
+    /// Current snapshot.
     pub fn snapshot(&self) -> Latency {
         let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let batches: u64 = counts.iter().sum();

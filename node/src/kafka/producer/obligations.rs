@@ -1,4 +1,4 @@
-//! What is owed for a batch: the tickets of its records in order, and their end in the ledger.
+//! Obligations of a batch: the tickets of its records in order, and their end in the ledger.
 //!
 //! Invariants: obligations end exactly once, with [`Obligations::end`] or, where they are dropped (a task
 //! that panicked), as failed. The ledger moves before the publishers are told. A publisher hears of a batch in one call.
@@ -113,7 +113,7 @@ impl End {
     }
 }
 
-/// See the top of the file.
+/// Tickets of a batch's records in order; the module documentation lists the invariants.
 #[derive(Debug)]
 pub struct Obligations {
     /// `None` once they have ended.
@@ -135,13 +135,13 @@ pub(super) struct OnDisk {
     pub(super) numbers: Vec<Numbers>,
 }
 
-/// What [`Obligations`] were.
+/// Contents of ended [`Obligations`].
 pub(super) struct Dissolved {
     /// Where they count.
     pub(super) inbox: Arc<PartitionInbox>,
     /// In record order.
     pub(super) runs: Vec<Run>,
-    /// What they count there.
+    /// Bytes that they count there.
     pub(super) bytes: usize,
     /// When the first record came, where that matters.
     pub(super) since: Option<Instant>,

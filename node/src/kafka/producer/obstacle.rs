@@ -1,4 +1,4 @@
-//! What keeps a topic producer from working, and how that is shown: an outage of what has worked before is "connecting", since it
+//! Obstacles of a topic producer, and how they are shown: an outage of what has worked before is "connecting", since it
 //! passes by itself; what somebody has to mend, and what has never worked, is "disconnected".
 
 use std::sync::Arc;

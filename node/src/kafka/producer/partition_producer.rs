@@ -63,7 +63,7 @@ pub struct Linger {
     pub bytes: usize,
 }
 
-/// What a partition producer is told.
+/// Message to a partition producer.
 #[derive(Debug)]
 pub enum PartitionMessage {
     /// The inbox holds what it was waiting for.
@@ -77,7 +77,7 @@ pub enum PartitionMessage {
         /// Why no answer came, or why Kafka refuses the batch, in words.
         reason: Option<Arc<str>>,
     },
-    /// Without acks: the connection was closed before so many records were handled.
+    /// Without acks: the connection was closed before this many records were handled.
     ClosedOver(u32, Arc<str>),
     /// Without acks: records were handled, for the first time since some may not have been.
     Handled,
@@ -114,7 +114,7 @@ pub enum PartitionMessage {
     Panic,
 }
 
-/// What others see of a partition.
+/// Shared view of a partition.
 #[derive(Debug)]
 pub struct Partition {
     /// Its number.
@@ -212,7 +212,7 @@ impl Wake for Doorbell {
     }
 }
 
-/// What an actor starts with.
+/// Startup arguments of the actor.
 pub struct PartitionSetup {
     /// Topic name.
     pub topic: Arc<str>,
@@ -226,7 +226,7 @@ pub struct PartitionSetup {
     pub compression: Compression,
     /// Of its core.
     pub core: core::Options,
-    /// A batch has at most so many bytes: one that is full is not waited for.
+    /// Most bytes of a batch; a full one does not linger.
     pub batch_bytes: usize,
     /// Whether and how it waits for more.
     pub linger: Option<Linger>,
@@ -246,10 +246,10 @@ pub struct PartitionSetup {
     pub store: Option<(Arc<Buffer>, Place)>,
 }
 
-/// See the top of the file.
+/// Actor of one partition producer; its state is [`Held`].
 pub struct PartitionProducer;
 
-/// What the actor holds.
+/// State of the actor.
 pub struct Held {
     setup: PartitionSetup,
     core: PartitionCore<Outgoing>,
@@ -261,7 +261,7 @@ pub struct Held {
     timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
     lost_because: Option<Arc<str>>,
     told_trouble: Option<Arc<str>>,
-    /// What `told_trouble` is the text of.
+    /// Trouble that `told_trouble` is the text of.
     told: Option<Trouble>,
     timestamps: Arc<Timestamps>,
     /// Kafka has refused records for good since it took one.
@@ -868,9 +868,9 @@ impl Held {
 
     fn next_deadline(&self) -> Option<Instant> {
         let now = Instant::now();
-        // What the line cannot take now waits for an event, not for the end of a wait that is over.
+        // A batch that the line cannot take now waits for an event, not for the end of a wait that is over.
         let linger = self.linger_until.filter(|until| *until > now);
-        // Nobody tells of the first record while the line is not hungry: it is looked for in time.
+        // There is no event for the first record while the line is not hungry: it is looked for in time.
         let expiry = self
             .setup
             .max_age

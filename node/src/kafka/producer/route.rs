@@ -80,7 +80,7 @@ struct Sticky {
     bytes: AtomicUsize,
 }
 
-/// See the top of the file.
+/// Distribution of records over the partitions of a topic.
 pub struct Routes {
     partitioner: Partitioner,
     limits: InboxLimits,
@@ -91,7 +91,7 @@ pub struct Routes {
     partitions: RwLock<Vec<Arc<Partition>>>,
     /// Books of partitions that are gone.
     gone: Mutex<Ledger>,
-    /// What was under way before a restart, and has no partition yet.
+    /// Counts of records that were under way before a restart and have no partition yet.
     waiting: Mutex<Ledger>,
     moving: RwLock<()>,
     closed: RwLock<Option<ReasonCode>>,
@@ -307,7 +307,7 @@ impl Routes {
     /// As the first part of [`Self::lead_to`], for what of staging is in files: that takes its time, and blocks nobody. False where it
     /// cannot be read and nobody waits for it any more.
     pub async fn bring_in(&self, partitions: &[Arc<Partition>]) -> bool {
-        // Publishers may add to the files meanwhile; what is left after so many steps is read with them waiting.
+        // Publishers may add to the files meanwhile; what is left after these steps is read with them waiting.
         let most = usize::try_from(self.staging.in_files()).unwrap_or(usize::MAX).saturating_add(STEPS);
         for step in 0..most {
             if self.staging.in_files() == 0 || partitions.is_empty() {
@@ -436,7 +436,7 @@ impl Routes {
         sum
     }
 
-    /// What waits in no partition's inbox.
+    /// Counts of records that wait in no partition's inbox.
     pub fn staged(&self) -> Ledger {
         self.staging.ledger()
     }

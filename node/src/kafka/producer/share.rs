@@ -18,10 +18,10 @@ use crate::flow::Room;
 /// Bytes by which shares change.
 pub(super) const BLOCK: usize = 64 * 1024;
 
-/// What a record costs beside its encoded bytes: whom to tell of it, or its length.
+/// Memory of a record beside its encoded bytes: its ticket, or its length.
 pub(super) const RECORD: usize = 32;
 
-/// What the producer bridges of a node have together.
+/// Memory that the producer bridges of a node share.
 #[derive(Debug)]
 pub struct NodeMemory {
     budget: Arc<Budget>,
@@ -74,7 +74,7 @@ pub(super) struct Share {
     node: Arc<NodeMemory>,
     /// Bytes in its blocks.
     charged: usize,
-    /// Somebody waits in the room of the node for this inbox.
+    /// A publisher waits in the room of the node for this inbox.
     refused: bool,
 }
 
@@ -112,7 +112,7 @@ impl Share {
         }
     }
 
-    /// Somebody was refused and waits in the room of the node.
+    /// Notes that a publisher was refused, and returns the room of the node in which it waits.
     pub(super) fn refuse(&mut self) -> Room {
         self.refused = true;
         self.node.budget.refuse();
@@ -128,7 +128,7 @@ impl Share {
             self.node.budget.release(back);
             self.charged -= back;
         }
-        // What is free within its own blocks is room for those who were refused here.
+        // Free space within its own blocks is room for those who were refused here.
         if std::mem::take(&mut self.refused) || (back > 0 && self.node.budget.take_refused()) {
             self.node.announce();
         }

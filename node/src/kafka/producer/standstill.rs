@@ -11,7 +11,7 @@ use super::partition_producer::Partition;
 /// So many refused records without a written one between them are more than one bad message.
 const MANY: u64 = 3;
 
-/// What of a partition's records Kafka refused for good.
+/// Records of a partition that Kafka refused for good.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// Records, or without acks connections closed.
@@ -45,7 +45,7 @@ impl Refusals {
     }
 }
 
-/// What a partition tells at a look.
+/// State of a partition at a look.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sign {
     /// Records written since the start.

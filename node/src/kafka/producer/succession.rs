@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks whether they have.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a hand-over moved.
+/// Extent of a hand-over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HandedOver {
     /// Records.

@@ -41,7 +41,7 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What is known about the timestamps of a partition.
+/// Knowledge about the timestamps of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Timestamps {
     source: TimestampSource,

@@ -90,7 +90,7 @@ pub enum NoTopic {
 }
 
 impl NoTopic {
-    /// What an error code says of a topic.
+    /// Meaning of an error code for a topic.
     fn of(code: i16) -> Option<Self> {
         match code {
             NO_SUCH_TOPIC | INVALID_TOPIC => Some(Self::Unknown),
@@ -99,7 +99,7 @@ impl NoTopic {
         }
     }
 
-    /// What publishers are told.
+    /// Reason code for publishers.
     pub fn reason(self) -> ReasonCode {
         match self {
             Self::Unknown => ReasonCode::TopicNameInvalid,
@@ -126,7 +126,7 @@ pub enum RequiredAcks {
     AllIsr,
     /// The leader; Kafka may lose or repeat what it accepted.
     LeaderOnly,
-    /// Nobody's: success is the write to the socket.
+    /// No acknowledgement: success is the write to the socket.
     None,
 }
 
@@ -173,9 +173,9 @@ pub struct TopicProducerOptions {
     pub max_batch_age: Option<Duration>,
     /// A success that took longer than this counts as a late reply.
     pub late_after: Option<Duration>,
-    /// Only the first so many partitions are used.
+    /// Number of leading partitions that are used; `None`: all.
     pub partitions_limit: Option<usize>,
-    /// What is given up goes here.
+    /// Destination of records that are given up.
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// Where the records' timestamps come from.
     pub timestamps: TimestampSource,
@@ -185,12 +185,12 @@ pub struct TopicProducerOptions {
     pub budget: Option<Arc<Budget>>,
     /// Memory shared with everything on the node.
     pub memory: Option<Arc<NodeMemory>>,
-    /// Records make room for others while memory is short, but for so many batches as may be under way.
+    /// Records make room for others while memory is short, except those of the batches that may be under way.
     pub overload_protection: bool,
     /// Records go to this disk buffer first; with it publishers are answered when their record is durable there, unless
     /// they want to wait for Kafka.
     pub store: Option<DiskStore>,
-    /// What does not fit into the memory goes to files.
+    /// Files for records that do not fit into memory.
     pub spill: Option<Spillway>,
     /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one fresh, ends its producer:
     /// see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is such a topic.
@@ -248,7 +248,7 @@ pub struct DiskStore {
     pub answers: bool,
 }
 
-/// What a disk buffer held at the start.
+/// Contents of a disk buffer at the start.
 #[derive(Debug, Default)]
 pub struct Restored {
     /// Batches that may have been sent, by partition.
@@ -287,14 +287,14 @@ pub struct PartitionRow {
     pub trouble: Option<Arc<str>>,
 }
 
-/// What a stop left behind.
+/// Remains after a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopReport {
     /// Records that were given up: with ticket as failed, without as dropped.
     pub given_up: u64,
 }
 
-/// What a topic producer is told.
+/// Message to a topic producer.
 #[derive(Debug)]
 pub enum TopicMessage {
     /// An answer of the keeper.
@@ -472,7 +472,7 @@ impl TopicProducerHandle {
         self.setup.tell(TopicMessage::Panic);
     }
 
-    /// Makes the actor of the first partition panic, and so many of those that come after it while they start.
+    /// Makes the actor of the first partition panic, and this many of those that come after it while they start.
     #[cfg(test)]
     pub(crate) fn panic_partition(&self, starts: u32) {
         let partition = self.routes.partitions().swap_remove(0);
@@ -615,7 +615,7 @@ impl Setup {
     }
 }
 
-/// By which of so many connections a partition goes: always the same one, so that its batches stay in order.
+/// Index below `connections` of the connection of a partition: always the same one, so that its batches stay in order.
 fn lane(topic: &str, partition: i32, connections: u32) -> u32 {
     // Topics with one partition each must not all meet in the first.
     let topic = topic.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -631,7 +631,7 @@ impl Drop for Guarded {
     }
 }
 
-/// What the actor holds.
+/// State of the actor.
 pub struct Held {
     setup: Arc<Setup>,
     want_metadata: Arc<Notify>,
@@ -916,7 +916,7 @@ impl Held {
 
     fn end_unusable(&mut self, why: NoTopic) {
         let (reason, words) = (why.reason(), why.words());
-        // Nobody asks for it any more.
+        // It is not asked for any more.
         self.tasks.clear();
         self.growth = None;
         self.setup.routes.close(reason);

@@ -1,4 +1,4 @@
-//! What a broker's answer to a batch means for the batch: the table of error codes.
+//! Meaning of a broker's answer for a batch: the table of error codes.
 //!
 //! Invariant: a verdict says "not appended" only for codes that the broker gives before it appends. Every code
 //! that may come after the append, and every code unknown here, leaves the fate of the batch open.
@@ -10,7 +10,7 @@
 
 use causeway_protocol::mqtt::ReasonCode;
 
-/// What to do with a batch after a broker's answer.
+/// Consequence of a broker's answer for a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// In the log: success.

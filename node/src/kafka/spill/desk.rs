@@ -18,7 +18,7 @@ use super::file::{FileSystem, Piece, ReadError, Storage, Writer};
 /// How often a disk that fails is asked again.
 pub const RETRY: Duration = Duration::from_millis(500);
 
-/// What one who has had a turn wants next.
+/// Next wish of a customer that had its turn.
 #[derive(Debug)]
 pub enum Turn {
     /// Nothing.
@@ -59,7 +59,7 @@ impl Way {
     }
 }
 
-/// What a customer may use when it is his turn.
+/// Tools of a customer during its turn.
 pub struct Desk {
     writer: Writer,
     writing: Way,
@@ -141,7 +141,7 @@ struct Shared {
     trouble: Mutex<Trouble>,
 }
 
-/// See the top of the file.
+/// Handle of the thread that reads and writes spill files.
 pub struct Spill {
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
@@ -237,7 +237,7 @@ impl Shared {
                 }
             }
             if queue.blocked.is_empty() {
-                // Nobody wants what failed any more.
+                // Failed work is not wanted any more.
                 (desk.writing, desk.reading) = (Way::default(), Way::default());
                 self.show(desk);
             }

@@ -23,7 +23,7 @@ const SUFFIX: &str = ".spill";
 /// No two files of a process have one number, whichever bridge they belong to.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// What the files need of a file system.
+/// File system that the files need.
 pub trait Storage: Send + Sync {
     /// Writes bytes at a place of a file, which is created where it is missing (and so are the folders above it). After an error any part
     /// of them may be there.
@@ -200,7 +200,7 @@ impl Writer {
     }
 }
 
-/// What a dead node left in the files of a bridge.
+/// Remains of a dead node in the files of a bridge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Leftover {
     /// Records in them, those included that had left for Kafka.

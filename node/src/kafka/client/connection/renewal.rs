@@ -34,7 +34,7 @@ const RENEW_TO: f64 = 0.95;
 /// Part of a lifetime after which a connection whose login was not renewed is not used any more.
 const RETIRE: f64 = 0.99;
 
-/// What to do about a login of this lifetime.
+/// Plan for a login of this lifetime.
 #[derive(Debug, PartialEq)]
 struct Plan {
     /// When to renew it; `None` where that would be too soon for Kafka.

@@ -1,4 +1,4 @@
-//! What an error of the Kerberos library means here, and what to look at.
+//! Meaning of the Kerberos library's errors here, with what to look at.
 
 use libgssapi::error::Error;
 

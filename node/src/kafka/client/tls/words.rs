@@ -1,4 +1,4 @@
-//! What went wrong with TLS, in words that name the fix.
+//! Errors of TLS, in words that name the fix.
 
 use std::io;
 
@@ -200,7 +200,7 @@ fn date(time: UnixTime) -> Option<ASN1Time> {
     ASN1Time::from_timestamp(i64::try_from(time.as_secs()).ok()?).ok()
 }
 
-/// What is wrong with our own certificate and key.
+/// Fault of the client's own certificate and key.
 pub(super) fn own_identity(error: &Error, certificate: &str, key: &str) -> String {
     match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {

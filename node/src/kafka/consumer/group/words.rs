@@ -1,4 +1,4 @@
-//! What goes into the state machine and what comes out of it.
+//! Events and actions of the state machine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::kafka::client::{Backoff, ResponseError};
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::consumer::topics::Position;
 
-/// What a member of a group is told once.
+/// Settings of a member of a group.
 #[derive(Debug, Clone)]
 pub(in crate::kafka::consumer) struct Settings {
     pub group_id: Arc<str>,
