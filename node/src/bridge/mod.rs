@@ -1,7 +1,9 @@
 //! Bridges: what is carried where, and the books about it.
 
+mod bridge;
 mod consumer;
 pub mod disk_buffer;
+mod entry;
 mod gate;
 mod headers;
 mod hops;

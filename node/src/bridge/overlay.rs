@@ -215,6 +215,20 @@ impl Overlay {
         self.replace(self.stored.clone(), BTreeSet::new())
     }
 
+    /// Removes the disk buffer of one deleted bridge, which no producer has open any more; others may still be in use.
+    ///
+    /// # Errors
+    /// As [`Self::remove_buffers`].
+    pub fn remove_buffer_of(&mut self, id: &BridgeId) -> Result<(), Error> {
+        if id.kind == Kind::Producer && self.deleted_buffers.contains(&id.name) {
+            self.remove_buffer(&id.name)?;
+            let mut rest = self.deleted_buffers.clone();
+            rest.remove(&id.name);
+            self.replace(self.stored.clone(), rest)?;
+        }
+        Ok(())
+    }
+
     fn remove_buffer(&self, name: &str) -> Result<(), Error> {
         disk_buffer::delete(&self.data_dir, name).map_err(|source| Error::File {
             path: disk_buffer::directory(&self.data_dir, name),
