@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 use super::consumer::RunningConsumer;
 use super::disk_buffer;
-use super::entry::{Doorway, Entries, Entry, Handle, Retired, Running};
+use super::entry::{Entries, Entry, Handle, Retired, Running};
 use super::gate::Gate;
-use super::overlay::{Change, Overlay};
+use super::overlay::Overlay;
 use super::producer::RunningProducer;
 use super::service::{BridgeId, Definition, Deleted, Error, Kind, Status, Surroundings};
 use crate::config::BufferMode;
@@ -78,9 +78,9 @@ pub(super) struct Shared {
 }
 
 /// The actor of one bridge.
-struct Bridge {
-    shared: Shared,
-    handle: Arc<Handle>,
+pub(super) struct Bridge {
+    pub(super) shared: Shared,
+    pub(super) handle: Arc<Handle>,
 }
 
 /// Starts the actor of a bridge, linked to `manager`. It goes on with what an earlier actor of the bridge left.
@@ -93,65 +93,28 @@ pub(super) async fn start(shared: &Shared, handle: &Arc<Handle>, manager: ActorC
 }
 
 impl Bridge {
-    fn id(&self) -> &BridgeId {
+    pub(super) fn id(&self) -> &BridgeId {
         self.handle.id()
     }
 
-    fn surroundings(&self) -> &Surroundings {
+    pub(super) fn surroundings(&self) -> &Surroundings {
         &self.shared.surroundings
     }
 
     /// Keeps the ledger of what is disabled or deleted.
-    fn retire(&self, ledger: Ledger) {
+    pub(super) fn retire(&self, ledger: Ledger) {
         *self.shared.retired.lock().entry(self.id().kind).or_default() += ledger.closed();
-    }
-
-    /// Registers a producer bridge in the router, with the gate as it is; takes the registration away from one that has no
-    /// source.
-    fn place(&self, entry: &mut Entry) {
-        let router = &self.surroundings().router;
-        let wanted = match &entry.definition {
-            Definition::Producer(config) => {
-                config.local_topic.as_ref().map(|filter| (filter, config.ack_wait))
-            }
-            Definition::Consumer(_) => None,
-        };
-        let Some((filter, holds_acknowledgement)) = wanted else { return self.take_away(entry) };
-        match &mut entry.doorway {
-            None => {
-                let gate = Gate::new(holds_acknowledgement);
-                let sink = router.add_sink(filter, gate.clone());
-                entry.doorway = Some(Doorway { gate, sink, filter: filter.clone(), holds_acknowledgement });
-            }
-            Some(doorway) => {
-                if doorway.filter == *filter && doorway.holds_acknowledgement == holds_acknowledgement {
-                    return;
-                }
-                doorway.gate.set_holds_acknowledgement(holds_acknowledgement);
-                doorway.sink = router.replace_sink(doorway.sink, filter, doorway.gate.clone());
-                doorway.filter.clone_from(filter);
-                doorway.holds_acknowledgement = holds_acknowledgement;
-            }
-        }
-    }
-
-    fn take_away(&self, entry: &mut Entry) {
-        if let Some(doorway) = entry.doorway.take() {
-            self.surroundings().router.remove_sink(doorway.sink);
-            doorway.gate.remove();
-            entry.past += doorway.gate.ledger();
-        }
     }
 
     /// Stops what runs: nothing reaches the bridge any more, what it holds is sent within `drain`, the rest is given up.
     /// Returns its last ledger.
-    async fn stop(&self, leave: Leave, drain: Duration) -> Ledger {
+    pub(super) async fn stop(&self, leave: Leave, drain: Duration) -> Ledger {
         let (consumer, was_running) = {
             let mut entry = self.handle.entry().write();
             let entry = &mut *entry;
             entry.failure = None;
             entry.attempts = 0;
-            self.take_away(entry);
+            entry.unregister(&self.surroundings().router);
             entry.stopping.append(&mut entry.previous);
             let running = entry.running.take();
             let was_running = running.is_some();
@@ -203,7 +166,7 @@ impl Bridge {
                 return Ok(());
             }
             entry.stored = Ledger::default();
-            self.place(&mut entry);
+            entry.register(&self.surroundings().router);
             entry.definition.clone()
         };
         let started = match definition {
@@ -223,8 +186,8 @@ impl Bridge {
                 tracing::info!(bridge = %id, "bridge started");
                 if let Running::Producer(producer) = &running {
                     producer.begin();
-                    if let Some(doorway) = &entry.doorway {
-                        doorway.gate.lead_to(producer.sink());
+                    if let Some(registration) = &entry.registration {
+                        registration.gate.lead_to(producer.sink());
                     }
                 }
                 entry.running = Some(running);
@@ -278,10 +241,10 @@ impl Bridge {
     }
 
     /// The producers, oldest first, and the gate.
-    fn parts(&self) -> (Vec<Arc<RunningProducer>>, Option<Arc<Gate>>) {
+    pub(super) fn parts(&self) -> (Vec<Arc<RunningProducer>>, Option<Arc<Gate>>) {
         let entry = self.handle.entry().read();
         let producers = entry.producers().cloned().collect();
-        (producers, entry.doorway.as_ref().map(|doorway| doorway.gate.clone()))
+        (producers, entry.registration.as_ref().map(|registration| registration.gate.clone()))
     }
 
     /// As [`Self::succeed`], for one that goes on with the disk buffer of the one that runs.
@@ -354,9 +317,9 @@ impl Bridge {
             if let Some(Running::Producer(old)) = entry.running.replace(Running::Producer(new.clone())) {
                 entry.previous.push(old);
             }
-            self.place(entry);
-            if let Some(doorway) = &entry.doorway {
-                doorway.gate.lead_to(new.sink());
+            entry.register(&self.surroundings().router);
+            if let Some(registration) = &entry.registration {
+                registration.gate.lead_to(new.sink());
             }
             entry.previous.clone()
         };
@@ -408,82 +371,6 @@ impl Bridge {
         self.shared.entries.write().remove(self.id());
         self.retire(last);
         last
-    }
-
-    async fn delete(&self, force: bool) -> Result<Deleted, Error> {
-        let id = self.id();
-        // From here on nothing comes in, so that what is counted stays counted.
-        let (producers, gate) = self.parts();
-        if let Some(gate) = &gate {
-            gate.hold();
-        }
-        let reopen = || {
-            if let (Some(gate), Some(last)) = (&gate, producers.last()) {
-                gate.lead_to(last.sink());
-            }
-        };
-        let connected = producers.iter().all(|producer| producer.status() == Status::Connected);
-        if connected && timeout(self.surroundings().drain, run_dry(&producers)).await.is_ok() {
-            tracing::debug!(bridge = %id, "nothing is left of a bridge that is deleted");
-        }
-        let mut held = Ledger::default();
-        for producer in &producers {
-            held += producer.ledger();
-        }
-        let data_dir = &self.surroundings().data_dir;
-        let mut records = held.queuing + held.inflight;
-        if producers.is_empty() && id.kind == Kind::Producer {
-            let (stored, bytes) = disk_buffer::left(data_dir, &id.name);
-            records += stored;
-            held.queuing_bytes += bytes;
-        }
-        let is_stored = producers.is_empty() || producers.iter().any(|producer| producer.is_stored());
-        if records > 0 && !force {
-            reopen();
-            return Err(Error::NotEmpty { id: id.clone(), records, bytes: held.queuing_bytes });
-        }
-        let stored = match &mut *self.shared.overlay.lock().await {
-            Some(overlay) => overlay.store(&[(id.clone(), Change::Deleted)]),
-            None => Ok(()),
-        };
-        if let Err(error) = stored {
-            reopen();
-            return Err(Error::Store(error.to_string()));
-        }
-        drop(producers);
-        let last = self.stop(Leave::Final, Duration::ZERO).await;
-        let removed = match &mut *self.shared.overlay.lock().await {
-            Some(overlay) => overlay.remove_buffer_of(id).map_err(|error| error.to_string()),
-            None if id.kind == Kind::Producer => {
-                disk_buffer::delete(data_dir, &id.name).map_err(|error| error.to_string())
-            }
-            None => Ok(()),
-        };
-        if let Err(error) = removed {
-            tracing::error!(bridge = %id, error, "its disk buffer is removed at the next start");
-        }
-        self.shared.entries.write().remove(id);
-        self.retire(last);
-        let dropped = last.dropped().saturating_sub(held.dropped()).min(records);
-        let failed = last.failed.saturating_sub(held.failed).min(records);
-        if is_stored {
-            // A stop leaves what is on the disk out of the ledger.
-            let gone = records.saturating_sub(failed + dropped);
-            self.retire(Ledger { matched: gone, dropped_resource_stopped: gone, ..Ledger::default() });
-        }
-        let deleted = Deleted {
-            records,
-            bytes: held.queuing_bytes,
-            // Publishers of what was on the disk have their answer.
-            dropped: if is_stored { records - failed } else { dropped },
-            failed,
-        };
-        if records > 0 {
-            tracing::warn!(bridge = %id, ?deleted, "bridge deleted with what it held");
-        } else {
-            tracing::info!(bridge = %id, "bridge deleted");
-        }
-        Ok(deleted)
     }
 
     async fn enable(&self, definition: Definition, myself: &ActorRef<Message>) -> Result<(), Error> {
@@ -546,11 +433,13 @@ impl Bridge {
                 Some(Running::Producer(producer)) if producer.is_stopped() => entry.stopping.push(producer),
                 running => entry.running = running,
             }
-            if let Some(Running::Producer(producer)) = &entry.running {
+            if entry.running.is_some() || !entry.definition.enabled() {
                 entry.failure = None;
-                if let Some(doorway) = &entry.doorway {
-                    doorway.gate.lead_to(producer.sink());
-                }
+            }
+            if let (Some(Running::Producer(producer)), Some(registration)) =
+                (&entry.running, &entry.registration)
+            {
+                registration.gate.lead_to(producer.sink());
             }
             (!entry.stopping.is_empty(), entry.previous.clone())
         };
@@ -561,6 +450,7 @@ impl Bridge {
             // One that cannot be started says why in its status.
             let _ = self.start(myself).await;
         }
+        self.look_into_store();
         if !previous.is_empty() {
             settle_later(previous, myself);
         } else if let Some(Running::Producer(producer)) = &self.handle.entry().read().running {
@@ -584,7 +474,7 @@ fn revive_later(entry: &mut Entry, myself: &ActorRef<Message>) {
 }
 
 /// Lets them send what they hold, the oldest first.
-async fn run_dry(producers: &[Arc<RunningProducer>]) {
+pub(super) async fn run_dry(producers: &[Arc<RunningProducer>]) {
     for producer in producers {
         producer.begin();
         producer.idle().await;

@@ -19,7 +19,7 @@ use super::producer::RunningProducer;
 use super::rates::RateMeter;
 use super::service::{BridgeId, Definition, Kind, Place, Row, Status};
 use crate::flow::ledger::Ledger;
-use crate::mqtt::SinkId;
+use crate::mqtt::{Router, SinkId};
 use crate::supervision::Parent;
 
 /// Time without a failure after which a bridge counts its failures from the start; more than the longest wait between two attempts.
@@ -136,7 +136,7 @@ pub(super) enum Running {
 }
 
 /// Registration of a producer bridge in the router.
-pub(super) struct Doorway {
+pub(super) struct Registration {
     pub(super) gate: Arc<Gate>,
     pub(super) sink: SinkId,
     pub(super) filter: String,
@@ -147,7 +147,7 @@ pub(super) struct Doorway {
 pub(super) struct Entry {
     pub(super) definition: Definition,
     pub(super) running: Option<Running>,
-    pub(super) doorway: Option<Doorway>,
+    pub(super) registration: Option<Registration>,
     /// What ran before a change and still has something to send, oldest first.
     pub(super) previous: Vec<Arc<RunningProducer>>,
     /// What is being stopped, oldest first.
@@ -170,7 +170,7 @@ impl Entry {
         Self {
             definition,
             running: None,
-            doorway: None,
+            registration: None,
             previous: Vec::new(),
             stopping: Vec::new(),
             past: Ledger::default(),
@@ -179,6 +179,46 @@ impl Entry {
             attempts: 0,
             failed_at: None,
             rate: RateMeter::since(Instant::now()),
+        }
+    }
+
+    /// Registers a producer bridge in the router, with the gate as it is; takes the registration away from one that
+    /// has no source.
+    pub(super) fn register(&mut self, router: &Router) {
+        let wanted = match &self.definition {
+            Definition::Producer(config) => {
+                config.local_topic.as_ref().map(|filter| (filter, config.ack_wait))
+            }
+            Definition::Consumer(_) => None,
+        };
+        let Some((filter, holds_acknowledgement)) = wanted else { return self.unregister(router) };
+        match &mut self.registration {
+            None => {
+                let gate = Gate::new(holds_acknowledgement);
+                let sink = router.add_sink(filter, gate.clone());
+                self.registration =
+                    Some(Registration { gate, sink, filter: filter.clone(), holds_acknowledgement });
+            }
+            Some(registration) => {
+                if registration.filter == *filter
+                    && registration.holds_acknowledgement == holds_acknowledgement
+                {
+                    return;
+                }
+                registration.gate.set_holds_acknowledgement(holds_acknowledgement);
+                registration.sink = router.replace_sink(registration.sink, filter, registration.gate.clone());
+                registration.filter.clone_from(filter);
+                registration.holds_acknowledgement = holds_acknowledgement;
+            }
+        }
+    }
+
+    /// Takes the registration away; the counters of the gate stay.
+    pub(super) fn unregister(&mut self, router: &Router) {
+        if let Some(registration) = self.registration.take() {
+            router.remove_sink(registration.sink);
+            registration.gate.remove();
+            self.past += registration.gate.ledger();
         }
     }
 
@@ -242,8 +282,8 @@ impl Entry {
         };
         ledger += self.past;
         ledger += self.stored;
-        if let Some(doorway) = &self.doorway {
-            ledger += doorway.gate.ledger();
+        if let Some(registration) = &self.registration {
+            ledger += registration.gate.ledger();
         }
         for previous in self.previous.iter().chain(&self.stopping) {
             ledger += previous.ledger();

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod consumer;
+mod deletion;
 pub mod disk_buffer;
 mod entry;
 mod gate;

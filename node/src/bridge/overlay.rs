@@ -325,4 +325,22 @@ mod tests {
         assert_eq!(digest(&read("allow_loop = false")), before);
         assert_ne!(digest(&read("allow_loop = true")), before);
     }
+
+    #[test]
+    fn the_end_of_one_deletion_leaves_the_disk_buffer_of_another_one_alone() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let (mut overlay, _) = Overlay::open(data_dir.path(), BridgesConfig::default()).unwrap();
+        let ids = ["a", "b"].map(|name| BridgeId { kind: Kind::Producer, name: name.to_owned() });
+        let directory = |id: &BridgeId| disk_buffer::directory(data_dir.path(), &id.name);
+        for id in &ids {
+            std::fs::create_dir_all(directory(id)).unwrap();
+            overlay.store(&[(id.clone(), Change::Deleted)]).unwrap();
+        }
+        overlay.remove_buffer_of(&ids[0]).unwrap();
+        assert_eq!(ids.each_ref().map(|id| directory(id).exists()), [false, true]);
+        // The other one is still to be removed.
+        drop(overlay);
+        drop(Overlay::open(data_dir.path(), BridgesConfig::default()).unwrap());
+        assert!(!directory(&ids[1]).exists());
+    }
 }

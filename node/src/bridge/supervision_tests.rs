@@ -398,6 +398,11 @@ async fn an_actor_of_a_bridge_that_panics_says_so_and_concerns_no_other_bridge()
         node.bridges.restart(Node::out()).await.unwrap();
         node.publish(20..25).await;
         until("the last records", || subscriber.0.lock().len() == 25).await;
+        // A disabled one has nothing to show once it has an actor again.
+        node.bridges.enable(Node::back(), false).await.unwrap();
+        handles.read()[&Node::back()].panic();
+        node.shows_failure(&Node::back()).await;
+        until("stopped", || node.bridges.row(&Node::back()).unwrap().status == Status::Stopped).await;
         drop(handles);
         node.stop().await;
     }
