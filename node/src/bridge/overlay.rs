@@ -329,7 +329,9 @@ mod tests {
     #[test]
     fn the_end_of_one_deletion_leaves_the_disk_buffer_of_another_one_alone() {
         let data_dir = tempfile::tempdir().unwrap();
-        let (mut overlay, _) = Overlay::open(data_dir.path(), BridgesConfig::default()).unwrap();
+        let no_bridges =
+            || BridgesConfig { kafka: [].into_iter().collect(), kafka_consumer: [].into_iter().collect() };
+        let (mut overlay, _) = Overlay::open(data_dir.path(), no_bridges()).unwrap();
         let ids = ["a", "b"].map(|name| BridgeId { kind: Kind::Producer, name: name.to_owned() });
         let directory = |id: &BridgeId| disk_buffer::directory(data_dir.path(), &id.name);
         for id in &ids {
@@ -340,7 +342,7 @@ mod tests {
         assert_eq!(ids.each_ref().map(|id| directory(id).exists()), [false, true]);
         // The other one is still to be removed.
         drop(overlay);
-        drop(Overlay::open(data_dir.path(), BridgesConfig::default()).unwrap());
+        drop(Overlay::open(data_dir.path(), no_bridges()).unwrap());
         assert!(!directory(&ids[1]).exists());
     }
 }
