@@ -158,7 +158,7 @@ impl Manager {
         if handle.live_actor().is_none()
             && let Err(error) = bridge::start(&self.shared, handle, myself.get_cell()).await
         {
-            self.revive_later(handle, &format!("its actor cannot be started: {error}"), myself);
+            revive_later(handle, &format!("its actor cannot be started: {error}"), myself);
         }
         handle.live_actor()
     }
@@ -404,12 +404,6 @@ impl Manager {
         }
     }
 
-    fn revive_later(&self, handle: &Arc<Handle>, reason: &str, myself: &ActorRef<Order>) {
-        tracing::error!(bridge = %handle.id(), reason, "the actor of a bridge failed, it is started again");
-        let (id, attempt) = (handle.id().clone(), handle.note_panic(reason));
-        myself.send_after(REVIVAL.jittered(attempt), move || Order::Revive(id, attempt));
-    }
-
     /// The actor of a bridge is gone although it was not stopped.
     fn failed(&self, actor: ActorId, reason: &str, myself: &ActorRef<Order>) {
         let handles = self.shared.entries.read();
@@ -417,9 +411,16 @@ impl Manager {
         let handle = handles.values().find(its).cloned();
         drop(handles);
         if let Some(handle) = handle {
-            self.revive_later(&handle, reason, myself);
+            revive_later(&handle, reason, myself);
         }
     }
+}
+
+/// Notes that the actor of a bridge failed, and has it started again later.
+fn revive_later(handle: &Handle, reason: &str, myself: &ActorRef<Order>) {
+    tracing::error!(bridge = %handle.id(), reason, "the actor of a bridge failed, it is started again");
+    let (id, attempt) = (handle.id().clone(), handle.note_panic(reason));
+    myself.send_after(REVIVAL.jittered(attempt), move || Order::Revive(id, attempt));
 }
 
 /// Consumer bridges that would share a group with another one, one line each.
@@ -466,7 +467,7 @@ impl Actor for Manager {
         for handle in handles {
             // An actor of the manager that failed may live for a moment: its successor ends it.
             if let Err(error) = bridge::start(&self.shared, &handle, myself.get_cell()).await {
-                self.revive_later(&handle, &format!("its actor cannot be started: {error}"), &myself);
+                revive_later(&handle, &format!("its actor cannot be started: {error}"), &myself);
             }
         }
         Ok(())
