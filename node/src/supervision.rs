@@ -1,8 +1,9 @@
-//! The root of the supervision tree: restarts what lives as long as the node, and says when that is of no use any more.
+//! The root of the supervision tree: restarts what lives as long as the node, and reports when
+//! restarting is given up.
 //!
 //! ```text
-//! Root -> bridge service (Manager) -> TopicProducer -> PartitionProducer
-//!      |                           -> GroupMember
+//! Root -> bridge service (Manager) -> Bridge -> TopicProducer -> PartitionProducer
+//!      |                                     -> GroupMember
 //!      -> ConnectionSupervisor, one for each core; connections are tasks that report to it
 //! ```
 //!

@@ -1,97 +1,33 @@
-//! The actor that changes bridges, and what it keeps of each.
+//! The actor that keeps the wanted definitions of all bridges: it checks and stores orders, and has the actors of the bridges
+//! ([`super::bridge`]) carry them out.
 //!
 //! Invariants:
 //! * What is described from outside is checked as a whole, then stored, then done: an error has changed nothing.
-//! * A producer bridge keeps its [`Gate`] in the router as long as it is enabled, whether it could be started or
-//!   not: no publication passes it by.
-//! * A change of a running producer bridge starts the successor first. New messages go to it at once and wait there; it
-//!   begins when its predecessor has nothing left. A predecessor that does not run dry in time hands what it has to
-//!   the successor where that goes another way, and is waited for where it goes the same way: what it has
-//!   sent is known to Kafka under its producer id, and only it can send that again without doubling it.
-//! * A disk buffer has one user. Where predecessor and successor have the same one, the gate holds while the first stops and the second
-//!   takes over what is on the disk. A predecessor with a disk buffer never hands over: it is waited for.
-//! * A bridge that cannot be started, and one whose actor fails, are started again, later and later. A producer bridge keeps what it
-//!   holds meanwhile, tickets included.
-//! * The manager itself may fail: its successor finds all bridges where it left them ([`Manager::adopt`]). Only the order that it was
-//!   at may be done in part.
+//! * Orders that concern the same bridge are admitted one after the other, in the order in which they came: the next one is checked
+//!   when the one before it has ended. Orders for different bridges run side by side.
+//! * The manager never waits for a bridge: a task waits for the answers, passes them on and reports the end of the order.
+//! * A bridge actor that fails is started again, later and later, or at once for an order. Other bridges are not concerned.
+//! * The manager itself may fail, and its children with it: its successor finds all bridges where it left them and starts an actor
+//!   for each. Orders under way end with [`Error::Interrupted`] and may be done in part.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::time::timeout;
 
-use super::consumer::RunningConsumer;
-use super::disk_buffer;
-use super::gate::Gate;
+use super::bridge::{self, Message, REVIVAL, Shared};
+use super::entry::{Entries, Handle, Retired};
 use super::loops;
 use super::overlay::{Change, Overlay};
-use super::producer::RunningProducer;
-use super::rates::RateMeter;
-use super::service::{Apply, BridgeId, Definition, Deleted, Error, Kind, Place, Row, Status, Surroundings};
-use crate::config::BufferMode;
-use crate::flow::ledger::Ledger;
-use crate::kafka::client::Backoff;
+use super::service::{Apply, BridgeId, Definition, Deleted, Error, Kind, Surroundings};
 use crate::kafka::consumer::Leave;
-use crate::kafka::producer::HandedOver;
-use crate::mqtt::SinkId;
-use crate::supervision::{Child, Parent, Root};
-
-/// Between attempts to start a bridge: what made it fail is often mended by somebody, and costs little to look at.
-const REVIVAL: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
-
-/// A bridge that has run for so long counts its failures anew; more than the longest wait between two.
-const CALM: Duration = Duration::from_mins(2);
-
-/// A predecessor that is not connected gets only this long to run dry.
-const SHORT_DRAIN: Duration = Duration::from_secs(2);
-
-enum Running {
-    Producer(Arc<RunningProducer>),
-    Consumer(RunningConsumer),
-}
-
-/// A producer bridge's place in the router.
-struct Doorway {
-    gate: Arc<Gate>,
-    sink: SinkId,
-    filter: String,
-    holds_acknowledgement: bool,
-}
-
-/// One bridge.
-pub(super) struct Entry {
-    definition: Definition,
-    running: Option<Running>,
-    doorway: Option<Doorway>,
-    /// What ran before a change and still has something to send, oldest first.
-    previous: Vec<Arc<RunningProducer>>,
-    /// Books of what ran before.
-    past: Ledger,
-    /// What waits on the disk while it is disabled.
-    stored: Ledger,
-    /// Why it does not run although it is enabled.
-    failure: Option<String>,
-    /// Attempts to start it since it last ran without a failure for [`CALM`].
-    attempts: u32,
-    /// When it failed last.
-    failed_at: Option<Instant>,
-    rate: RateMeter,
-}
-
-/// All bridges.
-pub(super) type Entries = Arc<RwLock<BTreeMap<BridgeId, Entry>>>;
-
-/// The closed books of what was disabled or deleted since the node started, by kind.
-pub(super) type Retired = Arc<Mutex<BTreeMap<Kind, Ledger>>>;
+use crate::supervision::{Child, Root};
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
-/// What can be ordered.
+/// Orders, and what the manager tells itself.
 pub(super) enum Order {
     /// See [`super::service::Bridges::put`].
     Put(BridgeId, Definition, Reply<()>),
@@ -107,151 +43,51 @@ pub(super) enum Order {
     Restart(BridgeId, Reply<()>),
     /// See [`super::service::Bridges::stop_all`].
     StopAll(Kind, Reply<()>),
-    /// A bridge that failed is to run again, if this was its latest attempt.
+    /// The order with this number has ended.
+    Done(u64),
+    /// A bridge whose actor failed is to get another one, if this was its latest attempt.
     Revive(BridgeId, u32),
-    /// A predecessor has run dry.
-    RanDry(BridgeId),
     /// A panic, for tests.
     #[cfg(test)]
     Panic,
 }
 
-impl Entry {
-    fn new(definition: Definition) -> Self {
-        Self {
-            definition,
-            running: None,
-            doorway: None,
-            previous: Vec::new(),
-            past: Ledger::default(),
-            stored: Ledger::default(),
-            failure: None,
-            attempts: 0,
-            failed_at: None,
-            rate: RateMeter::since(Instant::now()),
-        }
-    }
+/// The bridges that an order concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Scope {
+    Of(Vec<BridgeId>),
+    All(Kind),
+    /// Messages of the manager to itself.
+    None,
+}
 
-    /// Takes note that an actor failed; true where it is one of this bridge.
-    fn note_failure(&mut self, actor: ActorId, reason: &str) -> bool {
-        let ours = match &self.running {
-            Some(Running::Consumer(consumer)) => consumer.actor_id() == actor,
-            Some(Running::Producer(producer)) => producer.note_failure(actor, reason),
-            None => false,
-        };
-        if ours {
-            self.end_consumer();
-        }
-        ours || self.previous.iter().any(|producer| producer.note_failure(actor, reason))
-    }
-
-    /// A consumer whose actor is gone does not run any more; its books stay.
-    fn end_consumer(&mut self) {
-        if let Some(Running::Consumer(consumer)) = &self.running {
-            self.past += consumer.ledger().closed();
-            self.running = None;
-        }
-    }
-
-    /// The producer that runs behind its predecessors that are not done, oldest first.
-    fn producers(&self) -> impl Iterator<Item = &Arc<RunningProducer>> {
-        let running = match &self.running {
-            Some(Running::Producer(producer)) => Some(producer),
-            _ => None,
-        };
-        self.previous.iter().chain(running)
-    }
-
-    /// The producer that runs.
-    #[cfg(test)]
-    pub(super) fn producer(&self) -> Arc<RunningProducer> {
-        self.producers().last().unwrap().clone()
-    }
-
-    /// Makes the group member of a consumer bridge panic.
-    #[cfg(test)]
-    pub(super) fn panic_member(&self) {
-        if let Some(Running::Consumer(consumer)) = &self.running {
-            consumer.panic();
-        }
-    }
-
-    /// Looks at the counters for the rates.
-    pub(super) fn sample(&mut self, now: Instant) {
-        self.rate.sample(now, self.ledger().matched);
-    }
-
-    /// All its books in one.
-    fn ledger(&self) -> Ledger {
-        let mut ledger = match &self.running {
-            Some(Running::Producer(producer)) => producer.ledger(),
-            Some(Running::Consumer(consumer)) => consumer.ledger(),
-            None => Ledger::default(),
-        };
-        ledger += self.past;
-        ledger += self.stored;
-        if let Some(doorway) = &self.doorway {
-            ledger += doorway.gate.ledger();
-        }
-        for previous in &self.previous {
-            ledger += previous.ledger();
-        }
-        ledger
-    }
-
-    /// What it is.
-    pub(super) fn definition(&self) -> &Definition {
-        &self.definition
-    }
-
-    /// It as it is now.
-    pub(super) fn row(&self, id: &BridgeId) -> Row {
-        let (status, mut places) = match (&self.running, &self.failure) {
-            (Some(Running::Producer(producer)), Some(failure)) => {
-                (Status::Disconnected(failure.clone()), producer.places())
+impl Scope {
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, _) | (_, Self::None) => false,
+            (Self::All(one), Self::All(other)) => one == other,
+            (Self::All(kind), Self::Of(ids)) | (Self::Of(ids), Self::All(kind)) => {
+                ids.iter().any(|id| id.kind == *kind)
             }
-            (Some(Running::Producer(producer)), None) => {
-                let status = self.previous.first().map_or_else(|| producer.status(), |first| waiting(first));
-                (status, producer.places())
-            }
-            (Some(Running::Consumer(consumer)), _) => (consumer.status(), consumer.places()),
-            (None, Some(failure)) => (Status::Disconnected(failure.clone()), Vec::new()),
-            (None, None) => (Status::Stopped, Vec::new()),
-        };
-        for previous in &self.previous {
-            places.extend(previous.places().into_iter().filter(is_busy));
+            (Self::Of(one), Self::Of(other)) => one.iter().any(|id| other.contains(id)),
         }
-        let ledger = self.ledger();
-        let latency = match &self.running {
-            Some(Running::Producer(producer)) => Some(producer.latency()),
-            _ => None,
-        };
-        let (enabled, rates) = (self.definition.enabled(), self.rate.rates());
-        let oldest = places.iter().filter_map(|place| place.oldest).max();
-        let disk_bytes = match &self.running {
-            Some(Running::Producer(producer)) => producer.disk_bytes(),
-            _ => self.stored.queuing_bytes,
-        };
-        let waits = match &self.running {
-            Some(Running::Consumer(consumer)) => consumer.waits(),
-            _ => None,
-        };
-        Row { id: id.clone(), enabled, status, waits, ledger, disk_bytes, places, rates, latency, oldest }
     }
 }
 
-fn is_busy(place: &Place) -> bool {
-    place.ledger.queuing + place.ledger.inflight > 0
-}
-
-/// The status of a bridge that waits for its predecessor.
-fn waiting(predecessor: &RunningProducer) -> Status {
-    let what = "what was taken before the change is sent first";
-    match predecessor.status() {
-        Status::Connected => Status::Connecting(what.to_owned()),
-        Status::Connecting(reason) => Status::Connecting(format!("{what}: {reason}")),
-        Status::Disconnected(reason) => Status::Disconnected(format!("{what}: {reason}")),
-        Status::Stopped => Status::Stopped,
+impl Order {
+    fn scope(&self) -> Scope {
+        match self {
+            Self::Put(id, ..)
+            | Self::Delete(id, ..)
+            | Self::Remove(id, _)
+            | Self::Enable(id, ..)
+            | Self::Restart(id, _) => Scope::Of(vec![id.clone()]),
+            Self::Apply(_, bridges, _) => Scope::Of(bridges.iter().map(|(id, _)| id.clone()).collect()),
+            Self::StopAll(kind, _) => Scope::All(*kind),
+            Self::Done(_) | Self::Revive(..) => Scope::None,
+            #[cfg(test)]
+            Self::Panic => Scope::None,
+        }
     }
 }
 
@@ -267,7 +103,7 @@ pub(super) async fn start(
     // Before there are bridges with files of their own.
     super::hybrid_buffer::remove_leftovers(&surroundings.data_dir);
     let overlay = Arc::new(tokio::sync::Mutex::new(overlay));
-    let manager = Manager { surroundings, entries, retired, overlay, parent: Parent::default(), ending };
+    let manager = Manager { shared: Shared { surroundings, entries, retired, overlay, ending } };
     let start = move |root| -> Pin<Box<dyn Future<Output = _> + Send>> {
         let manager = manager.clone();
         Box::pin(async move { Ok(Actor::spawn_linked(None, manager, (), root).await?.0) })
@@ -275,454 +111,117 @@ pub(super) async fn start(
     root.supervise("bridge service", start).await
 }
 
-/// The actor; all it knows outlives it.
+/// The actor.
 #[derive(Clone)]
 struct Manager {
-    surroundings: Surroundings,
-    entries: Entries,
-    retired: Retired,
-    /// Where changes are stored. Taken for as long as an order takes.
-    overlay: Arc<tokio::sync::Mutex<Option<Overlay>>>,
-    /// The manager that there is: the supervisor of the actors of producer bridges.
-    parent: Parent,
-    /// The node is about to end: nobody releases publications any more.
-    ending: Arc<AtomicBool>,
+    shared: Shared,
 }
 
+/// What the manager knows for as long as it lives.
+#[derive(Default)]
+struct State {
+    /// The wanted definitions: of a bridge without an order under way, the one that it follows.
+    desired: BTreeMap<BridgeId, Definition>,
+    /// Orders under way, by number.
+    running: BTreeMap<u64, Scope>,
+    /// Orders that wait for an earlier one for the same bridge, oldest first.
+    waiting: Vec<(Scope, Order)>,
+    latest: u64,
+}
+
+impl State {
+    fn is_free(&self, scope: &Scope) -> bool {
+        !self.running.values().any(|running| running.meets(scope))
+    }
+
+    /// The first waiting order that meets neither one under way nor one that came before it.
+    fn next(&mut self) -> Option<Order> {
+        let free = (0..self.waiting.len()).find(|index| {
+            let scope = &self.waiting[*index].0;
+            self.is_free(scope) && !self.waiting[..*index].iter().any(|(earlier, _)| earlier.meets(scope))
+        });
+        free.map(|index| self.waiting.remove(index).1)
+    }
+}
+
+/// A bridge actor's answer to come.
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
 impl Manager {
-    /// Keeps the books of what is disabled or deleted.
-    fn retire(&self, kind: Kind, books: Ledger) {
-        *self.retired.lock().entry(kind).or_default() += books.closed();
+    fn handle_of(&self, id: &BridgeId) -> Result<Arc<Handle>, Error> {
+        let handle = self.shared.entries.read().get(id).cloned();
+        handle.ok_or_else(|| Error::NotFound { id: id.clone() })
     }
 
-    /// Gives a producer bridge its place in the router, with the gate as it is; takes it away from one that has no
-    /// source.
-    fn place(&self, entry: &mut Entry) {
-        let router = &self.surroundings.router;
-        let wanted = match &entry.definition {
-            Definition::Producer(config) => {
-                config.local_topic.as_ref().map(|filter| (filter, config.ack_wait))
-            }
-            Definition::Consumer(_) => None,
-        };
-        let Some((filter, holds_acknowledgement)) = wanted else { return self.take_away(entry) };
-        match &mut entry.doorway {
-            None => {
-                let gate = Gate::new(holds_acknowledgement);
-                let sink = router.add_sink(filter, gate.clone());
-                entry.doorway = Some(Doorway { gate, sink, filter: filter.clone(), holds_acknowledgement });
-            }
-            Some(doorway) => {
-                if doorway.filter == *filter && doorway.holds_acknowledgement == holds_acknowledgement {
-                    return;
-                }
-                doorway.gate.set_holds_acknowledgement(holds_acknowledgement);
-                doorway.sink = router.replace_sink(doorway.sink, filter, doorway.gate.clone());
-                doorway.filter.clone_from(filter);
-                doorway.holds_acknowledgement = holds_acknowledgement;
-            }
-        }
-    }
-
-    fn take_away(&self, entry: &mut Entry) {
-        if let Some(doorway) = entry.doorway.take() {
-            self.surroundings.router.remove_sink(doorway.sink);
-            doorway.gate.remove();
-            entry.past += doorway.gate.ledger();
-        }
-    }
-
-    /// Stops what runs: nothing reaches the bridge any more, what it holds is sent within `drain`, the rest is given up.
-    /// Answers its last books.
-    async fn stop(&self, id: &BridgeId, leave: Leave, drain: Duration) -> Ledger {
-        let (running, previous) = {
-            let mut entries = self.entries.write();
-            let Some(entry) = entries.get_mut(id) else { return Ledger::default() };
-            entry.failure = None;
-            entry.attempts = 0;
-            self.take_away(entry);
-            (entry.running.take(), std::mem::take(&mut entry.previous))
-        };
-        let mut last = Ledger::default();
-        if running.is_some() {
-            tracing::info!(bridge = %id, "bridge stopped");
-        }
-        let ending = self.ending.load(Ordering::Relaxed);
-        for producer in &previous {
-            producer.begin();
-            if !ending {
-                producer.forget_publications();
-            }
-            producer.stop(drain).await;
-            last += producer.ledger();
-        }
-        match running {
-            Some(Running::Producer(producer)) => {
-                producer.begin();
-                if !ending {
-                    producer.forget_publications();
-                }
-                producer.stop(drain).await;
-                last += producer.ledger();
-            }
-            Some(Running::Consumer(consumer)) => last += consumer.stop(leave).await,
-            None => {}
-        }
-        let mut entries = self.entries.write();
-        if let Some(entry) = entries.get_mut(id) {
-            last += std::mem::take(&mut entry.past);
-        }
-        last
-    }
-
-    /// Starts a bridge that is enabled and does not run.
-    async fn start(&self, id: &BridgeId, myself: &ActorRef<Order>) -> Result<(), Error> {
-        let definition = {
-            let mut entries = self.entries.write();
-            match entries.get_mut(id) {
-                Some(entry) if entry.definition.enabled() && entry.running.is_none() => {
-                    entry.stored = Ledger::default();
-                    self.place(entry);
-                    entry.definition.clone()
-                }
-                _ => return Ok(()),
-            }
-        };
-        let started = match definition {
-            Definition::Producer(config) => {
-                RunningProducer::start(&id.name, &config, &self.surroundings, &self.parent)
-                    .map(|producer| Running::Producer(Arc::new(producer)))
-            }
-            Definition::Consumer(config) => {
-                let supervisor = myself.get_cell();
-                RunningConsumer::start(&id.name, &config, &self.surroundings, supervisor)
-                    .await
-                    .map(Running::Consumer)
-            }
-        };
-        let mut entries = self.entries.write();
-        let Some(entry) = entries.get_mut(id) else { return Ok(()) };
-        match started {
-            Ok(running) => {
-                tracing::info!(bridge = %id, "bridge started");
-                if let Running::Producer(producer) = &running {
-                    producer.begin();
-                    if let Some(doorway) = &entry.doorway {
-                        doorway.gate.lead_to(producer.sink());
-                    }
-                }
-                entry.running = Some(running);
-                entry.failure = None;
-                Ok(())
-            }
-            Err(reason) => {
-                tracing::error!(bridge = %id, %reason, "bridge cannot be started");
-                entry.failure = Some(format!("cannot be started, which is tried again: {reason}"));
-                revive_later(id, entry, myself);
-                Err(Error::Start { id: id.clone(), reason })
-            }
-        }
-    }
-
-    fn known(&self, id: &BridgeId) -> Result<(), Error> {
-        if self.entries.read().contains_key(id) { Ok(()) } else { Err(Error::NotFound { id: id.clone() }) }
-    }
-
-    async fn put(&self, id: BridgeId, definition: Definition, myself: &ActorRef<Order>) -> Result<(), Error> {
-        let (known, runs) = match self.entries.read().get(&id) {
-            Some(entry) => (true, entry.running.is_some()),
-            None => (false, false),
-        };
-        let enabled = definition.enabled();
-        if runs && enabled && definition.kind() == Kind::Producer {
-            return self.succeed(&id, definition, myself).await;
-        }
-        // The gate of one that could not be started goes on holding what its publishers wait for.
-        if known && (runs || !enabled) {
-            let leave = if enabled { Leave::Restart } else { Leave::Final };
-            let last = self.stop(&id, leave, self.surroundings.drain).await;
-            match self.entries.write().get_mut(&id) {
-                Some(entry) if enabled => entry.past = last.closed(),
-                _ => self.retire(id.kind, last),
-            }
-        }
+    /// The actor of a bridge; another one where it has failed.
+    async fn actor(&self, handle: &Arc<Handle>, myself: &ActorRef<Order>) -> Option<ActorRef<Message>> {
+        if handle.live_actor().is_none()
+            && let Err(error) = bridge::start(&self.shared, handle, myself.get_cell()).await
         {
-            let mut entries = self.entries.write();
-            let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(definition.clone()));
-            entry.definition = definition;
+            revive_later(handle, &format!("its actor cannot be started: {error}"), myself);
         }
-        self.look_into_store(&id);
-        self.start(&id, myself).await
+        handle.live_actor()
     }
 
-    /// Notes what a disabled bridge has on the disk.
-    fn look_into_store(&self, id: &BridgeId) {
-        let is_disabled = |entry: &Entry| !entry.definition.enabled() && entry.running.is_none();
-        if id.kind != Kind::Producer || !self.entries.read().get(id).is_some_and(is_disabled) {
-            return;
-        }
-        let (records, bytes) = disk_buffer::left(&self.surroundings.data_dir, &id.name);
-        if let Some(entry) = self.entries.write().get_mut(id) {
-            entry.stored =
-                Ledger { matched: records, queuing: records, queuing_bytes: bytes, ..Ledger::default() };
-        }
-    }
-
-    /// Whether a producer that runs, or a predecessor of it, has the bridge's disk buffer.
-    fn is_stored(&self, id: &BridgeId) -> bool {
-        let entries = self.entries.read();
-        entries.get(id).is_some_and(|entry| {
-            let running = matches!(&entry.running, Some(Running::Producer(producer)) if producer.is_stored());
-            running || entry.previous.iter().any(|producer| producer.is_stored())
+    /// Sends a message to a bridge. Returns the answer to come.
+    async fn tell<T: Send + 'static>(
+        &self,
+        handle: &Arc<Handle>,
+        myself: &ActorRef<Order>,
+        message: impl FnOnce(Reply<T>) -> Message + Send + 'static,
+    ) -> Answer<T> {
+        let (actor, ending) = (self.actor(handle, myself).await, self.shared.ending.clone());
+        Box::pin(async move {
+            if let Some(actor) = actor
+                && let Ok(ractor::rpc::CallResult::Success(result)) = actor.call(message, None).await
+            {
+                return result;
+            }
+            Err(if ending.load(Ordering::Relaxed) { Error::Stopping } else { Error::Interrupted })
         })
     }
 
-    /// As [`Self::succeed`], for one that goes on with the disk buffer of the one that runs.
-    async fn take_over(
-        &self,
-        id: &BridgeId,
-        definition: Definition,
+    /// Waits for the answers of an order in a task of its own, and passes on `sum` of them.
+    fn follow<T: Send + 'static>(
+        state: &mut State,
+        scope: Scope,
         myself: &ActorRef<Order>,
-    ) -> Result<(), Error> {
-        let (producers, gate) = {
-            let entries = self.entries.read();
-            let Some(Entry { running: Some(Running::Producer(running)), previous, doorway, .. }) =
-                entries.get(id)
-            else {
-                return Ok(());
-            };
-            let producers: Vec<_> = previous.iter().chain([running]).cloned().collect();
-            (producers, doorway.as_ref().map(|doorway| doorway.gate.clone()))
-        };
-        let refuse = |reason: &str| {
-            if let (Some(gate), Some(last)) = (&gate, producers.last()) {
-                gate.lead_to(last.sink());
-            }
-            Err(Error::Start { id: id.clone(), reason: reason.to_owned() })
-        };
-        if let Some(trouble) = producers.iter().find_map(|producer| producer.buffer_trouble()) {
-            return refuse(&format!("{trouble}; change it again when that is mended"));
-        }
-        if let Some(gate) = &gate {
-            gate.hold();
-        }
-        let connected = producers.iter().all(|producer| producer.status() == Status::Connected);
-        let patience = if connected { self.surroundings.drain } else { Duration::ZERO };
-        let _ = timeout(patience, run_dry(&producers)).await;
-        if producers.iter().any(|producer| producer.is_busy() && !producer.is_stored()) {
-            return refuse(
-                "what was taken before the last change is not sent yet; change it again when it is",
-            );
-        }
-        let leads_to = |definition: &Definition| match definition {
-            Definition::Producer(config) => config.kafka.topic.clone(),
-            Definition::Consumer(_) => String::new(),
-        };
-        let other_topic = producers.iter().any(|producer| !producer.is_for(&leads_to(&definition)));
-        if other_topic && producers.iter().any(|producer| producer.is_busy()) {
-            return refuse(
-                "its disk buffer holds records for the topic it has now; change the topic again when they are sent",
-            );
-        }
-        for producer in &producers {
-            producer.forget_publications();
-            producer.stop(Duration::ZERO).await;
-        }
-        {
-            let mut entries = self.entries.write();
-            let Some(entry) = entries.get_mut(id) else { return Ok(()) };
-            entry.running = None;
-            entry.previous.clear();
-            for producer in &producers {
-                entry.past += producer.ledger();
-            }
-            entry.definition = definition;
-        }
-        drop(producers);
-        self.start(id, myself).await
+        answers: Vec<Answer<T>>,
+        reply: Reply<T>,
+        sum: impl FnOnce(Vec<Result<T, Error>>) -> Result<T, Error> + Send + 'static,
+    ) {
+        state.latest += 1;
+        let number = state.latest;
+        state.running.insert(number, scope);
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let result = sum(futures_util::future::join_all(answers).await);
+            let _ = myself.send_message(Order::Done(number));
+            // The caller may have stopped waiting.
+            let _ = reply.send(result);
+        });
     }
 
-    /// Puts another producer in the place of the one that runs.
-    async fn succeed(
-        &self,
-        id: &BridgeId,
-        definition: Definition,
-        myself: &ActorRef<Order>,
-    ) -> Result<(), Error> {
-        let Definition::Producer(config) = &definition else { return Ok(()) };
-        if config.kafka.buffer.mode == BufferMode::Disk && self.is_stored(id) {
-            return self.take_over(id, definition, myself).await;
-        }
-        let new = RunningProducer::start(&id.name, config, &self.surroundings, &self.parent)
-            .map_err(|reason| Error::Start { id: id.clone(), reason })?;
-        let new = Arc::new(new);
-        let previous = {
-            let mut entries = self.entries.write();
-            let Some(entry) = entries.get_mut(id) else { return Ok(()) };
-            entry.definition = definition;
-            // Of the predecessor, which is revived when it is asked to run dry.
-            entry.failure = None;
-            let old = entry.running.replace(Running::Producer(new.clone()));
-            if let Some(Running::Producer(old)) = old {
-                entry.previous.push(old);
-            }
-            self.place(entry);
-            if let Some(doorway) = &entry.doorway {
-                doorway.gate.lead_to(new.sink());
-            }
-            entry.previous.clone()
+    /// Brings the wanted definitions of a scope to what its bridges follow.
+    fn refresh(&self, state: &mut State, scope: &Scope) {
+        let entries = self.shared.entries.read();
+        let ids: Vec<BridgeId> = match scope {
+            Scope::Of(ids) => ids.clone(),
+            Scope::All(_) | Scope::None => Vec::new(),
         };
-        let connected = previous.iter().all(|producer| producer.status() == Status::Connected);
-        let patience = self.surroundings.drain.min(if connected { Duration::MAX } else { SHORT_DRAIN });
-        if timeout(patience, run_dry(&previous)).await.is_err() {
-            if previous.iter().all(|producer| producer.is_stored() || producer.leads_where(&new)) {
-                settle_later(id, previous, myself);
-                return Ok(());
+        for id in ids {
+            match entries.get(&id) {
+                Some(handle) => drop(state.desired.insert(id, handle.definition())),
+                None => drop(state.desired.remove(&id)),
             }
-            let mut moved = HandedOver::default();
-            // Each goes in front of what is there: the oldest last.
-            for producer in previous.iter().rev() {
-                moved += producer.hand_over(&new).await;
-            }
-            tracing::warn!(
-                bridge = %id,
-                records = moved.records,
-                possibly_twice = moved.possibly_twice,
-                "what could not be sent before the change goes where the bridge leads now"
-            );
         }
-        self.settle(id, true).await;
-        Ok(())
-    }
-
-    /// Ends predecessors that have nothing left (or cannot be waited for any longer), and lets the successor begin.
-    async fn settle(&self, id: &BridgeId, at_once: bool) {
-        let previous = {
-            let mut entries = self.entries.write();
-            let Some(entry) = entries.get_mut(id) else { return };
-            if entry.previous.is_empty() || (!at_once && entry.previous.iter().any(|old| old.is_busy())) {
-                return;
-            }
-            entry.previous.clone()
-        };
-        for producer in &previous {
-            producer.forget_publications();
-            producer.stop(Duration::ZERO).await;
-        }
-        let mut entries = self.entries.write();
-        let Some(entry) = entries.get_mut(id) else { return };
-        for producer in entry.previous.drain(..) {
-            entry.past += producer.ledger();
-        }
-        if let Some(Running::Producer(producer)) = &entry.running {
-            producer.begin();
-            tracing::info!(bridge = %id, "bridge changed");
-        }
-    }
-
-    async fn remove(&self, id: &BridgeId, drain: Duration) -> Result<Ledger, Error> {
-        self.known(id)?;
-        let last = self.stop(id, Leave::Final, drain).await;
-        self.entries.write().remove(id);
-        self.retire(id.kind, last);
-        Ok(last)
-    }
-
-    async fn delete(
-        &self,
-        id: &BridgeId,
-        force: bool,
-        overlay: &mut Option<Overlay>,
-    ) -> Result<Deleted, Error> {
-        self.known(id)?;
-        // From here on nothing comes in, so that what is counted stays counted.
-        let (gate, producers) = {
-            let entries = self.entries.read();
-            let Some(entry) = entries.get(id) else { return Err(Error::NotFound { id: id.clone() }) };
-            let running = match &entry.running {
-                Some(Running::Producer(producer)) => Some(producer.clone()),
-                _ => None,
-            };
-            let producers: Vec<_> = entry.previous.iter().cloned().chain(running).collect();
-            (entry.doorway.as_ref().map(|doorway| doorway.gate.clone()), producers)
-        };
-        if let Some(gate) = &gate {
-            gate.hold();
-        }
-        let reopen = || {
-            if let (Some(gate), Some(last)) = (&gate, producers.last()) {
-                gate.lead_to(last.sink());
-            }
-        };
-        let connected = producers.iter().all(|producer| producer.status() == Status::Connected);
-        if connected && timeout(self.surroundings.drain, run_dry(&producers)).await.is_ok() {
-            tracing::debug!(bridge = %id, "nothing is left of a bridge that is deleted");
-        }
-        let mut held = Ledger::default();
-        for producer in &producers {
-            held += producer.ledger();
-        }
-        let data_dir = &self.surroundings.data_dir;
-        let mut records = held.queuing + held.inflight;
-        if producers.is_empty() && id.kind == Kind::Producer {
-            let (stored, bytes) = disk_buffer::left(data_dir, &id.name);
-            records += stored;
-            held.queuing_bytes += bytes;
-        }
-        let is_stored = producers.is_empty() || producers.iter().any(|producer| producer.is_stored());
-        if records > 0 && !force {
-            reopen();
-            return Err(Error::NotEmpty { id: id.clone(), records, bytes: held.queuing_bytes });
-        }
-        if let Some(overlay) = overlay
-            && let Err(error) = overlay.store(&[(id.clone(), Change::Deleted)])
-        {
-            reopen();
-            return Err(Error::Store(error.to_string()));
-        }
-        drop(producers);
-        let last = self.remove(id, Duration::ZERO).await?;
-        let removed = match overlay {
-            Some(overlay) => overlay.remove_buffers().map_err(|error| error.to_string()),
-            None if id.kind == Kind::Producer => {
-                disk_buffer::delete(data_dir, &id.name).map_err(|error| error.to_string())
-            }
-            None => Ok(()),
-        };
-        if let Err(error) = removed {
-            tracing::error!(bridge = %id, error, "its disk buffer is removed at the next start");
-        }
-        let dropped = last.dropped().saturating_sub(held.dropped()).min(records);
-        let failed = last.failed.saturating_sub(held.failed).min(records);
-        if is_stored {
-            // A stop leaves what is on the disk out of the books.
-            let gone = records.saturating_sub(failed + dropped);
-            self.retire(
-                id.kind,
-                Ledger { matched: gone, dropped_resource_stopped: gone, ..Ledger::default() },
-            );
-        }
-        let deleted = Deleted {
-            records,
-            bytes: held.queuing_bytes,
-            // Publishers of what was on the disk have their answer.
-            dropped: if is_stored { records - failed } else { dropped },
-            failed,
-        };
-        if records > 0 {
-            tracing::warn!(bridge = %id, ?deleted, "bridge deleted with what it held");
-        } else {
-            tracing::info!(bridge = %id, "bridge deleted");
-        }
-        Ok(deleted)
     }
 
     /// Everything that speaks against these bridges, one line each.
-    fn objections(&self, how: Apply, bridges: &[(BridgeId, Definition)]) -> Vec<String> {
-        let entries = self.entries.read();
+    fn objections(&self, state: &State, how: Apply, bridges: &[(BridgeId, Definition)]) -> Vec<String> {
         let mut wrong = Vec::new();
         for (id, definition) in bridges {
-            match (how, entries.contains_key(id)) {
+            match (how, state.desired.contains_key(id)) {
                 (Apply::Create, true) => {
                     wrong.push(format!("there is a bridge {id} already; change it, or take another name"));
                 }
@@ -736,239 +235,241 @@ impl Manager {
             if let Err(error) = definition.connection().client_options("check", None) {
                 wrong.push(format!("bridges.{}.{}: {error}", id.kind.name(), id.name));
             }
-            if let Definition::Consumer(config) = definition {
-                let group = config.group_id(&id.name);
-                let others = entries.iter().map(|(id, entry)| (id, &entry.definition));
-                let of_text = bridges.iter().map(|(id, definition)| (id, definition));
-                let taken =
-                    others.filter(|(other, _)| !bridges.iter().any(|(id, _)| id == *other)).chain(of_text);
-                for (other, definition) in taken {
-                    if other != id
-                        && let Definition::Consumer(theirs) = definition
-                        && theirs.group_id(&other.name) == group
-                        && theirs.connection.bootstrap_hosts == config.connection.bootstrap_hosts
-                    {
-                        wrong.push(format!(
-                            "bridges.{}.{}.kafka.group_id: {other} is in the group {group:?} already; give each consumer bridge a group of its own",
-                            id.kind.name(),
-                            id.name
-                        ));
-                    }
+        }
+        wrong.extend(self.in_both(state, |others| {
+            let mut wrong = group_objections(bridges, others);
+            wrong.extend(loops::objections(bridges, others.iter()));
+            wrong
+        }));
+        wrong
+    }
+
+    /// Objections against what is wanted, and, while other orders are under way, against what their bridges still do.
+    fn in_both(
+        &self,
+        state: &State,
+        objections: impl Fn(&BTreeMap<BridgeId, Definition>) -> Vec<String>,
+    ) -> Vec<String> {
+        let mut wrong = objections(&state.desired);
+        if !state.running.is_empty() {
+            let entries = self.shared.entries.read();
+            let followed = entries.iter().map(|(id, handle)| (id.clone(), handle.definition())).collect();
+            drop(entries);
+            for objection in objections(&followed) {
+                if !wrong.contains(&objection) {
+                    wrong.push(objection);
                 }
             }
         }
-        wrong.extend(loops::objections(bridges, entries.iter().map(|(id, entry)| (id, &entry.definition))));
         wrong
+    }
+
+    /// Stores what bridges are now.
+    async fn store(&self, bridges: &[(BridgeId, Definition)]) -> Result<(), Error> {
+        let Some(overlay) = &mut *self.shared.overlay.lock().await else { return Ok(()) };
+        let changes: Vec<_> = bridges
+            .iter()
+            .map(|(id, definition)| (id.clone(), Change::Defined(Box::new(definition.clone()))))
+            .collect();
+        overlay.store(&changes).map_err(|error| Error::Store(error.to_string()))
+    }
+
+    /// Has a bridge follow a definition, and creates it where there is none.
+    async fn desire(
+        &self,
+        state: &mut State,
+        id: &BridgeId,
+        definition: Definition,
+        myself: &ActorRef<Order>,
+    ) -> Answer<()> {
+        state.desired.insert(id.clone(), definition.clone());
+        let known = self.handle_of(id).ok();
+        let is_new = known.is_none();
+        let handle = known.unwrap_or_else(|| {
+            let handle = Handle::new(id.clone(), definition.clone());
+            self.shared.entries.write().insert(id.clone(), handle.clone());
+            handle
+        });
+        self.tell(&handle, myself, move |reply| Message::Desired { definition, is_new, reply }).await
     }
 
     async fn apply(
         &self,
+        state: &mut State,
         how: Apply,
         mut bridges: Vec<(BridgeId, Definition)>,
-        overlay: &mut Option<Overlay>,
         myself: &ActorRef<Order>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Answer<()>>, Error> {
         for (id, definition) in &mut bridges {
-            if let Some(stored) = self.entries.read().get(id) {
-                definition.keep_secrets_of(&stored.definition);
+            if let Some(stored) = state.desired.get(id) {
+                definition.keep_secrets_of(stored);
             }
         }
-        let wrong = self.objections(how, &bridges);
+        let wrong = self.objections(state, how, &bridges);
         if !wrong.is_empty() {
             return Err(Error::Refused(wrong));
         }
-        store(overlay, bridges.iter().map(|(id, definition)| (id.clone(), definition.clone())))?;
-        let mut first = Ok(());
-        let unchanged = |id: &BridgeId, definition: &Definition| {
-            self.entries.read().get(id).is_some_and(|entry| entry.definition == *definition)
-        };
-        // At the same time: one that drains slowly keeps none of the others.
-        let puts = bridges
-            .into_iter()
-            .filter(|(id, definition)| !unchanged(id, definition))
-            .map(|(id, definition)| self.put(id, definition, myself));
-        for done in futures_util::future::join_all(puts).await {
-            first = first.and(done);
+        self.store(&bridges).await?;
+        let mut answers = Vec::new();
+        for (id, definition) in bridges {
+            if state.desired.get(&id) != Some(&definition) {
+                answers.push(self.desire(state, &id, definition, myself).await);
+            }
         }
-        first
+        Ok(answers)
     }
 
     async fn enable(
         &self,
+        state: &mut State,
         id: &BridgeId,
         on: bool,
-        overlay: &mut Option<Overlay>,
         myself: &ActorRef<Order>,
-    ) -> Result<(), Error> {
-        self.known(id)?;
-        let Some(mut definition) = self.entries.read().get(id).map(|entry| entry.definition.clone()) else {
-            return Ok(());
-        };
+    ) -> Result<Vec<Answer<()>>, Error> {
+        let handle = self.handle_of(id)?;
+        let mut definition = handle.definition();
         if definition.enabled() != on {
             definition.set_enabled(on);
             let changed = [(id.clone(), definition.clone())];
-            let wrong = {
-                let entries = self.entries.read();
-                loops::objections(&changed, entries.iter().map(|(id, entry)| (id, &entry.definition)))
-            };
+            let wrong = self.in_both(state, |others| loops::objections(&changed, others.iter()));
             if !wrong.is_empty() {
                 return Err(Error::Refused(wrong));
             }
-            store(overlay, std::iter::once((id.clone(), definition.clone())))?;
+            self.store(&changed).await?;
         }
-        if let Some(entry) = self.entries.write().get_mut(id) {
-            entry.definition = definition;
-        }
-        if on {
-            self.start(id, myself).await
-        } else {
-            let last = self.stop(id, Leave::Final, self.surroundings.drain).await;
-            self.retire(id.kind, last);
-            self.look_into_store(id);
-            Ok(())
-        }
+        state.desired.insert(id.clone(), definition.clone());
+        Ok(vec![self.tell(&handle, myself, move |reply| Message::Enable(definition, reply)).await])
     }
 
-    async fn restart(&self, id: &BridgeId, myself: &ActorRef<Order>) -> Result<(), Error> {
-        self.known(id)?;
-        let definition = self.entries.read().get(id).map(|entry| entry.definition.clone());
-        match definition.filter(Definition::enabled) {
-            Some(definition) => self.put(id.clone(), definition, myself).await,
-            None => Err(Error::Disabled(id.clone())),
-        }
-    }
-
-    /// An actor is gone although it was not stopped: its bridge does not run any more, or sends nothing.
-    fn failed(&self, actor: ActorId, reason: &str, myself: &ActorRef<Order>) {
-        let mut entries = self.entries.write();
-        let found = entries.iter_mut().find_map(|(id, entry)| {
-            let is_its = entry.note_failure(actor, reason);
-            is_its.then_some((id, entry))
-        });
-        let Some((id, entry)) = found else { return };
-        tracing::error!(bridge = %id, reason, "bridge failed, it is started again");
-        entry.failure = Some(format!("failed and is started again: {reason}"));
-        revive_later(id, entry, myself);
-    }
-
-    /// Starts again what failed, if this was the latest attempt and nothing else was done meanwhile.
-    async fn revive(&self, id: &BridgeId, attempt: u32, myself: &ActorRef<Order>) {
-        {
-            let mut entries = self.entries.write();
-            let Some(entry) = entries.get_mut(id) else { return };
-            if entry.failure.is_none() || entry.attempts != attempt {
-                return;
+    /// Checks an order, stores it and has it carried out.
+    async fn admit(&self, state: &mut State, order: Order, myself: &ActorRef<Order>) {
+        let scope = order.scope();
+        let (answers, reply) = match order {
+            Order::Put(id, definition, reply) => {
+                (Ok(vec![self.desire(state, &id, definition, myself).await]), reply)
             }
-            if matches!(entry.running, Some(Running::Producer(_))) {
-                entry.failure = None;
-                entry.producers().for_each(|producer| producer.revive());
-                return;
+            Order::Apply(how, bridges, reply) => (self.apply(state, how, bridges, myself).await, reply),
+            Order::Enable(id, on, reply) => (self.enable(state, &id, on, myself).await, reply),
+            Order::Remove(id, reply) => match self.handle_of(&id) {
+                Ok(handle) => (Ok(vec![self.tell(&handle, myself, Message::Remove).await]), reply),
+                Err(error) => (Err(error), reply),
+            },
+            Order::Restart(id, reply) => match self.handle_of(&id) {
+                Ok(handle) => (Ok(vec![self.tell(&handle, myself, Message::Restart).await]), reply),
+                Err(error) => (Err(error), reply),
+            },
+            Order::StopAll(kind, reply) => {
+                self.shared.ending.store(true, Ordering::Relaxed);
+                let handles: Vec<_> = self.shared.entries.read().values().cloned().collect();
+                let mut answers = Vec::new();
+                for handle in handles.iter().filter(|handle| handle.id().kind == kind) {
+                    let stop = |reply| Message::Stop(Leave::Restart, reply);
+                    answers.push(self.tell(handle, myself, stop).await);
+                }
+                (Ok(answers), reply)
             }
-        }
-        // One that cannot be started says why in its status.
-        let _ = self.start(id, myself).await;
-    }
-
-    /// Goes on with the bridges of a manager that failed. Its children ended with it: the actors of producer bridges get successors,
-    /// consumer bridges are started again from their last commit.
-    async fn adopt(&self, myself: &ActorRef<Order>) {
-        let ids: Vec<_> = self.entries.read().keys().cloned().collect();
-        let ending = self.ending.load(Ordering::Relaxed);
-        for id in ids {
-            let (stopped, previous) = {
-                let mut entries = self.entries.write();
-                let Some(entry) = entries.get_mut(&id) else { continue };
-                entry.end_consumer();
-                entry.producers().for_each(|producer| producer.revive_orphans());
-                let stopped = match entry.running.take() {
-                    // It was about to be replaced.
-                    Some(Running::Producer(producer)) if producer.is_stopped() => Some(producer),
-                    running => {
-                        entry.running = running;
-                        None
-                    }
+            Order::Delete(id, force, reply) => {
+                let handle = match self.handle_of(&id) {
+                    Ok(handle) => handle,
+                    Err(error) => return drop(reply.send(Err(error))),
                 };
-                if let (Some(Running::Producer(producer)), Some(doorway)) = (&entry.running, &entry.doorway) {
-                    doorway.gate.lead_to(producer.sink());
+                let delete = move |reply| Message::Delete { force, reply };
+                let answers = vec![self.tell(&handle, myself, delete).await];
+                let only = move |mut results: Vec<_>| results.pop().unwrap_or(Err(Error::NotFound { id }));
+                return Self::follow(state, scope, myself, answers, reply, only);
+            }
+            Order::Done(number) => {
+                if let Some(scope) = state.running.remove(&number) {
+                    self.refresh(state, &scope);
                 }
-                (stopped, entry.previous.clone())
-            };
-            if let Some(producer) = stopped {
-                producer.stop(Duration::ZERO).await;
-                if let Some(entry) = self.entries.write().get_mut(&id) {
-                    entry.past += producer.ledger();
+                return;
+            }
+            Order::Revive(id, attempt) => {
+                if let Ok(handle) = self.handle_of(&id)
+                    && handle.attempt() == Some(attempt)
+                {
+                    self.actor(&handle, myself).await;
                 }
+                return;
             }
-            if !ending {
-                let _ = self.start(&id, myself).await;
+            #[cfg(test)]
+            Order::Panic => std::panic::resume_unwind(Box::new("on purpose")),
+        };
+        match answers {
+            Ok(answers) => {
+                let first_error = |results: Vec<_>| results.into_iter().collect::<Result<(), _>>();
+                Self::follow(state, scope, myself, answers, reply, first_error);
             }
-            if !previous.is_empty() {
-                settle_later(&id, previous, myself);
-            } else if let Some(Entry { running: Some(Running::Producer(producer)), .. }) =
-                self.entries.read().get(&id)
-            {
-                producer.begin();
-            }
+            Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    async fn stop_all(&self, kind: Kind) {
-        self.ending.store(true, Ordering::Relaxed);
-        let ids: Vec<_> = self.entries.read().keys().filter(|id| id.kind == kind).cloned().collect();
-        let drain = self.surroundings.drain;
-        futures_util::future::join_all(ids.iter().map(|id| self.stop(id, Leave::Restart, drain))).await;
+    /// The actor of a bridge is gone although it was not stopped.
+    fn failed(&self, actor: ActorId, reason: &str, myself: &ActorRef<Order>) {
+        let handles = self.shared.entries.read();
+        let its = |handle: &&Arc<Handle>| handle.actor().is_some_and(|its| its.get_id() == actor);
+        let handle = handles.values().find(its).cloned();
+        drop(handles);
+        if let Some(handle) = handle {
+            revive_later(&handle, reason, myself);
+        }
     }
 }
 
-/// Waits for predecessors to run dry.
-fn settle_later(id: &BridgeId, previous: Vec<Arc<RunningProducer>>, myself: &ActorRef<Order>) {
-    let (id, myself) = (id.clone(), myself.clone());
-    tokio::spawn(async move {
-        run_dry(&previous).await;
-        let _ = myself.send_message(Order::RanDry(id));
-    });
-}
-
-fn revive_later(id: &BridgeId, entry: &mut Entry, myself: &ActorRef<Order>) {
-    let now = Instant::now();
-    let is_calm = entry.failed_at.replace(now).is_none_or(|last| now.duration_since(last) > CALM);
-    entry.attempts = if is_calm { 1 } else { entry.attempts.saturating_add(1) };
-    let (id, attempt) = (id.clone(), entry.attempts);
+/// Notes that the actor of a bridge failed, and has it started again later.
+fn revive_later(handle: &Handle, reason: &str, myself: &ActorRef<Order>) {
+    tracing::error!(bridge = %handle.id(), reason, "the actor of a bridge failed, it is started again");
+    let (id, attempt) = (handle.id().clone(), handle.note_panic(reason));
     myself.send_after(REVIVAL.jittered(attempt), move || Order::Revive(id, attempt));
 }
 
-/// Remembers what bridges are now.
-fn store(
-    overlay: &mut Option<Overlay>,
-    bridges: impl Iterator<Item = (BridgeId, Definition)>,
-) -> Result<(), Error> {
-    let Some(overlay) = overlay else { return Ok(()) };
-    let changes: Vec<_> =
-        bridges.map(|(id, definition)| (id, Change::Defined(Box::new(definition)))).collect();
-    overlay.store(&changes).map_err(|error| Error::Store(error.to_string()))
-}
-
-/// Lets them send what they hold, the oldest first.
-async fn run_dry(producers: &[Arc<RunningProducer>]) {
-    for producer in producers {
-        producer.begin();
-        producer.idle().await;
+/// Consumer bridges that would share a group with another one, one line each.
+fn group_objections(
+    bridges: &[(BridgeId, Definition)],
+    others: &BTreeMap<BridgeId, Definition>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (id, definition) in bridges {
+        let Definition::Consumer(config) = definition else { continue };
+        let group = config.group_id(&id.name);
+        let others = others.iter().filter(|(other, _)| !bridges.iter().any(|(id, _)| id == *other));
+        for (other, definition) in others.chain(bridges.iter().map(|(id, definition)| (id, definition))) {
+            if other != id
+                && let Definition::Consumer(theirs) = definition
+                && theirs.group_id(&other.name) == group
+                && theirs.connection.bootstrap_hosts == config.connection.bootstrap_hosts
+            {
+                wrong.push(format!(
+                    "bridges.{}.{}.kafka.group_id: {other} is in the group {group:?} already; give each consumer bridge a group of its own",
+                    id.kind.name(),
+                    id.name
+                ));
+            }
+        }
     }
+    wrong
 }
 
 impl Actor for Manager {
     type Msg = Order;
-    type State = ();
+    type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Order>, (): ()) -> Result<(), ActorProcessingErr> {
-        self.parent.set(myself.get_cell());
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<Order>, (): ()) -> Result<State, ActorProcessingErr> {
+        let entries = self.shared.entries.read();
+        let desired = entries.iter().map(|(id, handle)| (id.clone(), handle.definition())).collect();
+        Ok(State { desired, ..State::default() })
     }
 
-    /// Under the eyes of the root already.
-    async fn post_start(&self, myself: ActorRef<Order>, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        self.adopt(&myself).await;
+    /// Supervised by the root already. Starts actors for the bridges of a manager that failed.
+    async fn post_start(&self, myself: ActorRef<Order>, _: &mut State) -> Result<(), ActorProcessingErr> {
+        let handles: Vec<_> = self.shared.entries.read().values().cloned().collect();
+        for handle in handles {
+            // An actor of the manager that failed may live for a moment: its successor ends it.
+            if let Err(error) = bridge::start(&self.shared, &handle, myself.get_cell()).await {
+                revive_later(&handle, &format!("its actor cannot be started: {error}"), &myself);
+            }
+        }
         Ok(())
     }
 
@@ -976,36 +477,18 @@ impl Actor for Manager {
         &self,
         myself: ActorRef<Order>,
         order: Order,
-        (): &mut (),
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let overlay = &mut *self.overlay.lock().await;
-        let (result, reply) = match order {
-            Order::Put(id, definition, reply) => (self.put(id, definition, &myself).await, reply),
-            Order::Apply(how, bridges, reply) => (self.apply(how, bridges, overlay, &myself).await, reply),
-            Order::Remove(id, reply) => (self.remove(&id, self.surroundings.drain).await.map(drop), reply),
-            Order::Enable(id, on, reply) => (self.enable(&id, on, overlay, &myself).await, reply),
-            Order::Restart(id, reply) => (self.restart(&id, &myself).await, reply),
-            Order::Delete(id, force, reply) => {
-                let _ = reply.send(self.delete(&id, force, overlay).await);
-                return Ok(());
-            }
-            Order::StopAll(kind, reply) => {
-                self.stop_all(kind).await;
-                (Ok(()), reply)
-            }
-            Order::Revive(id, attempt) => {
-                self.revive(&id, attempt, &myself).await;
-                return Ok(());
-            }
-            #[cfg(test)]
-            Order::Panic => std::panic::resume_unwind(Box::new("on purpose")),
-            Order::RanDry(id) => {
-                self.settle(&id, false).await;
-                return Ok(());
-            }
-        };
-        // Whoever asked may have stopped waiting.
-        let _ = reply.send(result);
+        let scope = order.scope();
+        let is_behind = state.waiting.iter().any(|(earlier, _)| earlier.meets(&scope));
+        if is_behind || !state.is_free(&scope) {
+            state.waiting.push((scope, order));
+            return Ok(());
+        }
+        self.admit(state, order, &myself).await;
+        while let Some(order) = state.next() {
+            self.admit(state, order, &myself).await;
+        }
         Ok(())
     }
 
@@ -1013,9 +496,8 @@ impl Actor for Manager {
         &self,
         myself: ActorRef<Order>,
         event: SupervisionEvent,
-        (): &mut (),
+        _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // One that was stopped is gone from the entries already, or about to be.
         if let SupervisionEvent::ActorFailed(actor, reason) = event {
             self.failed(actor.get_id(), &reason.to_string(), &myself);
         }

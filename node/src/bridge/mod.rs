@@ -1,7 +1,11 @@
 //! Bridges: what is carried where, and the books about it.
 
+#[allow(clippy::module_inception, reason = "a file is called as the actor in it")]
+mod bridge;
 mod consumer;
+mod deletion;
 pub mod disk_buffer;
+mod entry;
 mod gate;
 mod headers;
 mod hops;

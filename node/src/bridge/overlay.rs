@@ -215,6 +215,20 @@ impl Overlay {
         self.replace(self.stored.clone(), BTreeSet::new())
     }
 
+    /// Removes the disk buffer of one deleted bridge, which no producer has open any more; others may still be in use.
+    ///
+    /// # Errors
+    /// As [`Self::remove_buffers`].
+    pub fn remove_buffer_of(&mut self, id: &BridgeId) -> Result<(), Error> {
+        if id.kind == Kind::Producer && self.deleted_buffers.contains(&id.name) {
+            self.remove_buffer(&id.name)?;
+            let mut rest = self.deleted_buffers.clone();
+            rest.remove(&id.name);
+            self.replace(self.stored.clone(), rest)?;
+        }
+        Ok(())
+    }
+
     fn remove_buffer(&self, name: &str) -> Result<(), Error> {
         disk_buffer::delete(&self.data_dir, name).map_err(|source| Error::File {
             path: disk_buffer::directory(&self.data_dir, name),
@@ -310,5 +324,25 @@ mod tests {
         assert_eq!(digest(&read("")), before);
         assert_eq!(digest(&read("allow_loop = false")), before);
         assert_ne!(digest(&read("allow_loop = true")), before);
+    }
+
+    #[test]
+    fn the_end_of_one_deletion_leaves_the_disk_buffer_of_another_one_alone() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let no_bridges =
+            || BridgesConfig { kafka: [].into_iter().collect(), kafka_consumer: [].into_iter().collect() };
+        let (mut overlay, _) = Overlay::open(data_dir.path(), no_bridges()).unwrap();
+        let ids = ["a", "b"].map(|name| BridgeId { kind: Kind::Producer, name: name.to_owned() });
+        let directory = |id: &BridgeId| disk_buffer::directory(data_dir.path(), &id.name);
+        for id in &ids {
+            std::fs::create_dir_all(directory(id)).unwrap();
+            overlay.store(&[(id.clone(), Change::Deleted)]).unwrap();
+        }
+        overlay.remove_buffer_of(&ids[0]).unwrap();
+        assert_eq!(ids.each_ref().map(|id| directory(id).exists()), [false, true]);
+        // The other one is still to be removed.
+        drop(overlay);
+        drop(Overlay::open(data_dir.path(), no_bridges()).unwrap());
+        assert!(!directory(&ids[1]).exists());
     }
 }

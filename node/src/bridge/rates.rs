@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
-use super::manager::Entry;
+use super::entry::Handle;
 use super::service::BridgeId;
 
 /// Between two looks.
@@ -77,14 +77,16 @@ impl RateMeter {
 }
 
 /// Looks at all bridges as long as there are any.
-pub(super) async fn keep(entries: Weak<RwLock<std::collections::BTreeMap<BridgeId, Entry>>>) {
+pub(super) async fn keep(
+    entries: Weak<RwLock<std::collections::BTreeMap<BridgeId, std::sync::Arc<Handle>>>>,
+) {
     let mut interval = tokio::time::interval(EVERY);
     loop {
         interval.tick().await;
         let Some(entries) = entries.upgrade() else { return };
         let now = Instant::now();
-        for entry in entries.write().values_mut() {
-            entry.sample(now);
+        for handle in entries.read().values() {
+            handle.sample(now);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The bridges of this node: started, changed and stopped at run time through one service.
 //!
-//! A bridge is described by data ([`Definition`]) and nothing else. One actor carries out what changes
-//! bridges ([`super::manager`]), one thing after the other, so that a restart and a removal never meet half-way; what
-//! only reads (the books, the status) goes past it, so that a slow drain blocks nobody who looks.
+//! A bridge is described by data ([`Definition`]) and nothing else. Orders go to one actor ([`super::manager`]), which checks
+//! and stores them, and to the actor of each bridge ([`super::bridge`]), which carries them out: orders for one bridge
+//! one after the other, orders for different bridges side by side. Readers of counters and status ask no actor, so
+//! that a slow drain delays none of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use ractor::RpcReplyPort;
 
+use super::entry::{Entries, Retired};
 use super::loops;
-use super::manager::{self, Entries, Order, Retired};
+use super::manager::{self, Order};
 use super::overlay::Overlay;
 use super::rates::{self, Rates};
 use super::shared_clients::SharedClients;
@@ -402,13 +404,13 @@ impl Bridges {
 
     /// All bridges as they are now.
     pub fn rows(&self) -> Vec<Row> {
-        self.entries.read().iter().map(|(id, entry)| entry.row(id)).collect()
+        self.entries.read().values().map(|handle| handle.row()).collect()
     }
 
     /// One bridge as it is now.
     pub fn row(&self, id: &BridgeId) -> Result<Row, Error> {
         let entries = self.entries.read();
-        entries.get(id).map(|entry| entry.row(id)).ok_or_else(|| Error::NotFound { id: id.clone() })
+        entries.get(id).map(|handle| handle.row()).ok_or_else(|| Error::NotFound { id: id.clone() })
     }
 
     /// What bridges of each kind had counted when they were disabled or deleted, since the service was started: with it the
@@ -420,7 +422,8 @@ impl Bridges {
     /// Loops that some messages may go round through these bridges, one line each.
     pub fn possible_loops(&self, ids: &[BridgeId]) -> Vec<String> {
         let entries = self.entries.read();
-        let all = entries.iter().map(|(id, entry)| (id, entry.definition()));
+        let all: Vec<_> = entries.iter().map(|(id, handle)| (id, handle.definition())).collect();
+        let all = all.iter().map(|(id, definition)| (*id, definition));
         let loops = loops::through(&ids.iter().collect::<Vec<_>>(), all).into_iter();
         loops.filter(|found| !found.certain).map(|found| found.message).collect()
     }
@@ -428,8 +431,8 @@ impl Bridges {
     /// What a bridge is.
     pub fn definition(&self, id: &BridgeId) -> Result<Definition, Error> {
         let entries = self.entries.read();
-        let entry = entries.get(id).ok_or_else(|| Error::NotFound { id: id.clone() })?;
-        Ok(entry.definition().clone())
+        let handle = entries.get(id).ok_or_else(|| Error::NotFound { id: id.clone() })?;
+        Ok(handle.definition())
     }
 }
 

@@ -365,3 +365,102 @@ async fn a_bridge_service_that_panics_goes_on_with_every_bridge_and_what_it_held
         node.stop().await;
     }
 }
+
+#[tokio::test]
+async fn an_actor_of_a_bridge_that_panics_says_so_and_concerns_no_other_bridge() {
+    for mode in ["", DISK] {
+        let node = Node::start(mode).await;
+        let subscriber = node.consume().await;
+        node.publish(0..5).await;
+        node.all_told(5).await;
+        until("the first records", || subscriber.0.lock().len() == 5).await;
+        let handles = node.bridges.insides().1;
+        let actor_of = |id: &BridgeId| handles.read()[id].actor().unwrap().get_id();
+        let unharmed = actor_of(&Node::back());
+        node.pause(5..15).await;
+        handles.read()[&Node::out()].panic();
+        node.shows_failure(&Node::out()).await;
+        node.publish(15..20).await;
+        assert_eq!(node.ledger().matched, 20, "it takes what comes meanwhile");
+        node.resume().await;
+        let failed = node.all_told(20).await;
+        assert!(failed.iter().all(|value| mode != DISK && (5..10).contains(value)), "{mode}: {failed:?}");
+        until("an empty buffer", || node.ledger().queuing + node.ledger().inflight == 0).await;
+        let kept = (0..20).filter(|value| !failed.contains(value));
+        assert_eq!(node.written(), kept.chain(failed.iter().copied()).collect::<Vec<u64>>(), "{mode}");
+        until("all records", || subscriber.0.lock().len() == 20).await;
+        until("connected again", || node.status() == Status::Connected).await;
+        assert_eq!(actor_of(&Node::back()), unharmed);
+        // A consumer bridge; the order that comes before the next attempt is carried out at once.
+        handles.read()[&Node::back()].panic();
+        node.shows_failure(&Node::back()).await;
+        node.bridges.restart(Node::back()).await.unwrap();
+        node.bridges.restart(Node::out()).await.unwrap();
+        node.publish(20..25).await;
+        until("the last records", || subscriber.0.lock().len() == 25).await;
+        // A disabled one has nothing to show once it has an actor again.
+        node.bridges.enable(Node::back(), false).await.unwrap();
+        handles.read()[&Node::back()].panic();
+        node.shows_failure(&Node::back()).await;
+        until("stopped", || node.bridges.row(&Node::back()).unwrap().status == Status::Stopped).await;
+        drop(handles);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_bridge_that_drains_delays_no_order_for_another_one() {
+    let node = Node::start("").await;
+    node.pause(0..10).await;
+    let bridges = node.bridges.clone();
+    let disabling = tokio::spawn(async move { bridges.enable(Node::out(), false).await });
+    until("the drain", || !node.bridges.row(&Node::out()).unwrap().enabled).await;
+    let second = || BridgeId { kind: Kind::Producer, name: "second".to_owned() };
+    let create = vec![("second".to_owned(), node.producer("topic = other"))];
+    node.bridges.apply(Apply::Create, create).await.unwrap();
+    node.bridges.restart(second()).await.unwrap();
+    assert!(!disabling.is_finished(), "the drain waits for a broker that is away");
+    // An order for the bridge that drains waits for its end.
+    let bridges = node.bridges.clone();
+    let enabling = tokio::spawn(async move { bridges.enable(Node::out(), true).await });
+    node.bridges.delete(second(), true).await.unwrap();
+    assert!(!disabling.is_finished() && !enabling.is_finished());
+    assert!(node.bridges.row(&second()).is_err());
+    node.resume().await;
+    disabling.await.unwrap().unwrap();
+    enabling.await.unwrap().unwrap();
+    assert_eq!(node.all_told(10).await, [0; 0]);
+    until("connected again", || node.status() == Status::Connected).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn orders_for_one_name_are_carried_out_in_the_order_in_which_they_came() {
+    for mode in ["", DISK] {
+        let node = Node::start("").await;
+        let again = || BridgeId { kind: Kind::Producer, name: "again".to_owned() };
+        let create = || vec![("again".to_owned(), node.producer(mode))];
+        let (first, deleted, second, refused, gone, missing) = tokio::join!(
+            node.bridges.apply(Apply::Create, create()),
+            node.bridges.delete(again(), true),
+            node.bridges.apply(Apply::Create, create()),
+            node.bridges.apply(Apply::Create, create()),
+            node.bridges.remove(again()),
+            node.bridges.restart(again()),
+        );
+        first.unwrap();
+        deleted.unwrap();
+        second.unwrap();
+        assert!(
+            matches!(&refused, Err(Error::Refused(wrong)) if wrong[0].contains("already")),
+            "{refused:?}"
+        );
+        gone.unwrap();
+        assert_eq!(missing, Err(Error::NotFound { id: again() }));
+        node.bridges.apply(Apply::Create, create()).await.unwrap();
+        node.publish(0..3).await;
+        until("outcomes", || node.told.0.lock().len() == 3).await;
+        until("all twice", || node.written().len() == 6).await;
+        node.stop().await;
+    }
+}
