@@ -54,7 +54,7 @@ pub enum Error {
     /// The admin link cannot be opened.
     #[error("the admin link (admin.bind) cannot be opened: {0}")]
     Admin(crate::admin::StartError),
-    /// What was changed at run time cannot be read.
+    /// Changes made at run time cannot be read.
     #[error(transparent)]
     Overlay(#[from] crate::bridge::overlay::Error),
     /// Bridges of the configuration file and bridges that were changed at run time send messages in a loop.
@@ -100,7 +100,7 @@ impl Node {
         let lives = life::begin(&config.node.data_dir)
             .map_err(|source| Error::DataDir { path: config.node.data_dir.clone(), source })?;
         let sessions = StoredSessions::read(options.session_store.as_deref(), Some(lives), &router).await?;
-        // What bridges remember of sessions is worth as much as the sessions.
+        // The bridges' memory of sessions is worth as much as the sessions.
         let before = lives.before.filter(|_| sessions.continue_the_last_run());
         let surroundings = Surroundings {
             router: router.clone(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::byte_order_mark;
 
-/// What stands in for a secret wherever one would be shown.
+/// Mask shown in place of a secret.
 pub const MASK: &str = "******";
 
 /// A password or key. `Debug` and `Display` print [`MASK`]; only [`Secret::reveal`] gives the text.

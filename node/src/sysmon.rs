@@ -174,7 +174,7 @@ mod tests {
         let mut first = true;
         let seen = watched.clone();
         let task = tokio::spawn(watch(watched, 70, Duration::from_millis(1), move || {
-            // What the reading before has led to.
+            // The consequences of the reading before.
             if !std::mem::take(&mut first) {
                 sender.send(seen.is_short()).unwrap();
             }

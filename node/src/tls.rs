@@ -1,4 +1,4 @@
-//! What both sides of TLS share, listeners and clients of Kafka: the names of cipher suites, and PEM.
+//! Parts that both sides of TLS share, listeners and clients of Kafka: the names of cipher suites, and PEM.
 
 use tokio_rustls::rustls::SupportedCipherSuite;
 use tokio_rustls::rustls::crypto::ring::cipher_suite as suite;
@@ -39,7 +39,7 @@ pub(crate) fn suite_names() -> impl Iterator<Item = &'static str> {
     SUITES.iter().map(|(name, _)| *name)
 }
 
-/// What is wrong with a PEM text. The words hold nothing of a key.
+/// Fault of a PEM text. The words hold nothing of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PemError {
     #[error("it is not PEM as it should be: {0}")]

@@ -18,7 +18,7 @@ use super::{
     users::Users,
 };
 
-/// What knows clients.
+/// A backend that knows clients.
 pub(super) enum Backend {
     Users(Arc<Users>),
     PasswordFile(Arc<PasswordFile>),
@@ -27,7 +27,7 @@ pub(super) enum Backend {
     Certificate(bool),
 }
 
-/// See the module.
+/// The backends together, in their order.
 pub(super) struct Authenticator {
     pub(super) backends: Vec<Backend>,
     pub(super) anonymous: bool,
@@ -229,7 +229,7 @@ impl Access {
     }
 }
 
-/// What of [`Credentials`] the verdict on a token needs, while its signature is checked.
+/// Parts of [`Credentials`] that the verdict on a token needs, while its signature is checked.
 struct Asked {
     client_id: Box<str>,
     username: Option<Box<str>>,

@@ -57,7 +57,7 @@ pub struct Ban {
     pub failures: u32,
 }
 
-/// What a failure leads to.
+/// Consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consequence {
     /// The answer waits this long.
@@ -66,7 +66,7 @@ pub(super) enum Consequence {
     Banned,
 }
 
-/// See the module.
+/// Failures and bans by address.
 pub(super) struct Bans {
     limits: Limits,
     entries: Mutex<HashMap<IpAddr, Entry>>,
@@ -74,7 +74,7 @@ pub(super) struct Bans {
     capacity: usize,
 }
 
-/// What failures of an address are counted under.
+/// Key under which failures of an address are counted.
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -2,10 +2,10 @@
 //!
 //! argon2 is slow by design, a signature of RSA or an elliptic curve is not free, and a fleet that comes back after an outage asks thousands of times at once. So:
 //! what was right a moment ago is remembered, the same question asked twice is worked on once, only few checks run
-//! at a time, only so many wait, and whoever comes then is told that the server is busy.
+//! at a time, a bounded number waits, and a client beyond it is told that the server is busy.
 //!
 //! Invariants:
-//! * What is remembered is a keyed hash (HMAC-SHA-256 with a random key of this process) over user, stored hash and
+//! * Only a keyed hash is remembered (HMAC-SHA-256 with a random key of this process) over user, stored hash and
 //!   password: a changed password is another question, and the memory is of no use elsewhere.
 //! * A check that nobody waits for any more gives its place back, unless it runs already.
 
@@ -46,7 +46,7 @@ pub(super) struct CheckLimits {
     pub(super) remember: Duration,
 }
 
-/// What became of a check.
+/// Outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It is the password.
@@ -100,7 +100,7 @@ impl Remembered {
     }
 }
 
-/// See the module.
+/// Bounded checks with a memory of recent ones.
 pub(super) struct Checks {
     limits: CheckLimits,
     key: Digest,

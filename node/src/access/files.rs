@@ -28,7 +28,7 @@ impl Purpose {
     }
 }
 
-/// What tells one state of a file from another.
+/// Signs that tell one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     length: u64,

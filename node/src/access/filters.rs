@@ -1,4 +1,4 @@
-//! What topic filters have in common: the pure functions that subscriptions are judged by.
+//! Pure functions on topic filters, by which subscriptions are judged.
 //!
 //! Both walk their inputs once, level by level, and know that a leading wildcard does not match a topic that
 //! starts with `$` (MQTT-4.7.2-1). The empty topic counts, although no client can name it: `/#` and `+` overlap,

@@ -79,7 +79,7 @@ struct Key {
     verifier: DecodingKey,
 }
 
-/// See the module.
+/// Verifier of JSON Web Tokens.
 pub(super) struct Jwt {
     options: JwtOptions,
     keys: ArcSwap<Vec<Key>>,
@@ -90,7 +90,7 @@ pub(super) struct Jwt {
 /// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
 
-/// What a token grants.
+/// Rights and end of a token.
 pub(super) struct Grant {
     /// The subject.
     pub(super) subject: Option<Box<str>>,
@@ -272,7 +272,7 @@ impl Jwt {
     /// Takes the keys anew.
     pub(super) fn reload(&self) -> Result<(), String> {
         self.keys.store(std::sync::Arc::new(self.options.keys.load()?));
-        // What older keys were right for is asked again.
+        // Tokens verified with older keys are verified again.
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Jwt {
     /// The claims of a token if its signature is right.
     pub(super) fn verify(&self, token: &str) -> Result<Claims, Refused> {
         let header = header(token).ok_or(Refused::Malformed)?;
-        // What is said to be critical has to be understood, and nothing of it is (RFC 7515 4.1.11).
+        // A header that is said to be critical has to be understood, and nothing of it is (RFC 7515 4.1.11).
         if header.contains_key("crit") {
             return Err(Refused::Malformed);
         }

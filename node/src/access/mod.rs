@@ -62,7 +62,7 @@ pub use start::{Error, USERS_FILE, UserError, check};
 use tokio::time::Instant;
 pub use users::{UserRow, UsersError};
 
-/// What a CONNECT says about its client, and what is known about its connection.
+/// Identity that a CONNECT claims, and knowledge about its connection.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     /// Client id, or the one that was assigned.
@@ -102,7 +102,7 @@ pub struct CertificateNames<'a> {
 /// A client that may come in.
 #[derive(Default)]
 pub struct Admitted {
-    /// What it may do.
+    /// Its rights.
     pub permissions: Permissions,
     /// Its user name where it is not the one of the CONNECT: `Some(None)` for none.
     pub username: Option<Option<Box<str>>>,
@@ -113,7 +113,7 @@ pub struct Admitted {
 /// A client that may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it is told.
+    /// Reason code for the client.
     pub reason: ReasonCode,
     /// How long the answer waits.
     pub delay: Duration,
@@ -139,7 +139,7 @@ pub enum Answer {
     Later(Pending),
 }
 
-/// What happens to a publication or subscription that is not allowed.
+/// Consequence of a publication or subscription that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DenyAction {
     /// It is not done, and an MQTT 5 client is told so; an MQTT 3 client is acknowledged.
@@ -152,18 +152,18 @@ pub enum DenyAction {
 type Hook = Box<dyn Fn() + Send + Sync>;
 type UserHook = Box<dyn Fn(&str) + Send + Sync>;
 
-/// What clients may do.
+/// Rights of clients.
 #[derive(Debug, Clone, Default)]
 pub struct Authorization {
     /// The rules; `None`: everything is allowed to everybody, and nothing is asked.
     pub rules: Option<Vec<Rule>>,
-    /// What holds where no rule fits.
+    /// Verdict where no rule fits.
     pub no_match: Permission,
-    /// What happens to what is not allowed.
+    /// Consequence of a publication or subscription that is not allowed.
     pub deny_action: DenyAction,
 }
 
-/// See the module.
+/// Authentication and authorization of a node.
 pub struct Access {
     authenticator: Authenticator,
     bans: Bans,
@@ -200,7 +200,7 @@ impl Access {
         Self::bare(rules, deny_action)
     }
 
-    /// What clients of a listener may do.
+    /// Rights of clients of a listener.
     fn permissions(&self, listener: &str) -> Permissions {
         let Some(rules) = &self.rules else { return Permissions::default() };
         if let Some(known) = self.standings.read().get(listener) {
@@ -211,7 +211,7 @@ impl Access {
         self.standings.write().entry(listener.into()).or_insert(permissions).clone()
     }
 
-    /// What a client with a token that has rules may do.
+    /// Rights of a client with a token that has rules.
     fn permissions_of_token(&self, listener: &str, token: TokenRules) -> Permissions {
         let rules = self
             .rules
@@ -243,7 +243,7 @@ impl Access {
         }
     }
 
-    /// What happens to what is not allowed.
+    /// Consequence of a publication or subscription that is not allowed.
     pub fn deny_action(&self) -> DenyAction {
         self.deny_action
     }
@@ -268,7 +268,7 @@ impl Access {
         self.revoked.since(count, user)
     }
 
-    /// What a user was let in by does not count any more.
+    /// Ends the validity of what a user was let in by.
     fn revoke(&self, user: &str) {
         // First for those who are coming in, then for those who are in: nobody slips through in between.
         self.revoked.add(user);

@@ -21,7 +21,7 @@ use crate::byte_order_mark;
 
 type Entries = HashMap<Box<str>, Arc<PasswordHash>>;
 
-/// See the module.
+/// A file of users and password hashes.
 pub(super) struct PasswordFile {
     path: PathBuf,
     entries: ArcSwap<Entries>,

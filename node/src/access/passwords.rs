@@ -25,14 +25,14 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// What new hashes take: OWASP's first choice, about 20 ms on a server core.
+    /// Cost of new hashes: OWASP's first choice, about 20 ms on a server core.
     pub const RECOMMENDED: Self = Self { memory: 19_456, passes: 2, lanes: 1 };
 
     /// The least that argon2 takes, for tests: no protection at all.
     pub const LEAST: Self = Self { memory: 8, passes: 1, lanes: 1 };
 }
 
-/// What is wrong with a hash or a password. Never holds either.
+/// Fault of a hash or a password. Never holds either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
     /// The text is something else.

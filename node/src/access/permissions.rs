@@ -1,4 +1,4 @@
-//! What one client may do: a pointer that is shared by all clients of a listener.
+//! Rights of one client: a pointer that is shared by all clients of a listener.
 //!
 //! Nothing is compiled per client. A question is answered from the rules as they are now, when a route is
 //! looked up or a filter is subscribed; the answer for a topic is kept beside its route.
@@ -17,7 +17,7 @@ pub(super) struct Rules {
     pub(super) no_match: Permission,
 }
 
-/// What clients of one kind have in common.
+/// State that clients of one kind share.
 pub(super) struct Standing {
     pub(super) rules: Arc<Rules>,
     pub(super) listener: Arc<str>,
@@ -32,7 +32,7 @@ pub(super) struct TokenRules {
     pub(super) alone: bool,
 }
 
-/// See the module. The default permits everything.
+/// Rights of one client. The default permits everything.
 #[derive(Clone, Default)]
 pub struct Permissions(pub(super) Option<Arc<Standing>>);
 
@@ -42,7 +42,7 @@ impl Permissions {
         self.0.is_none()
     }
 
-    /// What the client may publish to `topic`.
+    /// Verdict on the client's publications to `topic`.
     pub fn publish(&self, origin: &Origin, topic: &str) -> Allowed {
         let Some(standing) = &self.0 else { return Allowed::ALL };
         let who = standing.who(origin);

@@ -11,10 +11,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Names that are kept. A CONNECT that takes longer than so many changes is refused, whoever it is.
+/// Names that are kept. A CONNECT during which more users change is refused.
 const KEPT: usize = 1024;
 
-/// See the module.
+/// Users that were changed or deleted a short time ago.
 #[derive(Default)]
 pub(super) struct Revoked {
     count: AtomicU64,

@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use super::filters::{covers, overlap};
 
-/// What a rule says.
+/// Verdict of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Permission {
     /// It may be done.
@@ -26,7 +26,7 @@ pub enum Permission {
     Deny,
 }
 
-/// What a rule is about.
+/// Action that a rule is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// PUBLISH, and the will.
@@ -107,9 +107,9 @@ impl std::fmt::Display for Network {
 /// One rule, as it is written. An empty list of names or addresses means: any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What it says.
+    /// Its verdict.
     pub permission: Permission,
-    /// What it is about.
+    /// Its action.
     pub action: Action,
     /// User names.
     pub usernames: Vec<String>,
@@ -333,7 +333,7 @@ impl RuleSet {
         .filter(move |rule| rule.is_for(&who))
     }
 
-    /// What a client may publish to `topic`, as far as it is not decided.
+    /// Decides on a client's publications to `topic`, as far as that is open.
     pub(super) fn publish(&self, who: &Who<'_>, topic: &str, decided: &mut Decided) {
         for rule in self.rules_for(who) {
             if decided.open == 0 {
@@ -365,7 +365,7 @@ impl RuleSet {
     }
 }
 
-/// What rules have decided about the publications to one topic, and what is still open.
+/// Decisions of rules about the publications to one topic, and what is still open.
 pub(super) struct Decided {
     allowed: u8,
     open: u8,

@@ -43,7 +43,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Key {
     }
 }
 
-/// What a server stores of a password (RFC 5802 3).
+/// Stored form of a password (RFC 5802 3).
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Verifier {
     pub(super) salt: Vec<u8>,
@@ -73,7 +73,7 @@ pub(super) struct ClientFirst {
     /// Who it says it is.
     pub(super) user: String,
     nonce: String,
-    /// What is covered by the signature.
+    /// Text covered by the signature.
     bare: String,
     /// `n,,` or the like, in Base64: comes again in the last message.
     header: String,

@@ -34,7 +34,7 @@ pub enum Error {
         key: &'static str,
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// The secret of tokens cannot be used.
@@ -48,7 +48,7 @@ pub enum Error {
     Users {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// Fault.
         source: UsersError,
     },
 }

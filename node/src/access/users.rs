@@ -26,7 +26,7 @@ const CACHE: usize = 8 << 20;
 /// The longest name.
 const LONGEST_NAME: usize = 512;
 
-/// What is stored.
+/// Stored form.
 mod v1 {
     use super::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub enum UsersError {
     /// The file.
     #[error("the user database failed: {0}")]
     Database(#[from] redb::Error),
-    /// What is in it.
+    /// Its entry.
     #[error(
         "the user database has a damaged entry for {0:?}; set its password anew with `causeway ctl users passwd`"
     )]
@@ -111,7 +111,7 @@ pub(super) struct UsersOptions {
     pub(super) scram: Option<u32>,
 }
 
-/// See the module.
+/// The built-in user database.
 pub(super) struct Users {
     database: Database,
     options: UsersOptions,
@@ -158,7 +158,7 @@ impl Users {
         decode(stored.value()).map(Some).ok_or_else(|| UsersError::Damaged(name.into()))
     }
 
-    /// What SCRAM takes for a user who is not there.
+    /// Verifier that SCRAM takes for a user who is not there.
     pub(super) fn stranger(&self, name: &str) -> Verifier {
         Verifier::of_nobody(name, &self.strangers, self.options.scram.unwrap_or(4096))
     }

@@ -24,7 +24,7 @@ pub enum ClientError {
     Connect {
         /// The address.
         address: String,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
     /// The connection or what came over it was bad.
@@ -32,7 +32,7 @@ pub enum ClientError {
     Link {
         /// The node.
         address: String,
-        /// What happened.
+        /// Cause.
         source: LinkError,
     },
     /// The node closed the connection instead of answering.
@@ -46,7 +46,7 @@ pub enum ClientError {
     Unexpected {
         /// The node.
         address: String,
-        /// What it was.
+        /// Detail.
         detail: String,
     },
     /// The node refused.
@@ -191,7 +191,7 @@ impl AdminClient {
         }
     }
 
-    /// What else can be done with bridges.
+    /// Other operations on bridges.
     ///
     /// # Errors
     /// [`ClientError`].

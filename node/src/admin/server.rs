@@ -71,7 +71,7 @@ pub enum StartError {
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
 }
@@ -144,7 +144,7 @@ impl AdminHandle {
     }
 }
 
-/// What every connection needs.
+/// State that every connection needs.
 #[derive(Clone)]
 struct Desk {
     service: Arc<dyn AdminService>,

@@ -10,7 +10,7 @@ use super::v1_bridges::{BridgeAnswer, BridgeRequest};
 /// An operation under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
 
-/// What can be asked of a node. Bridges are named by their id, `kafka:NAME` or `kafka_consumer:NAME`;
+/// Operations of a node. Bridges are named by their id, `kafka:NAME` or `kafka_consumer:NAME`;
 /// an unknown id is [`AdminError::NotFound`] with the known ones ([`AdminError::no_bridge`]).
 pub trait AdminService: Send + Sync + 'static {
     /// The node itself.
@@ -43,6 +43,6 @@ pub trait AdminService: Send + Sync + 'static {
     /// Users and bans.
     fn access(&self, request: AccessRequest) -> Pending<'_, AccessAnswer>;
 
-    /// What else can be done with bridges.
+    /// Other operations on bridges.
     fn bridge(&self, request: BridgeRequest) -> Pending<'_, BridgeAnswer>;
 }

@@ -27,12 +27,12 @@ pub const KIND_ANSWER: u16 = 2;
 /// Kind number of a frame whose header is an [`AdminError`].
 pub const KIND_ERROR: u16 = 3;
 
-/// What a node accepts: requests are short, but for the text of bridges with certificates in it.
+/// Frames that a node accepts: requests are short, but for the text of bridges with certificates in it.
 pub(super) fn requests() -> Protocol {
     protocol(1024 * 1024)
 }
 
-/// What a client accepts: tables of many partitions.
+/// Frames that a client accepts: tables of many partitions.
 pub(super) fn answers() -> Protocol {
     protocol(MAX_HEADER_LEN)
 }
@@ -41,7 +41,7 @@ fn protocol(max_header: usize) -> Protocol {
     Protocol { name: "admin", magic: *b"CWad", versions: VERSIONS, flags: 0, max_header, max_payload: 0 }
 }
 
-/// What is asked.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// [`NodeInfo`].
@@ -73,21 +73,21 @@ pub enum Request {
         client_id: Option<String>,
         /// Those behind this one.
         after: Option<String>,
-        /// At most so many, [`CLIENTS_PAGE`] in any case.
+        /// Most clients of the answer; never more than [`CLIENTS_PAGE`].
         limit: u32,
     },
     /// All counters of the MQTT front.
     Mqtt,
     /// Users and bans.
     Access(AccessRequest),
-    /// What else can be done with bridges.
+    /// Other operations on bridges.
     Bridge(BridgeRequest),
 }
 
 /// Most clients in one answer.
 pub const CLIENTS_PAGE: u32 = 1000;
 
-/// What is answered.
+/// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Request::Node`].
@@ -325,7 +325,7 @@ pub enum AdminError {
     /// It was tried and failed.
     #[error("{reason}")]
     Failed {
-        /// What happened.
+        /// Cause.
         reason: String,
     },
     /// It is not done yet; it goes on.
@@ -337,7 +337,7 @@ pub enum AdminError {
     /// Too much at one time.
     #[error("the node has {limit} {what} already, try again later")]
     Busy {
-        /// What there is too much of.
+        /// Name of the limited resource.
         what: String,
         /// How many are allowed.
         limit: u64,
@@ -345,13 +345,13 @@ pub enum AdminError {
     /// The request cannot be read.
     #[error("the node cannot read the request: {detail}")]
     Malformed {
-        /// What is wrong with it.
+        /// Its fault.
         detail: String,
     },
     /// The node speaks other versions.
     #[error("the node speaks versions {first} to {last} of the admin protocol, not {got}")]
     Version {
-        /// What was asked in.
+        /// Version of the request.
         got: u16,
         /// First version it speaks.
         first: u16,

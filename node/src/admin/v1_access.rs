@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Users in one answer, at most.
 pub const USERS_PAGE: u32 = 1000;
 
-/// What is asked.
+/// A request about users and bans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessRequest {
     /// A [`UsersPage`].
@@ -48,7 +48,7 @@ pub enum AccessRequest {
     },
 }
 
-/// What is answered.
+/// An answer about users and bans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessAnswer {
     /// To [`AccessRequest::Users`].

@@ -8,7 +8,7 @@ use super::v1::{BridgeInfo, BridgeStats, Counter, PartitionStats};
 /// Most partitions in one answer.
 pub const PARTITIONS_PAGE: u32 = 1000;
 
-/// What described bridges are to be.
+/// Meaning of described bridges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Put {
     /// New.
@@ -17,14 +17,14 @@ pub enum Put {
     Change,
 }
 
-/// What is asked.
+/// A request about bridges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BridgeRequest {
     /// Create or change bridges, all or none.
     Put {
         /// Which of the two.
         how: Put,
-        /// What messages call the text.
+        /// Name of the text in messages.
         source: String,
         /// `bridges { .. }`, as in a configuration file.
         text: String,
@@ -47,7 +47,7 @@ pub enum BridgeRequest {
         id: String,
         /// Those behind this topic and partition.
         after: Option<(String, i32)>,
-        /// At most so many, [`PARTITIONS_PAGE`] in any case.
+        /// Most partitions of the answer; never more than [`PARTITIONS_PAGE`].
         limit: u32,
     },
     /// Walk the bridge's way to Kafka.
@@ -57,14 +57,14 @@ pub enum BridgeRequest {
     },
 }
 
-/// What is answered.
+/// An answer about bridges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BridgeAnswer {
     /// To [`BridgeRequest::Put`].
     Put {
         /// The bridges as they are now.
         bridges: Vec<BridgeInfo>,
-        /// What works, but hardly as meant.
+        /// Warnings: it works, but hardly as meant.
         warnings: Vec<String>,
     },
     /// To [`BridgeRequest::Delete`].
@@ -103,7 +103,7 @@ pub struct ProbeStep {
     pub fix: Option<String>,
 }
 
-/// What went with a bridge.
+/// Records that went with a bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedInfo {
     /// Its id.

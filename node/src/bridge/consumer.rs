@@ -261,7 +261,7 @@ struct Begun {
     hand_over: Arc<HandOver>,
     received_at: i64,
     hops: u8,
-    /// Somebody may have it already.
+    /// A receiver may have it already.
     under_way: bool,
 }
 
@@ -403,7 +403,7 @@ impl PartitionSink for PartitionTaker {
             Begun { hand_over, received_at: now_ms(), hops, under_way: false }
         };
         if program.hold && !begun.under_way && program.router.find_route(&self.topic).is_empty() {
-            // Nobody tells of a subscription; the record is offered again now and then in any case.
+            // There is no event for a subscription yet; the record is offered again now and then in any case.
             self.begun = Some(begun);
             return Offer::Full(self.audience.clone());
         }

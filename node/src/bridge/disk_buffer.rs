@@ -122,7 +122,7 @@ pub(super) fn warn_of_leftovers(data_dir: &Path, name: &str) {
 /// Gives records that were never in a batch to the routes, and the batches back. The files must stay as they are meanwhile ([`Buffer::pause`]).
 ///
 /// # Errors
-/// What was found cannot be read now: nothing of it is to be sent.
+/// Restores what was found. An error means that it cannot be read now: nothing of it is to be sent.
 pub(super) fn restore(found: &Found, path: &Path, routes: &Routes) -> io::Result<Restored> {
     // First number of a range to (end, batch).
     let mut sealed: BTreeMap<u64, (u64, usize)> = BTreeMap::new();

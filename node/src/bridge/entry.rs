@@ -129,7 +129,7 @@ impl Handle {
     }
 }
 
-/// What carries the messages.
+/// Carrier of the messages.
 pub(super) enum Running {
     Producer(Arc<RunningProducer>),
     Consumer(RunningConsumer),
@@ -148,13 +148,13 @@ pub(super) struct Entry {
     pub(super) definition: Definition,
     pub(super) running: Option<Running>,
     pub(super) registration: Option<Registration>,
-    /// What ran before a change and still has something to send, oldest first.
+    /// Predecessors that still have something to send, oldest first.
     pub(super) previous: Vec<Arc<RunningProducer>>,
-    /// What is being stopped, oldest first.
+    /// Producers that are being stopped, oldest first.
     pub(super) stopping: Vec<Arc<RunningProducer>>,
     /// Counters of what ran before.
     pub(super) past: Ledger,
-    /// What waits on the disk while it is disabled.
+    /// Counts of what waits on the disk while it is disabled.
     pub(super) stored: Ledger,
     /// Why it does not run although it is enabled.
     pub(super) failure: Option<String>,

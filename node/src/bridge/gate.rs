@@ -47,7 +47,7 @@ enum Way {
     Gone,
 }
 
-/// See the top of the file.
+/// Entrance of a producer bridge in the router, which leads to its current producer.
 pub(super) struct Gate {
     lanes: [Lane; LANES],
     room: Room,
@@ -96,7 +96,7 @@ impl Gate {
         self.set(&Way::Gone);
     }
 
-    /// What was dropped here.
+    /// Counts of what was dropped here.
     pub(super) fn ledger(&self) -> Ledger {
         *self.books.lock()
     }

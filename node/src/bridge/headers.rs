@@ -1,6 +1,6 @@
 //! Headers of a record: what `kafka_headers` names, then the `kafka_ext_headers`, in order, duplicates kept.
 //!
-//! What the value of `kafka_headers` becomes:
+//! Headers made from the value of `kafka_headers`:
 //!
 //! | value | headers |
 //! |---|---|

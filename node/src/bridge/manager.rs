@@ -117,7 +117,7 @@ struct Manager {
     shared: Shared,
 }
 
-/// What the manager knows for as long as it lives.
+/// State that ends with the manager.
 #[derive(Default)]
 struct State {
     /// The wanted definitions: of a bridge without an order under way, the one that it follows.

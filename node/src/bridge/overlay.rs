@@ -1,4 +1,4 @@
-//! What was changed at run time, kept beside the configuration file: `bridges.overlay.json` in the data directory.
+//! Changes made at run time, kept beside the configuration file: `bridges.overlay.json` in the data directory.
 //!
 //! The file says what each bridge that was created, changed, enabled, disabled or deleted at run time is now, and what
 //! the configuration file said about it then (as a digest). At the start the newest word counts: an entry holds as
@@ -43,14 +43,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// What it says is not to be understood.
+    /// Its content cannot be understood.
     #[error(
         "{path}, which keeps what was changed at run time, is damaged: {reason}; mend it, or move it away to go on with the configuration file alone"
     )]
     Damaged {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
+        /// Fault.
         reason: String,
     },
 }
@@ -86,7 +86,7 @@ struct Document {
 
 const VERSION: u32 = 1;
 
-/// See the top of the file.
+/// Changes made at run time and their file.
 #[derive(Debug)]
 pub struct Overlay {
     path: PathBuf,
@@ -94,7 +94,7 @@ pub struct Overlay {
     stored: BTreeMap<BridgeId, Stored>,
     /// See [`Document::deleted_buffers`].
     deleted_buffers: BTreeSet<String>,
-    /// What the configuration file says.
+    /// Definitions of the configuration file.
     file: BTreeMap<BridgeId, Definition>,
 }
 

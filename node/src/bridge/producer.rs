@@ -246,7 +246,7 @@ impl RunningProducer {
         let spill = options.spill.as_ref().map(|way| way.spill.clone());
         let path = disk_buffer::directory(&surroundings.data_dir, name);
         let restore = |found: &Found, routes: &Routes| disk_buffer::restore(found, &path, routes);
-        // What was found stays where it was found until it has been read.
+        // Found records stay where they were found until they have been read.
         let pause = buffer.as_ref().map(|buffer| buffer.pause());
         let target = if has_placeholder(&config.kafka.topic) {
             let limits = &config.kafka.dynamic_topics;

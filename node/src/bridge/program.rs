@@ -1,4 +1,4 @@
-//! What a producer bridge makes of a message: its templates, compiled once.
+//! Templates of a producer bridge, compiled once, that make a record of a message.
 //!
 //! A message costs the rendering of three templates (a template that is one text of the message is lent, not copied) and,
 //! where the bridge has any, its headers. What has to be made is made in buffers that each thread keeps.
@@ -53,7 +53,7 @@ pub(super) enum Unfit {
     Hops,
 }
 
-/// What became of a message.
+/// Rendered message.
 pub(super) struct Made<'a> {
     /// As much of it as could be made, where it is unfit.
     pub(super) record: Record<'a>,
@@ -64,7 +64,7 @@ pub(super) struct Made<'a> {
 }
 
 impl Unfit {
-    /// What the publisher is told.
+    /// Reason code for the publisher.
     pub(super) fn reason(self) -> ReasonCode {
         match self {
             Self::Headers => ReasonCode::PayloadFormatInvalid,
@@ -238,7 +238,7 @@ mod tests {
 
     const RECEIVED_AT: i64 = 1_700_000_000_000;
 
-    /// What becomes of a payload: timestamp, key, value, headers.
+    /// Rendered parts of a payload: timestamp, key, value, headers.
     type Parts = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
 
     fn make(kafka: &str, payload: &[u8]) -> Result<Parts, Unfit> {

@@ -53,7 +53,7 @@ impl RateMeter {
         self.max = self.max.max(self.over(EVERY));
     }
 
-    /// What has been seen.
+    /// Current rates.
     pub fn rates(&self) -> Rates {
         Rates {
             now: self.over(EVERY),

@@ -76,7 +76,7 @@ impl FromStr for BridgeId {
     }
 }
 
-/// What a bridge is: its configuration.
+/// Definition of a bridge: its configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Definition {
     /// MQTT to Kafka.
@@ -237,7 +237,7 @@ pub struct Place {
     pub oldest: Option<Duration>,
 }
 
-/// What went with a bridge that was deleted.
+/// Records that went with a bridge that was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deleted {
     /// Records that it held.
@@ -250,7 +250,7 @@ pub struct Deleted {
     pub failed: u64,
 }
 
-/// What is to be done with described bridges.
+/// Meaning of described bridges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apply {
     /// They must be new.
@@ -259,7 +259,7 @@ pub enum Apply {
     Change,
 }
 
-/// What bridges need of their node.
+/// Parts of the node that bridges need.
 #[derive(Clone)]
 pub struct Surroundings {
     /// Where publications come from and go to.
@@ -272,7 +272,7 @@ pub struct Surroundings {
     pub data_dir: Arc<std::path::Path>,
     /// This life of the node, and the one before where stored sessions are as it left them.
     pub lives: Lives,
-    /// What all producer bridges together may hold.
+    /// Memory that all producer bridges together may hold.
     pub memory: Arc<NodeMemory>,
     /// How long a bridge that is stopped may take to finish what it holds.
     pub drain: Duration,
@@ -322,7 +322,7 @@ impl Bridges {
         Ok(Self { entries, retired, memory, manager, ending })
     }
 
-    /// What all producer bridges together hold in memory.
+    /// Memory that all producer bridges share.
     pub fn memory(&self) -> &NodeMemory {
         &self.memory
     }
@@ -413,7 +413,7 @@ impl Bridges {
         entries.get(id).map(|handle| handle.row()).ok_or_else(|| Error::NotFound { id: id.clone() })
     }
 
-    /// What bridges of each kind had counted when they were disabled or deleted, since the service was started: with it the
+    /// Counts of disabled and deleted bridges, by kind, since the service was started: with it the
     /// sum of all books never goes back.
     pub fn retired(&self) -> Vec<(Kind, Ledger)> {
         self.retired.lock().iter().map(|(kind, ledger)| (*kind, *ledger)).collect()
@@ -428,7 +428,7 @@ impl Bridges {
         loops.filter(|found| !found.certain).map(|found| found.message).collect()
     }
 
-    /// What a bridge is.
+    /// Definition of a bridge.
     pub fn definition(&self, id: &BridgeId) -> Result<Definition, Error> {
         let entries = self.entries.read();
         let handle = entries.get(id).ok_or_else(|| Error::NotFound { id: id.clone() })?;

@@ -18,10 +18,10 @@ use crate::kafka::buffer::Place;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{FileReport, Found, survey};
 
-/// What `causeway buffer` is asked.
+/// Subcommand of `causeway buffer`.
 #[derive(Debug, Subcommand)]
 pub(super) enum BufferCommand {
-    /// What waits, by topic and partition; of all buffers where DIR is a data directory
+    /// List waiting records by topic and partition; of all buffers where DIR is a data directory
     Ls(Target),
     /// Print the records that wait, oldest first
     Show {

@@ -28,7 +28,7 @@ pub(super) fn start(path: &Path) -> anyhow::Result<ExitCode> {
 
 /// Runs a node with a development Kafka inside until the process is told to end.
 pub(super) fn dev(args: DevArgs) -> anyhow::Result<ExitCode> {
-    // What matters is on standard output; the log speaks of trouble only.
+    // The news is on standard output; the log speaks of trouble only.
     logging::install(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text })?;
     runtime()?.block_on(dev::run(args))?;
     Ok(ExitCode::SUCCESS)

@@ -23,12 +23,12 @@ section! {
         /// Whether a client without user name and password may connect. Unset: only where no backends are listed.
         /// Without backends a user name is taken as it is told.
         allow_anonymous: Option<bool> => boolean().optional();
-        /// What knows the clients, asked in this order; the first one that knows a client decides. EMQX's spelling
+        /// Backends that know the clients, asked in this order; the first one that knows a client decides. EMQX's spelling
         /// (`mechanism` and `backend`) is read, too, and so is a list in place of the whole section.
         backends: Vec<BackendConfig> => list(BackendKind).or(Vec::new());
         /// How passwords, and signatures of tokens, are checked.
         password_checks: PasswordChecksConfig => nested();
-        /// What follows when clients of one address fail to log in again and again.
+        /// Consequences of repeated failures to log in from one address.
         ban: BanConfig => nested();
         /// How often password files, key files and the file of rules are looked at for changes.
         reload_interval: Duration => seconds().within(Duration::from_secs(1)..=Duration::from_hours(1))
@@ -90,7 +90,7 @@ section! {
 }
 
 section! {
-    /// What follows when clients of one address (of IPv6: one /64) fail to log in again and again.
+    /// Consequences of repeated failures to log in from one address (of IPv6: one /64).
     pub struct BanConfig {
         /// Failures within `window_time` that lead to a ban; 0 bans nobody. Count the devices that share an
         /// address, behind one router for example.
@@ -106,7 +106,7 @@ section! {
     }
 }
 
-/// What knows clients.
+/// A backend that knows clients.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackendConfig {
     /// Users that `causeway ctl users` manages.
@@ -208,7 +208,7 @@ section! {
 }
 
 choices! {
-    /// What of a certificate becomes the user name.
+    /// Part of a certificate that becomes the user name.
     pub enum CertificateName {
         /// The common name of the subject.
         CommonName = "common_name" | "cn";
@@ -220,7 +220,7 @@ choices! {
 section! {
     /// Certificates that were verified in the TLS handshake: the listener has to ask for them.
     pub struct ClientCertificateConfig {
-        /// What of the certificate becomes the user name.
+        /// Part of the certificate that becomes the user name.
         username: CertificateName => choice().or(CertificateName::CommonName);
     }
 }
@@ -338,7 +338,7 @@ fn check_jwt(jwt: &JwtConfig, object: &Object<'_>, walk: &mut Walk) {
 }
 
 choices! {
-    /// What holds where no rule fits.
+    /// Verdict where no rule fits.
     pub enum NoMatch {
         /// It may be done.
         Allow = "allow";
@@ -348,7 +348,7 @@ choices! {
 }
 
 choices! {
-    /// What happens to what is not allowed.
+    /// Consequence of a publication or subscription that is not allowed.
     pub enum DenyActionWord {
         /// It is not done. An MQTT 5 client is told (0x87), an MQTT 3 client is acknowledged.
         Ignore = "ignore";
@@ -358,11 +358,11 @@ choices! {
 }
 
 section! {
-    /// What clients may do.
+    /// Rights of clients.
     pub struct AuthorizationConfig {
-        /// What holds where no rule fits.
+        /// Verdict where no rule fits.
         no_match: NoMatch => choice().or(NoMatch::Allow);
-        /// What happens to a publication or subscription that is not allowed.
+        /// Consequence of a publication or subscription that is not allowed.
         deny_action: DenyActionWord => choice().or(DenyActionWord::Ignore);
         /// Rules; the first one that fits decides.
         rules: Vec<RuleConfig> => list(nested()).or(Vec::new());
@@ -384,7 +384,7 @@ fn check_authorization(authorization: &AuthorizationConfig, object: &Object<'_>,
 }
 
 choices! {
-    /// What a rule says.
+    /// Verdict of a rule.
     pub enum PermissionWord {
         /// It may be done.
         Allow = "allow";
@@ -394,7 +394,7 @@ choices! {
 }
 
 choices! {
-    /// What a rule is about.
+    /// Action that a rule is about.
     pub enum ActionWord {
         /// PUBLISH, and the will.
         Publish = "publish";
@@ -421,9 +421,9 @@ section! {
     /// One rule. It is for clients that all of `username`, `clientid`, `ipaddr` and `listener` fit, as far as they are
     /// given; each is one value or a list.
     pub struct RuleConfig {
-        /// What it says.
+        /// Verdict.
         permission: PermissionWord => choice();
-        /// What it is about.
+        /// Action.
         action: ActionWord => choice().or(ActionWord::All);
         /// User names it is for.
         username: Vec<String> => one_or_list(text()).or(Vec::new());

@@ -32,7 +32,7 @@ section! {
         value_encoding_mode: Encoding => choice().or(Encoding::None);
         /// Consumer group. Unset or empty: `causeway-kafka-consumer-` and the name of the bridge.
         group_id: String => text().or(String::new());
-        /// What happens to a message while no session and no bridge takes its MQTT topic, after a restart for
+        /// Treatment of a message while no session and no bridge takes its MQTT topic, after a restart for
         /// example, until the subscribers are back.
         when_no_subscriber: WhenNoSubscriber => choice().or(WhenNoSubscriber::Publish);
         /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error otherwise. A message then goes
@@ -66,7 +66,7 @@ choices! {
 }
 
 choices! {
-    /// What to do with a message that nobody takes.
+    /// Treatment of a message that has no receiver.
     pub enum WhenNoSubscriber {
         /// Publish it all the same: it reaches nobody, and its offset is committed.
         Publish = "publish";

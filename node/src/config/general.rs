@@ -66,13 +66,13 @@ fn read_percentage(text: &str) -> Result<u8, String> {
 choices! {
     /// How much is logged.
     pub enum LogLevel {
-        /// What stops something from working.
+        /// Faults that stop something from working.
         Error = "error";
-        /// What works less well than it should.
+        /// Faults that leave something working less well than it should.
         Warn = "warn" | "warning";
-        /// What happens rarely and matters.
+        /// Rare events that matter.
         Info = "info" | "notice";
-        /// What helps to find a fault.
+        /// Details that help to find a fault.
         Debug = "debug";
         /// Everything.
         Trace = "trace";

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::tree::{Node, Object, Walk};
 
-/// What canonical JSON does with secrets.
+/// Treatment of secrets in canonical JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrets {
     /// They become [`MASK`](super::MASK): for people, logs and API answers.
@@ -23,15 +23,15 @@ pub struct FieldDoc {
     pub key: String,
     /// Kind of value.
     pub kind: String,
-    /// What holds where the key is not given.
+    /// Default where the key is not given.
     pub default: DefaultDoc,
-    /// What is allowed; empty where every value of the kind is.
+    /// Allowed values; empty where every value of the kind is.
     pub allowed: String,
     /// Meaning.
     pub meaning: String,
 }
 
-/// What holds where a key is not given.
+/// Default where a key is not given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DefaultDoc {
     /// It has to be given.
@@ -41,7 +41,7 @@ pub enum DefaultDoc {
     Unset,
     /// This value, as canonical JSON.
     Value(Json),
-    /// What these words say.
+    /// A default described in these words.
     Described(String),
 }
 
@@ -105,7 +105,7 @@ pub(super) trait Kind: Sized {
     /// Kind of value for the reference page: `text`, `duration`.
     fn name(&self) -> String;
 
-    /// What is allowed, for the reference page and messages.
+    /// Allowed values, for the reference page and messages.
     fn allowed(&self) -> String {
         String::new()
     }

@@ -27,7 +27,7 @@ enum Told {
 pub(super) struct Ranged<T> {
     name: String,
     range: RangeInclusive<T>,
-    /// What of the range is worth a word.
+    /// Part of the range worth a word.
     told: Told,
     read: fn(&str) -> Result<T, String>,
     show: fn(&T) -> String,

@@ -37,7 +37,7 @@ section! {
 }
 
 section! {
-    /// What every listener has.
+    /// Settings of every listener.
     pub struct ListenerConfig {
         /// Whether the listener is opened.
         enable: bool => boolean().or(true);
@@ -59,7 +59,7 @@ section! {
         /// How long that header may take.
         proxy_protocol_timeout: Duration => seconds()
             .within(Duration::from_millis(100)..=Duration::from_mins(10)).or(Duration::from_secs(3));
-        /// What of a verified client certificate takes the place of the user name in CONNECT. With
+        /// Part of a verified client certificate that takes the place of the user name in CONNECT. With
         /// `proxy_protocol`, the common name that the balancer has verified counts as well.
         peer_cert_as_username: PeerCertAsUsername => choice().or(PeerCertAsUsername::Disabled);
         /// Openings under way at once: PROXY headers, TLS handshakes, WebSocket requests that are not complete. Beyond
@@ -71,7 +71,7 @@ section! {
 section! {
     /// One listener for MQTT over TCP.
     pub struct TcpListenerConfig {
-        /// What every listener has.
+        /// Settings of every listener.
         common: ListenerConfig => flat();
     }
     ignored { "acceptors" "tcp_options" "zone" }
@@ -80,7 +80,7 @@ section! {
 section! {
     /// One listener for MQTT over TLS.
     pub struct SslListenerConfig {
-        /// What every listener has.
+        /// Settings of every listener.
         common: ListenerConfig => flat();
         /// How long a TLS handshake may take.
         handshake_timeout: Duration => handshake_timeout();
@@ -93,7 +93,7 @@ section! {
 section! {
     /// One listener for MQTT over WebSocket.
     pub struct WsListenerConfig {
-        /// What every listener has.
+        /// Settings of every listener.
         common: ListenerConfig => flat();
         /// How long the request that opens a WebSocket may take.
         handshake_timeout: Duration => handshake_timeout();
@@ -106,7 +106,7 @@ section! {
 section! {
     /// One listener for MQTT over WebSocket over TLS.
     pub struct WssListenerConfig {
-        /// What every listener has.
+        /// Settings of every listener.
         common: ListenerConfig => flat();
         /// How long a TLS handshake may take, and after it the request that opens a WebSocket.
         handshake_timeout: Duration => handshake_timeout();
@@ -119,7 +119,7 @@ section! {
 }
 
 choices! {
-    /// What of a client's certificate takes the place of its user name.
+    /// Part of a client's certificate that takes the place of its user name.
     pub enum PeerCertAsUsername {
         /// Nothing.
         Disabled = "disabled";
@@ -409,7 +409,7 @@ pub struct AnyListener<'c> {
     pub kind: &'static str,
     /// Its name.
     pub name: &'c str,
-    /// What every listener has.
+    /// Settings of every listener.
     pub common: &'c ListenerConfig,
 }
 
@@ -431,7 +431,7 @@ impl ListenersConfig {
         all
     }
 
-    /// What the MQTT front opens: those that are enabled.
+    /// Listeners that the MQTT front opens: those that are enabled.
     pub(super) fn options(&self) -> Vec<mqtt::ListenerOptions> {
         let mut options = Vec::new();
         for (name, TcpListenerConfig { common }) in &self.tcp {

@@ -88,11 +88,11 @@ section! {
         listeners: ListenersConfig => nested();
         /// Limits of the device side.
         mqtt: MqttConfig => nested();
-        /// What the node says about itself under `$SYS/`.
+        /// Topics about the node itself, under `$SYS/`.
         sys_topics: SysTopicsConfig => nested();
         /// Who may connect.
         authentication: AuthenticationConfig => access::AuthenticationKind;
-        /// What clients may do.
+        /// Rights of clients.
         authorization: AuthorizationConfig => nested();
         /// Looking after the machine.
         sysmon: SysmonConfig => nested();
@@ -100,7 +100,7 @@ section! {
         log: LogConfig => nested();
         /// The link that `causeway ctl` uses.
         admin: AdminConfig => nested();
-        /// What is carried between MQTT and Kafka.
+        /// Bridges between MQTT and Kafka.
         bridges: BridgesConfig => nested();
     }
     validate listener_checks::check;
@@ -120,7 +120,7 @@ section! {
 section! {
     /// Bridges that are given to a node that runs.
     struct GivenBridges {
-        /// What is carried between MQTT and Kafka.
+        /// Bridges between MQTT and Kafka.
         bridges: BridgesConfig => nested();
     }
 }
@@ -150,12 +150,12 @@ impl Kind for ProducerKind {
     }
 }
 
-/// What was read, and what there is to say about it.
+/// Result of reading, with remarks about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded<T> {
     /// The value.
     pub value: T,
-    /// What works, but hardly as meant.
+    /// Warnings: it works, but hardly as meant.
     pub warnings: Vec<Problem>,
 }
 

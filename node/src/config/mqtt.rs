@@ -38,7 +38,7 @@ section! {
         /// The longest keep-alive, in seconds, that an MQTT 5 client gets, and is told where it asks for more or
         /// for none (MQTT-5.0 3.2.2.3.14). 0: whatever the client asks for.
         max_keep_alive: u16 => integer(0..=65_535).or(0);
-        /// What an MQTT 5 client is told that asks for response information, such as the first levels of its
+        /// Response information for MQTT 5 clients that ask for it, such as the first levels of its
         /// response topics (MQTT-5.0 3.2.2.3.15). Empty: nothing.
         response_information: String => text().or(String::new());
         /// Whether payloads and wills that are declared as UTF-8 text are checked, and refused where they are not
@@ -65,7 +65,7 @@ section! {
         max_mqueue: u32 => integer(1..=100_000_000).or(50_000);
         /// Bytes of messages that wait for one client, connected or not.
         max_mqueue_bytes: ByteSize => bytes().at_least(ByteSize(1024)).or(ByteSize::mb(8));
-        /// What happens to a QoS 1 or 2 message for a client whose queue is full, counted for the session and in
+        /// Treatment of a QoS 1 or 2 message for a client whose queue is full, counted for the session and in
         /// all. QoS 0 is dropped then. A message from Kafka for a connected client waits instead, as long as
         /// `slow_subscriber_timeout` says.
         queue_full: QueueFull => choice().or(QueueFull::DropNewest);
@@ -90,7 +90,7 @@ section! {
 }
 
 choices! {
-    /// What happens when a client's queue is full.
+    /// Policy when a client's queue is full.
     pub enum QueueFull {
         /// The new message is dropped.
         DropNewest = "drop_newest";
@@ -138,7 +138,7 @@ section! {
 }
 
 impl Config {
-    /// What the MQTT front takes from the configuration: enabled listeners, limits, timers.
+    /// Settings of the MQTT front from the configuration: enabled listeners, limits, timers.
     pub fn mqtt_options(&self) -> mqtt::Options {
         // Taken apart, so that a field that reaches nothing does not compile.
         let MqttConfig {

@@ -38,7 +38,7 @@ section! {
         /// Connections to each broker for what is written. Bridges with the same hosts, login and TLS share them; a partition always
         /// uses the same one, so that its order holds. More than one helps over a long or slow network, not with a broker nearby.
         pool_size: u16 => integer(1..=64).or(1);
-        /// What is written to Kafka, and how.
+        /// Form and destination of the records.
         kafka: ProducerKafkaConfig => nested();
     }
     validate check_producer;
@@ -117,7 +117,7 @@ choices! {
 }
 
 section! {
-    /// What a producer bridge writes, and how.
+    /// Form and destination of the records of a producer bridge.
     pub struct ProducerKafkaConfig {
         /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without a value for a placeholder,
         /// or whose topic Kafka does not know, fails.
@@ -290,7 +290,7 @@ fn check_kafka(kafka: &ProducerKafkaConfig, object: &Object<'_>, walk: &mut Walk
     }
 }
 
-/// What must not be ignored on a bridge that runs.
+/// Checks of a bridge that must not be ignored when it runs.
 fn check_producer(bridge: &ProducerBridgeConfig, object: &Object<'_>, walk: &mut Walk) {
     check_connection(bridge.enable, &bridge.connection, object, walk);
 }

@@ -6,7 +6,7 @@ use super::Config;
 use super::kind::{DefaultDoc, FieldDoc};
 use super::section::Section;
 
-/// What the page says about each part, in this order: key prefix, heading, introduction.
+/// Text of the page about each part, in this order: key prefix, heading, introduction.
 const PARTS: &[(&str, &str, &str)] = &[
     ("node", "node", "Who the node is and where it keeps its data."),
     (
@@ -33,13 +33,13 @@ const PARTS: &[(&str, &str, &str)] = &[
     (
         "sys_topics",
         "sys_topics",
-        "What the node says about itself under `$SYS/`. `sys-topics.md` lists the topics.",
+        "Topics about the node itself, under `$SYS/`. `sys-topics.md` lists the topics.",
     ),
     ("authentication", "authentication", "Who may connect. `access-control.md` explains it with examples."),
     (
         "authorization",
         "authorization",
-        "What clients may do: rules, of which the first that fits decides. Without any, everything is allowed.",
+        "Rights of clients: rules, of which the first that fits decides. Without any, everything is allowed.",
     ),
     (
         "sysmon",
@@ -96,7 +96,7 @@ pub fn reference() -> String {
     page
 }
 
-/// What the example sets; everything else stands in it as a comment with its default.
+/// Values that the example sets; everything else stands in it as a comment with its default.
 const EXAMPLE_VALUES: &[(&str, &str)] = &[
     ("node.name", "causeway-1"),
     ("listeners.tcp.default.bind", "\"0.0.0.0:1883\""),
@@ -134,7 +134,7 @@ pub fn example() -> String {
         "# A Causeway configuration. Each line `#key = value` shows a default: take the `#` away to change it.\n\
          # `causeway check --config FILE` tells what is wrong with a file, `causeway config reference` explains it all.\n",
     );
-    // What is open, and whether it has braces of its own: `a.b { c { .. } }` opens a, b and c with two.
+    // Open objects, and whether each has braces of its own: `a.b { c { .. } }` opens a, b and c with two.
     let mut open: Vec<(String, bool)> = Vec::new();
     // A field whose own fields follow as rows: they are explained, not set.
     let mut explained: Option<String> = None;

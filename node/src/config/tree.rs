@@ -19,7 +19,7 @@ pub struct Problem {
     pub key: String,
     /// The value, as far as it may be shown.
     pub value: Option<String>,
-    /// What is wrong and what would be right.
+    /// Fault and remedy.
     pub message: String,
 }
 
@@ -66,9 +66,9 @@ impl fmt::Display for Errors {
 #[derive(Debug)]
 pub(super) struct Walk {
     lines: LineIndex,
-    /// What makes the configuration invalid.
+    /// Errors, which make the configuration invalid.
     pub errors: Vec<Problem>,
-    /// What it can do without.
+    /// Warnings.
     pub warnings: Vec<Problem>,
 }
 

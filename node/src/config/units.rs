@@ -80,7 +80,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// What a bare number means in a duration field.
+/// Unit of a bare number in a duration field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BaseUnit {
     /// Milliseconds.
@@ -157,7 +157,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// Reads so many in so much time: `COUNT`, `COUNT/s`, `COUNT/10s`; `count` reads the first part. None: not a rate.
+/// Reads a number in a span of time: `COUNT`, `COUNT/s`, `COUNT/10s`; `count` reads the first part. None: not a rate.
 pub(super) fn read_rate(text: &str, count: impl Fn(&str) -> Result<u64, String>) -> Option<Rate> {
     let (amount, time) = text.trim().split_once('/').unwrap_or((text, "1s"));
     let time = time.trim();

@@ -4,7 +4,7 @@
 //! they show is a second opinion: a message that one of them wrote and another one reads went through
 //! nothing of ours but the service itself.
 //!
-//! What they received goes to standard output, what they have to say about it to standard error. They end
+//! Received messages go to standard output, remarks to standard error. They end
 //! with an error when less happened than was asked for.
 
 mod kafka;

@@ -1,4 +1,4 @@
-//! What a broker does to a record batch: checks it, stamps offset and leader epoch into it, and finds a record by time.
+//! Work of a broker on a record batch: checks it, stamps offset and leader epoch into it, and finds a record by time.
 //!
 //! Records stay opaque but for the search by time. Offset and epoch lie before the checksummed part, so a batch is stored as it came;
 //! log-append time changes checksummed bytes, so its CRC is renewed.

@@ -1,4 +1,4 @@
-//! What all broker listeners of one development Kafka share: brokers, topics, groups, memory limit, data directory.
+//! State that all broker listeners of one development Kafka share: brokers, topics, groups, memory limit, data directory.
 //!
 //! Lock order: `topics` before a partition's `log`, `log` before `store`. No lock is held across an await.
 

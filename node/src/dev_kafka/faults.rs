@@ -79,7 +79,7 @@ struct Rule {
     left: usize,
 }
 
-/// What a broker's listener should do; a new `generation` closes the connections of the old one.
+/// Wanted state of a broker's listener; a new `generation` closes the connections of the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Wanted {
     pub(super) paused: bool,

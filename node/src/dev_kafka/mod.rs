@@ -14,7 +14,7 @@
 //! coordinator.rs  its timers and waiting requests   sasl.rs, tls.rs    PLAIN and SCRAM, certificates
 //! ```
 //!
-//! What it does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
+//! It does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
 //! is decoded by generated code that believes array lengths: do not put it where strangers can reach it.
 
 mod api;
@@ -140,7 +140,7 @@ impl Options {
 /// Why a development Kafka did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else listens there.
+    /// Another process listens there.
     #[error("the address {address} is in use by another process")]
     PortInUse {
         /// The address that was to be bound.
@@ -151,7 +151,7 @@ pub enum Error {
     Bind {
         /// The address that was to be bound.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// No address at all.
@@ -165,7 +165,7 @@ pub enum Error {
     Storage {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A topic cannot be deleted.
@@ -173,7 +173,7 @@ pub enum Error {
     Deletion {
         /// Its name.
         topic: String,
-        /// What is wrong and what would be right.
+        /// Fault and remedy.
         reason: String,
     },
     /// A topic cannot be created.
@@ -181,7 +181,7 @@ pub enum Error {
     Topic {
         /// Its name.
         topic: String,
-        /// What is wrong and what would be right.
+        /// Fault and remedy.
         reason: String,
     },
 }
@@ -317,7 +317,7 @@ impl DevKafka {
         })
     }
 
-    /// What a group committed for a partition.
+    /// Offset that a group committed for a partition.
     pub fn committed_offset(&self, group: &str, topic: &str, partition: i32) -> Option<CommittedOffset> {
         self.cluster.groups.with(|coordinator, _| {
             coordinator.groups().get(group)?.offsets().get(&(topic.to_owned(), partition)).cloned()

@@ -1,4 +1,4 @@
-//! What a partition remembers of idempotent producers (KIP-98): the last five batches of each, by producer id.
+//! Memory of a partition about idempotent producers (KIP-98): the last five batches of each, by producer id.
 //!
 //! Invariants: a batch found again among the last five with the same epoch and the same sequence range is a resend and answers with
 //! its first offset; otherwise sequences follow each other without a gap and wrap from 2^31-1 to 0; an older epoch is refused. A producer
@@ -14,7 +14,7 @@ const REMEMBERED: usize = 5;
 /// Producers remembered per partition; the one that wrote longest ago is forgotten beyond it, so that the table is bounded.
 const MAX_PRODUCERS: usize = 10_000;
 
-/// What `check` found out about a batch that may be appended or was already.
+/// Finding of `check` about a batch that may be appended or was already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// New: append it.

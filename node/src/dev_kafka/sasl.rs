@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 /// PBKDF2 rounds: Kafka's minimum, since a development broker should not burn CPU.
 const ITERATIONS: u32 = 4096;
-/// What a client offers at most in one step.
+/// Most bytes that a client offers in one step.
 const MAX_TOKEN: usize = 8 << 10;
 
 /// Who may connect.

@@ -168,7 +168,7 @@ impl PartitionStore {
         for base in segments {
             let path = store.path(base);
             if !whole {
-                // What lies behind damage has no place in a log without gaps.
+                // A file behind damage has no place in a log without gaps.
                 warn!(path = %path.display(), "dropping a partition file behind a damaged one");
                 fs::remove_file(path)?;
                 continue;

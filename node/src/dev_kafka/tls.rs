@@ -32,7 +32,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// What takes connections.
+    /// Acceptor of connections.
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, String> {
         let provider = Arc::new(ring::default_provider());
         let versions =

@@ -32,7 +32,7 @@ pub struct Capacity {
     pub items: usize,
 }
 
-/// What is charged to a mailbox, or released from it.
+/// Amount that is charged to a mailbox, or released from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Charge {
     /// Bytes.
@@ -190,12 +190,12 @@ impl<T> Mailbox<T> {
         notify(room);
     }
 
-    /// What is charged now.
+    /// Current charge.
     pub fn charge(&self) -> Charge {
         self.inner.lock().charge
     }
 
-    /// What is charged beyond the capacity.
+    /// Charge beyond the capacity.
     pub fn excess(&self) -> Charge {
         let inner = self.inner.lock();
         Charge {
@@ -271,7 +271,7 @@ impl<T> Batch<'_, T> {
         self.inner.has_room(bytes)
     }
 
-    /// What is charged now.
+    /// Current charge.
     pub fn charge(&self) -> Charge {
         self.inner.charge
     }

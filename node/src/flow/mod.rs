@@ -53,7 +53,7 @@ pub struct Message<'a> {
     pub hops: u8,
 }
 
-/// What became of a message in one sink.
+/// Fate of a message in one sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Carried on as far as the sink promises.
@@ -114,7 +114,7 @@ impl Ticket {
         Self { sink, sequence, identifier: 0 }
     }
 
-    /// What names the publication until its PUBREL.
+    /// Name of the publication until its PUBREL.
     pub fn mark(&self) -> Option<Mark> {
         let identifier = self.identifier;
         (identifier != 0).then_some(())?;

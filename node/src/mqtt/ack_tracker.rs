@@ -68,7 +68,7 @@ enum Phase {
     Sinks,
 }
 
-/// What a QoS 1 PUBLISH begins.
+/// Consequence of a QoS 1 PUBLISH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtLeastOnce {
     /// A publication: its sequence.
@@ -77,7 +77,7 @@ pub(crate) enum AtLeastOnce {
     Repeated,
 }
 
-/// What a QoS 2 PUBLISH begins.
+/// Consequence of a QoS 2 PUBLISH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExactlyOnce {
     /// A publication: its sequence.
@@ -96,7 +96,7 @@ pub(crate) struct Release {
     pub(crate) reason: ReasonCode,
 }
 
-/// What a PUBREL meets.
+/// State that a PUBREL finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Released {
     /// The publication it belongs to; it is over now.
@@ -107,7 +107,7 @@ pub(crate) enum Released {
     TooEarly,
 }
 
-/// See the module.
+/// Publications of a session and the acknowledgements owed for them, in order.
 #[derive(Default)]
 pub(crate) struct AckTracker {
     /// Sequence of the first slot.

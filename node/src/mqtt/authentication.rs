@@ -34,7 +34,7 @@ pub(crate) struct Authenticating {
     stop: Pin<Box<OwnedNotified>>,
 }
 
-/// What for.
+/// Reason to wait.
 enum Waits {
     /// A check.
     Check(Pending),
@@ -44,7 +44,7 @@ enum Waits {
     Refusal(ReasonCode),
 }
 
-/// What a connection knows about its client's rights. Clients that may do everything for ever have none.
+/// Knowledge of a connection about its client's rights. Clients that may do everything for ever have none.
 pub(crate) struct ClientAccess {
     permissions: Permissions,
     /// When the connection has to end.
@@ -64,7 +64,7 @@ impl ClientAccess {
         Some(Box::new(Self { permissions, expires, method, again: None }))
     }
 
-    /// What its client may publish to `topic`.
+    /// Verdict on the client's publications to `topic`.
     pub(super) fn publish(&self, origin: &Origin, topic: &str) -> Allowed {
         self.permissions.publish(origin, topic)
     }
@@ -92,7 +92,7 @@ impl ClientAccess {
         [self.expires, again].into_iter().flatten().min()
     }
 
-    /// What follows from the time alone.
+    /// Ends the connection where its time is over.
     pub(super) fn check_time(&self, now: Instant) -> Result<(), End> {
         if self.expires.is_some_and(|expires| expires <= now) {
             return Err(End::Refused(ReasonCode::MaximumConnectTime));
@@ -122,7 +122,7 @@ impl Client {
         Self::denied(shared).map(|()| false)
     }
 
-    /// What follows when it does what it may not.
+    /// Consequence of a publication or subscription that is not allowed.
     pub(super) fn denied(shared: &Shared) -> Result<(), End> {
         match shared.options.access.deny_action() {
             DenyAction::Ignore => Ok(()),

@@ -1,6 +1,6 @@
 //! A connection: one task, one socket, one session at a time.
 //!
-//! What costs is the wake-up and the system call, not the message. So a turn takes all mail, reads what is
+//! The wake-up and the system call cost, not the message. So a turn takes all mail, reads what is
 //! there, decodes all of it, groups what goes to each session, and ends with one write. Buffers belong to
 //! the thread: an idle connection holds none.
 //!
@@ -136,7 +136,7 @@ pub(crate) enum End {
     NotConnected(ReasonCode, Version),
 }
 
-/// See the module.
+/// A connection of an MQTT client.
 pub(crate) struct Connection {
     pub(super) shared: Arc<Shared>,
     socket: Transport,
@@ -156,7 +156,7 @@ pub(crate) struct Connection {
     timer: Option<Pin<Box<Sleep>>>,
     last_activity: Instant,
     held: Held,
-    /// What its listener lets it send, where that is limited.
+    /// Limits of its listener for what it sends.
     rates: Option<Box<ClientRates>>,
 }
 
@@ -313,7 +313,7 @@ impl Connection {
             Phase::Running => {
                 let stops = self.stops_decoding();
                 let client = self.client.as_deref_mut().filter(|client| client.draining().is_none());
-                // What waits for the disk is bounded as well.
+                // Publications that wait for the disk are bounded as well.
                 let held = |session: &mut Session| session.holds_much();
                 let heard = !stops && client.is_some_and(|client| !client.lease.session().is_some_and(held));
                 if heard && !self.heard {

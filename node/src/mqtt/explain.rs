@@ -1,4 +1,4 @@
-//! What a reason code means here, for people: the reason strings of CONNACK, SUBACK, PUBACK, PUBREC and
+//! Meaning of reason codes here, for people: the reason strings of CONNACK, SUBACK, PUBACK, PUBREC and
 //! DISCONNECT (MQTT-5.0 4.13). Sent only where the client takes them and where they fit.
 
 use causeway_protocol::mqtt::ReasonCode;

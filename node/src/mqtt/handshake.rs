@@ -26,7 +26,7 @@ use super::{
 };
 use crate::flow::{Origin, Ticket};
 
-/// What outlives the CONNECT packet.
+/// Parts of the CONNECT packet that outlive it.
 pub(crate) struct Prepared {
     pub(crate) version: Version,
     pub(super) origin: Arc<Origin>,
@@ -49,7 +49,7 @@ pub(crate) struct Prepared {
     pub(super) method: Option<Box<str>>,
     /// Authentication data for CONNACK.
     pub(super) last_word: Option<Box<[u8]>>,
-    /// What the client may do, once that is known.
+    /// Rights of the client, once they are known.
     pub(super) access: Option<Box<ClientAccess>>,
 }
 

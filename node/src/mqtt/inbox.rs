@@ -53,15 +53,15 @@ use crate::{
 
 use offering::Offering;
 
-/// What comes out of an inbox.
+/// Content of an inbox.
 pub(crate) enum Mail {
     /// A publication for the client.
     Delivery(Delivery),
     /// The outcome of publications of the client.
     Acknowledged(SequenceRange, Outcome),
-    /// Somebody waits for room.
+    /// A publisher waits for room.
     Awaited,
-    /// Nobody remembers a QoS 2 publication any more: PUBCOMP may follow. Names the PUBREL, see
+    /// A QoS 2 publication is forgotten everywhere: PUBCOMP may follow. Names the PUBREL, see
     /// [`Durable::begin_release`](super::stored::Durable::begin_release).
     Forgotten(u64),
     /// The connection must end: another took over (0x8E), shutdown (0x8B), an administrator (0x98), a full
@@ -69,7 +69,7 @@ pub(crate) enum Mail {
     Close(ReasonCode),
 }
 
-/// What holds for the inboxes of all sessions.
+/// Rules for the inboxes of all sessions.
 pub(crate) struct Rules {
     pub(crate) capacity: Capacity,
     pub(crate) full: QueueFull,
@@ -93,7 +93,7 @@ pub(crate) struct Inbox {
     ending: AtomicBool,
     /// A connection drains it, and is waited for; a hint for those who choose between several.
     connected: AtomicBool,
-    /// Somebody was turned away for lack of room since its connection last looked.
+    /// A publisher was turned away for lack of room since its connection last looked.
     awaited: AtomicBool,
     /// Its client is not waited for.
     overdue: AtomicBool,
@@ -104,7 +104,7 @@ pub(crate) struct Inbox {
     _held: Held,
 }
 
-/// What became of an offered delivery.
+/// Fate of an offered delivery.
 pub(crate) enum Offered {
     /// Queued; true: the caller owes a wake-up.
     Queued(bool),
@@ -117,7 +117,7 @@ pub(crate) enum Offered {
 /// An inbox from the outside, for administrators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Filling {
-    /// What waits, with the deliveries that its connection has taken out and not sent.
+    /// Charge of what waits, with the deliveries that its connection has taken out and not sent.
     pub(crate) queued: Charge,
     pub(crate) inflight: u32,
     pub(crate) dropped: u64,
@@ -205,7 +205,7 @@ impl Inbox {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// What is in it and what was lost.
+    /// Numbers of waiting and of lost messages.
     pub(crate) fn filling(&self) -> Filling {
         Filling {
             queued: self.mailbox.charge(),
@@ -243,7 +243,7 @@ impl Inbox {
         self.mailbox.take()
     }
 
-    /// What is charged, for tests.
+    /// Current charge, for tests.
     #[cfg(test)]
     pub(crate) fn charge(&self) -> Charge {
         self.mailbox.charge()
@@ -282,7 +282,7 @@ impl Inbox {
         standstill.insert(Arc::new(Standstill { client_id: self.client_id.clone(), since })).clone()
     }
 
-    /// Nobody waits, or its client has gone on.
+    /// Ends a standstill: nothing waits, or its client has gone on.
     pub(crate) fn end_standstill(&self) {
         *self.standstill.lock() = None;
     }
@@ -292,12 +292,12 @@ impl Inbox {
         self.standstill.lock().clone()
     }
 
-    /// What happens where the queue is full.
+    /// Policy for a full queue.
     pub(crate) fn queue_full(&self) -> QueueFull {
         self.rules.full
     }
 
-    /// What its connection has to drop, oldest first, so that the newest have room.
+    /// Charge that its connection has to drop, oldest first, so that the newest have room.
     pub(crate) fn excess(&self) -> Charge {
         match self.rules.full {
             QueueFull::DropOldest => self.mailbox.excess(),
@@ -468,7 +468,7 @@ impl Inbox {
     }
 
     /// The connection has gone, the session stays: from now on it is offered to as one whose client is away.
-    /// What was inside comes out; what of it stays is to be put back.
+    /// Takes everything out; the caller puts back what stays.
     pub(crate) fn detach(&self) -> VecDeque<Mail> {
         self.connected.store(false, Ordering::Relaxed);
         self.end_standstill();

@@ -154,7 +154,7 @@ struct State {
     errands: VecDeque<Errand>,
 }
 
-/// See the module.
+/// Keeper of all sessions, by client identifier.
 pub(crate) struct Keeper {
     state: Mutex<State>,
     work: Notify,
@@ -430,7 +430,7 @@ impl Keeper {
         let mails = inbox.end();
         self.router.unsubscribe_all(inbox.id(), session.filters.iter().map(AsRef::as_ref));
         Stats::subtract(&self.stats.sessions, 1);
-        // What it held for a group goes to the others (MQTT-5.0 4.8.2); with the rest go its hand-overs.
+        // Messages that it held for a group go to the others (MQTT-5.0 4.8.2); with the rest go its hand-overs.
         let mut wakes = WakeList::default();
         let undelivered = session.undelivered(mails).filter(|delivery| delivery.group().is_some());
         for delivery in undelivered {
@@ -612,7 +612,7 @@ impl Keeper {
             found.record.expiry.saturating_sub(gone)
         };
         self.router.releases().sessions_found(found.iter().map(|found| found.record.id));
-        // What a session holds for a group finds it, whichever of its members comes first.
+        // A message that a session holds for a group finds it, whichever of its members comes first.
         for found in found.iter().filter(|found| left(found) > 0) {
             let shared = found.subscriptions.iter().filter(|(filter, ..)| topic::is_shared(filter));
             shared.for_each(|(filter, ..)| self.router.open_group(filter));

@@ -58,12 +58,12 @@ pub enum ListenError {
         name: String,
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// What all sockets and connections of a listener share.
+/// State that all sockets and connections of a listener share.
 pub(crate) struct ListenerState {
     /// Kind and name, such as `tcp:default`.
     id: Box<str>,
@@ -71,7 +71,7 @@ pub(crate) struct ListenerState {
     max_connections: usize,
     /// Connections of the whole listener.
     open: AtomicUsize,
-    /// What comes before MQTT.
+    /// Steps before MQTT.
     pub(crate) entrance: Entrance,
     accepts: Option<Mutex<TokenBucket>>,
     pub(crate) messages_rate: Option<Rate>,
@@ -131,7 +131,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What comes below MQTT.
+    /// Transport below MQTT.
     pub fn kind(&self) -> ListenerKind {
         self.state.kind
     }

@@ -26,19 +26,19 @@ use std::{
 /// A thread settles when it owes or is owed this much: some hundred small messages.
 const BLOCK: i64 = 32 << 10;
 
-/// What any session may have waiting while the pressure is high.
+/// Bytes that any session may have waiting while the pressure is high.
 pub(crate) const FAIR: usize = 16 << 10;
 
-/// What a place in a session's queue costs.
+/// Bytes of a place in a session's queue.
 pub(crate) const PLACE: usize = 48;
 
-/// What a session costs beside its queue: its state, its entries in keeper and allocator.
+/// Bytes of a session beside its queue: its state, its entries in keeper and allocator.
 pub(crate) const SESSION: usize = 1024;
 
-/// What a connection costs beside its buffers.
+/// Bytes of a connection beside its buffers.
 pub(crate) const CONNECTION: usize = 1024;
 
-/// What a subscription costs beside its filter, which is kept twice.
+/// Bytes of a subscription beside its filter, which is kept twice.
 pub(crate) const SUBSCRIPTION: usize = 192;
 
 /// How near the limit is.
@@ -74,7 +74,7 @@ pub(crate) struct Ledger {
 /// How everyone names a [`Ledger`].
 pub(crate) type Memory = &'static Ledger;
 
-/// What this thread has not settled.
+/// Balance of this thread that is not settled.
 struct Unsettled {
     with: Option<Memory>,
     bytes: i64,

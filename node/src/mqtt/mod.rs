@@ -118,7 +118,7 @@ pub struct Front;
 
 impl Front {
     /// Opens the listeners and serves them until [`FrontHandle::stop`], or until the handle is dropped.
-    /// What the session store has is there before the first of them opens.
+    /// Stored sessions are restored before the first of them opens.
     pub async fn start(options: Options, router: Arc<Router>) -> Result<FrontHandle, Error> {
         let sessions = StoredSessions::read(options.session_store.as_deref(), None, &router).await?;
         let root = Root::start().await?;

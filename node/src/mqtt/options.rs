@@ -1,4 +1,4 @@
-//! What the MQTT front can be told.
+//! Settings of the MQTT front.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -32,11 +32,11 @@ pub struct ListenerOptions {
     pub tls: Option<TlsOptions>,
     /// WebSocket.
     pub websocket: Option<WebSocketOptions>,
-    /// What of a client's certificate takes the place of its user name.
+    /// Part of a client's certificate that takes the place of its user name.
     pub certificate_username: CertificateUsername,
 }
 
-/// What comes below MQTT on a listener.
+/// Transport below MQTT on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerKind {
     /// TCP.
@@ -71,7 +71,7 @@ impl ListenerKind {
     }
 }
 
-/// What of a client's certificate takes the place of the user name in its CONNECT.
+/// Part of a client's certificate that takes the place of the user name in its CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CertificateUsername {
     /// Nothing.
@@ -191,7 +191,7 @@ impl ListenerOptions {
         }
     }
 
-    /// What comes below MQTT.
+    /// Transport below MQTT.
     pub fn kind(&self) -> ListenerKind {
         match (&self.tls, &self.websocket) {
             (None, None) => ListenerKind::Tcp,
@@ -207,7 +207,7 @@ impl ListenerOptions {
     }
 }
 
-/// What happens to a QoS 1 or 2 message for a session whose queue is full.
+/// Fate of a QoS 1 or 2 message for a session whose queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueFull {
     /// The message is dropped; what waits is kept.
@@ -245,7 +245,7 @@ pub struct Options {
     /// The file that sessions which outlive their connection, and retained messages, are stored in; without
     /// it they end with the process.
     pub session_store: Option<PathBuf>,
-    /// What happens when that is full.
+    /// Policy when that is full.
     pub queue_full: QueueFull,
     /// How long a connected client may take nothing while others wait for it before its queue counts as full; none:
     /// it is waited for without a limit.
@@ -272,7 +272,7 @@ pub struct Options {
     pub shared_subscription: bool,
     /// The longest keep-alive in seconds that an MQTT 5 client gets (MQTT-5.0 3.2.2.3.14); 0: any, and none.
     pub max_keep_alive: u16,
-    /// What a client is told that asks for response information (MQTT-5.0 3.2.2.3.15); empty: nothing.
+    /// Response information for clients that ask for it (MQTT-5.0 3.2.2.3.15); empty: none.
     pub response_information: String,
     /// Whether payloads that are declared as UTF-8 are checked (MQTT-5.0 3.3.2.3.2).
     pub payload_format_validation: bool,

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{clock, memory::Memory, share::Group};
 use crate::flow::{HandOver, Message};
 
-/// What one copy costs beside its bytes: the structures around it.
+/// Bytes of one copy beside its contents: the structures around it.
 const OVERHEAD: usize = 128;
 
 /// Bytes of the length before a topic.
@@ -161,7 +161,7 @@ pub(crate) struct Delivery {
     pub(crate) position: u32,
 }
 
-/// What a delivery knows of the subscriptions that it goes through.
+/// Properties of the subscriptions that a delivery goes through.
 #[derive(Default)]
 pub(crate) struct Via {
     /// Their identifiers.

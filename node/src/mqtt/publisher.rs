@@ -347,7 +347,7 @@ impl Client {
                 out.ack(version, kind, identifier, reason);
                 continue;
             }
-            // What was denied is counted already; to an MQTT 3 client that is no error, so it comes from a sink.
+            // A denial is counted already; to an MQTT 3 client that is no error, so it comes from a sink.
             if reason != ReasonCode::NotAuthorized || version != Version::V5 {
                 work.tally.counts().failed_in_sink += 1;
             }
@@ -448,7 +448,7 @@ impl ClientLimits {
     }
 }
 
-/// What the store is told of a QoS 2 publication of a stored session.
+/// Store operation for a QoS 2 publication of a stored session.
 fn received(inbox: &Inbox, route: &Route, identifier: u16) -> Option<Op> {
     let sinks = route.sinks.iter().any(|sink| sink.holds_acknowledgement);
     inbox.stored().map(|stored| Op::Received { session: stored.number, identifier, sinks })

@@ -1,6 +1,6 @@
-//! Rates: so many in so much time, as token buckets.
+//! Rates: a number in a span of time, as token buckets.
 //!
-//! Nothing is dropped for a rate: who is over it waits. A bucket lets one through while it holds anything
+//! Nothing is dropped for a rate: a client over it waits. A bucket lets one through while it holds anything
 //! and may go into debt for it (a packet larger than what is left), so the average is kept whatever the
 //! sizes are.
 

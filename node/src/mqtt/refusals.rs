@@ -46,7 +46,7 @@ fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     format!("{}...", text.get(..end).unwrap_or_default()).into()
 }
 
-/// See the module.
+/// Counters that decide which refusals are logged.
 pub(crate) struct Refusals {
     /// By reason code.
     clients: Box<[Doublings; 256]>,

@@ -25,7 +25,7 @@ use crate::flow::{HandOver, Lives, Mark, Remembers, SessionId};
 /// cannot be started at once is tried again.
 const NOTED: usize = 100_000;
 
-/// See the module.
+/// Releases of QoS 2 publications that wait for others.
 #[derive(Default)]
 pub(crate) struct Releases {
     /// Open buffers.

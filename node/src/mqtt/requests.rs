@@ -180,7 +180,7 @@ pub(super) fn unsubscribe(router: &Router, session: &mut Session, filter: &str) 
     true
 }
 
-/// What a SUBACK says about the first filter that was refused.
+/// Reason string of a SUBACK for the first filter that was refused.
 fn why(filters: &[SubscribeFilter<'_>], reasons: &[ReasonCode]) -> Option<String> {
     /// Of a longer filter the beginning is shown.
     const SHOWN: usize = 200;

@@ -136,7 +136,7 @@ impl RouteCache {
                 return (route, allowed);
             }
             if router.memory().pressure() != Pressure::None {
-                // What can be worked out again is the first to go.
+                // The routes, which can be worked out again, are the first to go.
                 self.routes = HashTable::new();
                 self.last = None;
                 return (route, allowed);

@@ -38,7 +38,7 @@ pub(crate) const OUT_HIGH: usize = 256 << 10;
 /// many further ones before it has to acknowledge that one.
 const SPAN: usize = u16::MAX as usize - 1;
 
-/// What the client on the other end takes.
+/// Limits of the client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientLimits {
     pub(crate) version: Version,
@@ -85,7 +85,7 @@ struct Inflight {
     state: State,
 }
 
-/// See the module.
+/// A session of a client (MQTT-5.0 4.1).
 pub(crate) struct Session {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) filters: HashSet<Box<str>>,
@@ -102,7 +102,7 @@ pub(crate) struct Session {
     next_identifier: u16,
     /// Bytes of the filters, with what the router keeps for them.
     filter_bytes: usize,
-    /// What is held beside the queue: filters, retained messages, packets in flight.
+    /// Charge beside the queue: filters, retained messages, packets in flight.
     held: Held,
     /// Sent QoS 1 and 2 deliveries, oldest first.
     inflight: Hollow<Inflight>,
@@ -126,7 +126,7 @@ pub(crate) struct Session {
     waiting: Hollow<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
     unsent: Hollow<Delivery>,
-    /// What a stored session keeps beside.
+    /// Additional state of a stored session.
     pub(crate) durable: Option<Box<Durable>>,
 }
 
@@ -179,7 +179,7 @@ impl Session {
         self.inbox.attach();
     }
 
-    /// What is delivered waits until the store has the record that the resumed session is connected.
+    /// Holds QoS 1 and 2 deliveries until the store has the record that the resumed session is connected.
     pub(crate) fn resumed(&mut self) {
         if let Some(durable) = &mut self.durable {
             durable.resumed(&self.inbox);
@@ -221,7 +221,7 @@ impl Session {
         );
     }
 
-    /// What a PUBREL waited for is done.
+    /// Answers a PUBREL whose release is complete.
     pub(crate) fn forgotten(&mut self, release: u64, version: Version, out: &mut Output<'_>) {
         if let Some(identifier) = self.durable.as_mut().and_then(|durable| durable.end_release(release)) {
             self.released(identifier, version, out);
@@ -292,7 +292,7 @@ impl Session {
         self.count_held();
     }
 
-    /// What the client has not got when the session ends, `mails` being what was in the inbox. QoS 2 that was
+    /// Deliveries that the client has not received when the session ends, `mails` being what was in the inbox. QoS 2 that was
     /// sent is not among it: it may have got that (MQTT-4.8.2-5).
     pub(crate) fn undelivered(&mut self, mails: VecDeque<Mail>) -> impl Iterator<Item = Delivery> {
         let inflight = self.inflight.take().into_iter().filter_map(|inflight| match inflight.state {
@@ -413,7 +413,7 @@ impl Session {
         self.count_held();
     }
 
-    /// True while so many retained messages wait that those of further subscriptions are held back.
+    /// True while enough retained messages wait for those of further subscriptions to be held back.
     fn has_retained_backlog(&self) -> bool {
         let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
         self.retained.len() + stored > RETAINED_BACKLOG
@@ -511,7 +511,7 @@ impl Session {
             self.send_new(delivery, out);
         }
         if let Some(durable) = &mut self.durable {
-            // What could not be sent is not in the store any more, either.
+            // Deliveries that could not be sent are not in the store any more, either.
             durable.flush(&self.inbox);
         }
         while out.buffer.len() < OUT_HIGH
@@ -580,7 +580,7 @@ impl Session {
         self.durable.as_ref().map_or(0, |durable| durable.holding())
     }
 
-    /// True while so many wait that nothing more is read from the client.
+    /// True while too many wait for anything more to be read from the client.
     pub(crate) fn holds_much(&self) -> bool {
         self.durable.as_ref().is_some_and(|durable| durable.holds_much())
     }

@@ -5,7 +5,7 @@
 //! change of the members makes routes stale like every other subscription. Connected members come first; where
 //! none is connected everything goes to the oldest session, so that its order is kept.
 //!
-//! What becomes of a message whose member does not take it:
+//! Fate of a message whose member does not take it:
 //!
 //! | | |
 //! |---|---|
@@ -74,11 +74,11 @@ pub(crate) struct Group {
 struct Members {
     /// By session, the oldest first.
     all: Vec<RouteSubscriber>,
-    /// What routes hold of it, made when one asks.
+    /// Form of the group that routes hold, made on demand.
     picture: Option<Arc<[RouteSubscriber]>>,
 }
 
-/// What decides about one message.
+/// Criteria for one message.
 pub(crate) struct Choice<'a> {
     pub(crate) strategy: ShareStrategy,
     pub(crate) publisher: &'a str,

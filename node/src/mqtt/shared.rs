@@ -28,7 +28,7 @@ use super::{
 };
 use crate::flow::{Origin, Ticket};
 
-/// See the module.
+/// State that all connections of a front share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) router: Arc<Router>,

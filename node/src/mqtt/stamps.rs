@@ -28,7 +28,7 @@ const TABLE: usize = 1024;
 /// The counters that a topic's stamp is the sum of, beside that of all topics.
 pub(crate) type Places = [u16; 3];
 
-/// See the module.
+/// Stamps of filters: a route is valid while they have not changed.
 pub(crate) struct Stamps {
     all: AtomicU64,
     table: Box<[AtomicU64]>,

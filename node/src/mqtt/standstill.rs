@@ -32,7 +32,7 @@ pub(crate) struct Watch {
 /// Result of a look.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nobody waits, or the client has just gone on.
+    /// Nothing waits, or the client has just gone on.
     Fine,
     /// Others wait, and the client has taken nothing since then.
     Still(Instant),

@@ -37,7 +37,7 @@ use crate::flow::SessionId;
 /// Packets of one client that may wait for the disk before nothing more is read from it.
 const HELD: usize = 1024;
 
-/// What an inbox knows of its session in the store.
+/// Knowledge of an inbox about its session in the store.
 pub(crate) struct StoredSession {
     pub(crate) store: Arc<Store>,
     /// The store's number for it: names its rows, as long as it is there.
@@ -98,7 +98,7 @@ pub(crate) enum Held {
     Packet(Bytes),
 }
 
-/// What a session keeps beside, if it is stored.
+/// Additional state of a stored session.
 pub(crate) struct Durable {
     pub(crate) stored: Arc<StoredSession>,
     /// Position of the oldest delivery in flight.
@@ -205,7 +205,7 @@ impl Durable {
         Some(identifier)
     }
 
-    /// What an earlier PUBREL with this packet identifier waited for has come to pass: it is not answered as well.
+    /// Cancels the answer to an earlier PUBREL with this packet identifier.
     pub(crate) fn cancel_release(&mut self, identifier: u16) {
         self.releasing.remove(&identifier);
     }
@@ -263,7 +263,7 @@ impl Durable {
         }
     }
 
-    /// What the disk has got meanwhile.
+    /// Notices what the disk has got meanwhile.
     pub(crate) fn notice_commits(&mut self) {
         while let Some(&(upto, stamp)) = self.fences.first() {
             if !self.store().is_committed(stamp) {
@@ -295,7 +295,7 @@ impl Durable {
         self.held.len()
     }
 
-    /// True while so many wait that nothing more is read.
+    /// True while too many wait for anything more to be read.
     pub(crate) fn holds_much(&self) -> bool {
         self.held.len() >= HELD
     }

@@ -48,7 +48,7 @@ fn note_panic(shared: &Shared, peer: SocketAddr) {
     tracing::error!(%peer, "a connection panicked; its client was cut off");
 }
 
-/// See the module.
+/// Supervisor of the connections of one core.
 pub(crate) struct ConnectionSupervisor;
 
 /// The accept loops a supervisor runs.

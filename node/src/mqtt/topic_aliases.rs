@@ -21,7 +21,7 @@ struct Entry {
     used: u64,
 }
 
-/// See the module.
+/// Topic aliases of one direction of a connection (MQTT-5.0 3.3.2.3.4).
 pub(crate) struct TopicAliases {
     maximum: usize,
     /// Entry 0 is alias 1.

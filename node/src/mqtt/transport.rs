@@ -53,7 +53,7 @@ pub struct ClientCertificate {
     pub subject: Box<str>,
 }
 
-/// See the module.
+/// Byte stream of a connection.
 pub(crate) enum Transport {
     /// TCP, or TLS over it.
     Plain(Stream),

@@ -28,7 +28,7 @@ pub(crate) struct OwnedMessage {
     _held: Held,
 }
 
-/// What a will or an errand costs beside its message.
+/// Bytes of a will or an errand beside its message.
 const OVERHEAD: usize = 256;
 
 impl OwnedMessage {
@@ -95,7 +95,7 @@ impl Will {
 pub(crate) enum Errand {
     /// A will.
     Will { message: OwnedMessage, progress: PublishProgress, hand_over: Option<Arc<HandOver>> },
-    /// What a connection could not finish.
+    /// Work that a connection could not finish.
     Rest(Box<Rest>),
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Rest {
     pub(crate) sinks_only: bool,
     /// The session that published it: its inbox.
     pub(crate) publisher: u64,
-    /// What the store is to know, with QoS 2 of a stored session.
+    /// Store operation, with QoS 2 of a stored session.
     pub(crate) received: Option<Op>,
     /// Complete when sinks and disk have it.
     pub(crate) hand_over: Arc<HandOver>,

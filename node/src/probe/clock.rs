@@ -17,7 +17,7 @@ use crate::kafka::client::BrokerConnection;
 const STEP: &str = "clock";
 /// A shorter difference is worth no word.
 const SMALL: i64 = 60_000;
-/// What a topic takes of the future by default since Kafka 4.
+/// Milliseconds in the future that a topic takes by default since Kafka 4.
 const REFUSED: i64 = 3_600_000;
 /// An answer that takes longer tells too little.
 const PATIENCE: Duration = Duration::from_secs(5);

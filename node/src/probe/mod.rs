@@ -42,16 +42,16 @@ pub enum Verdict {
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What was looked at: `settings`, `dns`, `tcp`, `tls`, `login`, `brokers`, `topic`, `acl`, `max.message.bytes`,
+    /// Subject of the step: `settings`, `dns`, `tcp`, `tls`, `login`, `brokers`, `topic`, `acl`, `max.message.bytes`,
     /// `min.insync.replicas`, `producer id`, `clock`, `group`, `time`.
     pub step: String,
     /// Whose: a host, a topic, a group.
     pub about: String,
     /// How it went.
     pub verdict: Verdict,
-    /// What was found.
+    /// Finding.
     pub found: String,
-    /// What to do about it.
+    /// Remedy.
     pub fix: Option<String>,
 }
 

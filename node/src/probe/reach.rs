@@ -110,7 +110,7 @@ async fn connect(address: &Address, options: &ClientOptions, notes: &Notes) -> O
     }
 }
 
-/// What to do about a TLS error that is told in these words.
+/// Remedy for a TLS error that is told in these words.
 fn mend_tls(reason: &str) -> &'static str {
     // The first that fits.
     const WORDS: [(&str, &str); 8] = [
@@ -190,7 +190,7 @@ pub(super) async fn cluster(
         .with_include_topic_authorized_operations(tells);
     let cluster = match broker.call_within(&request, Some(options.metadata_request_timeout)).await {
         Ok(cluster) => cluster,
-        // What a broker does to those who should have logged in.
+        // A broker closes connections that should have logged in.
         Err(error @ Error::Disconnected { .. }) if matches!(options.authentication, Authentication::None) => {
             let fix = "the listener seems to want a login: set authentication, or take another port";
             notes.fail("login", &about, error.to_string(), fix);

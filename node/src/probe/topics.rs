@@ -1,4 +1,4 @@
-//! What the bridge needs at Kafka once it is in: topics, rights, limits, a producer id, a group.
+//! Needs of a bridge at Kafka once it is connected: topics, rights, limits, a producer id, a group.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -32,7 +32,7 @@ pub fn write_int(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// What a byte of a JSON string needs: 0 nothing, `u` a `\u00XX` escape, else the letter behind a
+/// Escape of a byte of a JSON string: 0 nothing, `u` a `\u00XX` escape, else the letter behind a
 /// backslash (RFC 8259 section 7).
 const ESCAPE: [u8; 256] = {
     let mut table = [0u8; 256];

@@ -101,7 +101,7 @@ enum Segment<N> {
 pub enum Piece<'a> {
     /// Literal text.
     Literal(&'a str),
-    /// What stands between `${` and `}`.
+    /// Text between `${` and `}`.
     Placeholder(&'a str),
 }
 

@@ -23,7 +23,7 @@ pub struct PublishScope<'a> {
     not_json: Cell<bool>,
 }
 
-/// What has to be written as text before it can be lent.
+/// Values that have to be written as text before they can be lent.
 struct Made {
     id: String,
     peerhost: Option<String>,

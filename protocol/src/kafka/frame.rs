@@ -14,7 +14,7 @@ pub enum Error {
     /// A negative length.
     #[error("frame declares a length of {length} bytes, the other side is not speaking kafka's protocol")]
     Negative {
-        /// What the length field says.
+        /// Value of the length field.
         length: i32,
     },
     /// More than the limit.
@@ -22,7 +22,7 @@ pub enum Error {
         "frame declares a length of {length} bytes, at most {limit} are allowed: the limit is too small or the other side is not speaking kafka's protocol"
     )]
     TooLarge {
-        /// What the length field says.
+        /// Value of the length field.
         length: usize,
         /// The limit in bytes.
         limit: usize,

@@ -49,7 +49,7 @@ pub struct Decoder {
 /// The largest packet that MQTT can express, in bytes: fixed header and 268,435,455 more.
 pub const MAX_PACKET_SIZE: u32 = 268_435_460;
 
-/// What the front of the input holds.
+/// Content at the front of the input.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded<'a> {
     /// Not a whole packet yet.

@@ -1,4 +1,4 @@
-//! What decoding and encoding refuse.
+//! Refusals of decoding and encoding.
 
 use super::{ReasonCode, Version};
 
@@ -9,7 +9,7 @@ use super::{ReasonCode, Version};
 pub struct DecodeError {
     /// The reason code that the standard names for it.
     pub reason: ReasonCode,
-    /// What is wrong and what would be right.
+    /// Fault and remedy.
     pub what: &'static str,
     /// The offending value, where it is a number.
     pub value: Option<u32>,
@@ -104,7 +104,7 @@ pub enum EncodeError {
         field: &'static str,
         /// The value.
         value: u32,
-        /// What would be right.
+        /// Allowed values.
         allowed: &'static str,
     },
     /// The packet, or what it says, does not exist in this version.

@@ -19,7 +19,7 @@ impl<'a> Reader<'a> {
         Self { rest: input }
     }
 
-    /// What has not been read.
+    /// Bytes that have not been read.
     #[inline]
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest

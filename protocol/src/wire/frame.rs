@@ -17,7 +17,7 @@ fn bincode_config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MAX_HEADER_LEN>()
 }
 
-/// What is spoken on one kind of link.
+/// Protocol of one kind of link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocol {
     /// Name for error texts.
@@ -46,7 +46,7 @@ pub enum Error {
         protocol: &'static str,
         /// Its magic.
         expected: [u8; 4],
-        /// What came.
+        /// Received value.
         got: [u8; 4],
     },
     /// A version that this side does not speak.
@@ -54,7 +54,7 @@ pub enum Error {
     Version {
         /// The protocol.
         protocol: &'static str,
-        /// What came.
+        /// Received value.
         got: u16,
         /// First version spoken here.
         first: u16,
@@ -86,7 +86,7 @@ pub enum Error {
     Header {
         /// The type that was expected.
         expected: &'static str,
-        /// What the decoder says.
+        /// Error of the decoder.
         detail: String,
     },
     /// A header that cannot be encoded.
@@ -94,7 +94,7 @@ pub enum Error {
     Encode {
         /// The type to be written.
         expected: &'static str,
-        /// What the encoder says.
+        /// Error of the encoder.
         detail: String,
     },
 }
@@ -104,7 +104,7 @@ pub enum Error {
 pub struct Envelope {
     /// Protocol version of the sender for this frame.
     pub version: u16,
-    /// What the header is; numbers belong to the protocol.
+    /// Kind of the header; numbers belong to the protocol.
     pub kind: u16,
     /// Flag bits; they belong to the protocol.
     pub flags: u16,

@@ -16,7 +16,7 @@ use crate::probe::{Step, Verdict, has_failed};
 /// Most text that is sent: what a node takes, less what goes around it.
 const MOST_TEXT: u64 = 1000 * 1000;
 
-/// What can be done with bridges.
+/// Subcommand of `causeway ctl bridges`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BridgesCommand {
     /// List them and how they are

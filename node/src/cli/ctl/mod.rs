@@ -32,12 +32,12 @@ pub struct Ctl {
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to do
+    /// Operation
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What can be asked.
+/// Subcommand of `causeway ctl`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Show the counters of one bridge or of all
@@ -55,7 +55,7 @@ pub enum Command {
     Node,
     /// List the bridges and how they are; show, create, change, delete and probe them
     Bridges {
-        /// What to do; without: list them
+        /// Operation; defaults to listing them
         #[command(subcommand)]
         what: Option<BridgesCommand>,
     },
@@ -90,19 +90,19 @@ pub enum Command {
     Mqtt,
     /// Manage the users of the built-in database
     Users {
-        /// What to do
+        /// Operation
         #[command(subcommand)]
         what: UsersCommand,
     },
     /// Show and end the bans of addresses that failed to log in too often
     Bans {
-        /// What to do
+        /// Operation
         #[command(subcommand)]
         what: BansCommand,
     },
 }
 
-/// What can be done with users. Passwords are asked for, or read from the first line of standard input; they are
+/// Subcommand of `causeway ctl users`. Passwords are asked for, or read from the first line of standard input; they are
 /// no arguments, which other users of the machine could see.
 #[derive(Debug, Clone, Subcommand)]
 pub enum UsersCommand {
@@ -128,7 +128,7 @@ pub enum UsersCommand {
     },
 }
 
-/// What can be done with bans.
+/// Subcommand of `causeway ctl bans`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BansCommand {
     /// List them
@@ -166,7 +166,7 @@ impl Ctl {
         }
     }
 
-    /// What [`run`](Self::run) prints, with the value of the environment variable.
+    /// Output of [`run`](Self::run), with the value of the environment variable.
     pub(crate) async fn output(self, variable: Option<&str>) -> Result<String> {
         let variable = variable.filter(|value| !value.is_empty());
         let address = self.admin.as_deref().or(variable).unwrap_or(DEFAULT_ADDRESS);

@@ -1,4 +1,4 @@
-//! What `causeway ctl bridges` and `causeway doctor` print.
+//! Output of `causeway ctl bridges` and `causeway doctor`.
 
 use std::fmt::Write as _;
 
@@ -43,7 +43,7 @@ pub(crate) fn walks_json(walks: &[(String, Vec<Step>)]) -> anyhow::Result<String
     Ok(serde_json::to_string_pretty(&all)? + "\n")
 }
 
-/// What went with a bridge.
+/// Records that went with a bridge.
 pub(super) fn deleted(info: &DeletedInfo) -> String {
     let id = plain(&info.id);
     if info.records == 0 {

@@ -115,7 +115,7 @@ enum Source {
     Lines(mpsc::Receiver<io::Result<Vec<u8>>>),
 }
 
-/// What a message with QoS 1 or 2 waits for.
+/// Packet that a message with QoS 1 or 2 waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Awaits {
     /// PUBACK.

@@ -1,4 +1,4 @@
-//! What tools and commits ask of groups: OffsetCommit, OffsetFetch, OffsetDelete, ListGroups, DescribeGroups, DeleteGroups.
+//! Requests of tools and commits about groups: OffsetCommit, OffsetFetch, OffsetDelete, ListGroups, DescribeGroups, DeleteGroups.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
@@ -35,7 +35,7 @@ const BATCHED_FETCH_SINCE: i16 = 8;
 const FETCH_ERROR_SINCE: i16 = 2;
 /// First version in which an unknown group is an error and not a dead group (KIP-1043).
 const UNKNOWN_GROUP_SINCE: i16 = 6;
-/// What this coordinator's groups are since KIP-848.
+/// Type of this coordinator's groups since KIP-848.
 const CLASSIC: &str = "classic";
 
 pub(super) fn commit_targets(_: &Context, request: &OffsetCommitRequest) -> Targets {

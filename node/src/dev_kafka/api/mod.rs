@@ -38,7 +38,7 @@ use super::faults::{Faults, Plan};
 use super::sasl::Session;
 use super::topics::{Partition, Topic};
 
-/// What is offered: API, lowest and highest version. Clients see exactly this list.
+/// Offered APIs: API, lowest and highest version. Clients see exactly this list.
 const OFFERED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::Produce, 3, 13),
     (ApiKey::Fetch, 4, 17),

@@ -75,7 +75,7 @@ fn metadata_by_name(context: &mut Context, name: &TopicName, auto_create: bool) 
     }
     match context.cluster.create_topic(name, context.cluster.options.default_partitions, BTreeMap::new()) {
         Ok(topic) => describe(context, &topic),
-        // Somebody else was faster: the next request finds it.
+        // Another client was faster: the next request finds it.
         Err((ResponseError::TopicAlreadyExists, _)) => failed(ResponseError::LeaderNotAvailable.code()),
         Err((error, _)) => failed(error.code()),
     }

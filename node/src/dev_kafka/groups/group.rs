@@ -51,7 +51,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// What it sent for an assignor.
+    /// Metadata that it sent for an assignor.
     pub(crate) fn metadata(&self, protocol: &str) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| name == protocol);
         found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()

@@ -35,7 +35,7 @@ pub(crate) struct Limits {
     pub(crate) initial_rebalance_delay: Duration,
 }
 
-/// What a member sends to join.
+/// Request of a member to join.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Join {
     pub(crate) group: String,
@@ -93,7 +93,7 @@ pub(crate) struct Caller {
     pub(crate) instance_id: Option<String>,
 }
 
-/// What a member sends to get its assignment.
+/// Request of a member for its assignment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sync {
     pub(crate) caller: Caller,

@@ -7,7 +7,7 @@ pub struct CommittedOffset {
     pub offset: i64,
     /// Leader epoch of the last one consumed, -1 when the client does not say.
     pub leader_epoch: i32,
-    /// What the client added.
+    /// Addition of the client.
     pub metadata: String,
 }
 

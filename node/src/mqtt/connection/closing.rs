@@ -118,7 +118,7 @@ impl Connection {
             let first = ahead.first().unwrap_or_default();
             Stats::add(&self.shared.stats.dropped_read_ahead, ahead.unreliable() as u64);
             if std::thread::panicking() {
-                // What it was about to publish may be what it cannot stand.
+                // The publication at hand may be the cause of the panic.
                 let leave = AssertUnwindSafe(|| client.leave(&self.shared, first, self.decoder));
                 if catch_unwind(leave).is_err() {
                     tracing::error!(

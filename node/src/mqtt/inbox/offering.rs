@@ -1,4 +1,4 @@
-//! What becomes of deliveries that are offered to an inbox: queued, dropped by the table at the top of
+//! Deliveries offered to an inbox: queued, dropped by the table at the top of
 //! [`super`], passed on to others of a group, stored.
 
 use std::sync::{Arc, atomic::Ordering};
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What happens while deliveries are put into one inbox.
+/// Work of putting deliveries into one inbox.
 pub(super) struct Offering<'a> {
     inbox: &'a Inbox,
     pressure: Pressure,

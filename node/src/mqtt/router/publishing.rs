@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// What [`Router::publish`] did.
+/// Result of [`Router::publish`].
 pub enum Published {
     /// The message is with everyone who takes it.
     Done {
         /// Sessions and sinks that it matched.
         matched: usize,
     },
-    /// Somebody has no room. Call again with the same progress when `Room` is notified, and now and then
+    /// A receiver has no room. Call again with the same progress when `Room` is notified, and now and then
     /// in any case.
     Full(Room),
 }
@@ -114,7 +114,7 @@ impl Router {
     /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to be
     /// retained; `publisher` is the client's own session. True where somebody takes it.
     ///
-    /// Nobody is waited for: what a queue has no room for is dropped by its policy.
+    /// Waits for no receiver: a message that a queue has no room for is dropped by its policy.
     pub(crate) fn dispatch(
         &self,
         message: &Message<'_>,

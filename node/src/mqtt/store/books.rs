@@ -121,7 +121,7 @@ struct Staged {
     removed_runs: Vec<u64>,
 }
 
-/// See the module.
+/// Bookkeeping of the session store.
 #[derive(Default)]
 pub(super) struct Books {
     pub(super) sessions: HashMap<u64, SessionBooks>,

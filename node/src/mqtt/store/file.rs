@@ -55,7 +55,7 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// Finding.
         reason: String,
     },
     /// Another version wrote it.
@@ -89,7 +89,7 @@ pub(crate) struct LoadedSession {
     pub(crate) subscriptions: Vec<(Box<str>, SubscriptionOptions, Option<u32>)>,
     /// Filters whose retained messages are held back, with the number that those are below; the oldest first.
     pub(crate) awaited: Vec<(Box<str>, u64)>,
-    /// What is queued, by position.
+    /// Queued deliveries, by position.
     pub(crate) entries: Vec<(u64, Entry)>,
     /// Positions between PUBREC and PUBCOMP.
     pub(crate) released: Vec<u64>,
@@ -113,7 +113,7 @@ pub(crate) struct Loaded {
     bytes: u64,
 }
 
-/// What is seen of the storage.
+/// Observed state of the storage.
 #[derive(Debug, Default)]
 struct Seen {
     /// A sync has failed.
@@ -197,7 +197,7 @@ pub(super) fn file_opener(path: &Path) -> Opener {
     })
 }
 
-/// See the module.
+/// The file of the session store.
 pub(super) struct File {
     path: PathBuf,
     opener: Opener,
@@ -269,7 +269,7 @@ impl File {
                     return Err(OpenError::Io { path: path.to_owned(), source: io::Error::other(error) });
                 }
                 Err(error) => {
-                    // What is in the file is what it was. The handle is of no use any more: the next transaction
+                    // The contents of the file are unchanged. The handle is of no use any more: the next transaction
                     // opens another.
                     tracing::warn!(%error, "stored sessions not compacted");
                     database = None;

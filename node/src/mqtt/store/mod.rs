@@ -64,7 +64,7 @@ pub(crate) const CAPACITY: usize = 32 << 20;
 /// A smaller file is not worth shortening.
 const COMPACT_FROM: u64 = 64 << 20;
 
-/// What tests want smaller.
+/// Limits that tests want smaller.
 #[derive(Clone, Copy)]
 struct Tuning {
     /// Bytes that may wait for the disk.
@@ -79,13 +79,13 @@ impl Default for Tuning {
     }
 }
 
-/// What an op without a message of its own is charged.
+/// Charge of an op without a message of its own.
 const SMALL: usize = 64;
 
 /// Sequences of one publisher.
 type Ticket = (Arc<dyn AckSink>, SmallVec<[SequenceRange; 2]>);
 
-/// What waits for the writer.
+/// Operations that wait for the writer.
 #[derive(Default)]
 struct Pending {
     ops: Vec<Op>,
@@ -96,7 +96,7 @@ struct Pending {
     hand_overs: Vec<Arc<HandOver>>,
     sleepers: Vec<Arc<dyn Wake>>,
     bytes: usize,
-    /// Somebody waits for it.
+    /// A task waits for it.
     urgent: bool,
 }
 
@@ -106,7 +106,7 @@ impl Pending {
     }
 }
 
-/// See the module.
+/// Handle of the session store.
 pub(crate) struct Store {
     gate: RwLock<()>,
     pending: Mutex<Pending>,

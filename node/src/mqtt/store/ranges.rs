@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// See the module. Ranges are sorted, not empty, and neither overlap nor touch.
+/// A set of numbers as ranges. They are sorted, not empty, and neither overlap nor touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ranges(Vec<Range<u64>>);
 

@@ -55,7 +55,7 @@ pub(super) const LIFE: &str = "life";
 #[error("a row of the table {0} cannot be read")]
 pub(super) struct Damaged(pub(super) &'static str);
 
-/// What is known of a session beside its queue.
+/// Stored state of a session beside its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) id: SessionId,
@@ -106,7 +106,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// What is stored of a delivery.
+    /// Stored form of a delivery.
     pub(crate) fn of(delivery: &Delivery) -> Self {
         Self {
             publication: delivery.publication.clone(),
@@ -124,7 +124,7 @@ impl Entry {
     }
 }
 
-/// What a run's row says of one position.
+/// State of one position in a run's row.
 pub(super) enum Stored {
     /// Nothing is there.
     Hole,
@@ -257,7 +257,7 @@ pub(crate) fn read_message<T>(
     })
 }
 
-/// What messages that are read belong to.
+/// Owner of the messages that are read.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) origin: Arc<Origin>,
@@ -345,7 +345,7 @@ pub(super) fn put_entry(out: &mut BytesMut, entry: Option<&Entry>) {
 pub(super) struct Run<'a> {
     rest: &'a [u8],
     reader: &'a Reader,
-    /// What the last entry went through: the next one mostly went through the same.
+    /// Subscriptions of the last entry: the next one mostly went through the same.
     last: Option<Arc<Via>>,
 }
 
@@ -605,7 +605,7 @@ mod tests {
         out
     }
 
-    /// What is in the files of those who run format 2. A change here is another format.
+    /// Bytes of files of format 2. A change here is another format.
     #[test]
     fn the_bytes_of_format_2_are_fixed() {
         let publication = with_expiry("t/1", b"body", QoS::ExactlyOnce, true, Some(300));

@@ -60,7 +60,7 @@ pub(super) fn start(
                     run(&guard.0, file, books);
                 }
             }
-            // Nobody listens when the start was given up.
+            // There is no receiver when the start was given up.
             Err(error) => drop(opened.send(Err(error))),
         }
     });

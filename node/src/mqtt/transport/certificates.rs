@@ -26,7 +26,7 @@ use super::{
     tls::{self, TlsError},
 };
 
-/// What tells that a file has changed without reading it.
+/// Signs by which a changed file is known without reading it.
 type Fingerprint = Vec<Option<(SystemTime, u64, u64)>>;
 
 struct Watched {
@@ -60,7 +60,7 @@ impl Certificates {
         })
     }
 
-    /// What handshakes are served with now.
+    /// Current configuration of handshakes.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
         self.current.load_full()
     }

@@ -56,7 +56,7 @@ enum State {
     Closed,
 }
 
-/// See the module.
+/// Decoder of WebSocket frames (RFC 6455 5).
 #[derive(Debug)]
 pub(super) struct FrameDecoder {
     state: State,

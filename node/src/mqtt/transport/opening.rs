@@ -1,4 +1,4 @@
-//! What comes between accept and MQTT: a PROXY protocol header, TLS, WebSocket, each where the listener wants
+//! Steps between accept and MQTT: a PROXY protocol header, TLS, WebSocket, each where the listener wants
 //! it. A listener that wants none has no part in this: its connections begin at once.
 //!
 //! An opening is a task of its own. It holds little before the client has spoken, has its time, and ends when
@@ -45,7 +45,7 @@ use super::{
 /// Bytes that an opening is counted with against the memory of the device side, however far it is.
 const HANDSHAKE: usize = 10 << 10;
 
-/// What a listener wants of a connection before MQTT.
+/// Steps that a listener wants of a connection before MQTT.
 pub(crate) struct Entrance {
     /// A PROXY protocol header within this time.
     proxy: Option<Duration>,

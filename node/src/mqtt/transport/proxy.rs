@@ -43,7 +43,7 @@ pub(crate) enum Error {
     Wrong(Box<str>),
 }
 
-/// What the header says.
+/// Content of the header.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub(crate) struct Told {
     /// The client's address; none: the connection is the proxy's own (a health check), or it does not know.

@@ -27,7 +27,7 @@ use super::{
 use crate::byte_order_mark;
 use crate::tls::{self, PemError, find_suite, suite_names};
 
-/// What is wrong with the TLS options of a listener.
+/// Fault in the TLS options of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("listener {listener}: {file}: {problem}")]
 pub struct TlsError {
@@ -35,7 +35,7 @@ pub struct TlsError {
     pub listener: Box<str>,
     /// The file, or the option.
     pub file: Box<str>,
-    /// What is wrong with it, and what would be right.
+    /// Fault and remedy.
     pub problem: Box<str>,
 }
 
@@ -70,7 +70,7 @@ pub fn check(options: &Options) -> (Vec<TlsError>, Vec<TlsError>) {
     (errors, warnings)
 }
 
-/// What handshakes of a listener are served with.
+/// Configuration of a listener's handshakes.
 pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
     pub(super) warnings: Vec<Problem>,
@@ -312,7 +312,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// What a client's certificate says of it.
+/// Identity in a client's certificate.
 pub(super) fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();

@@ -65,7 +65,7 @@ thread_local! {
     });
 }
 
-/// See the module.
+/// A TLS stream whose buffers belong to the thread.
 pub(crate) struct TlsStream {
     socket: TcpStream,
     session: UnbufferedServerConnection,
@@ -225,7 +225,7 @@ impl TlsStream {
     ) -> io::Result<()> {
         let mut incoming = std::mem::take(&mut self.incoming);
         let mut plain = Vec::new();
-        // What stands in `incoming` is not a whole record: this deals with key updates and tickets of ours.
+        // `incoming` holds no whole record: this deals with key updates and tickets of ours.
         let (consumed, result) = self.advance(&mut incoming, |data| plain.extend_from_slice(data));
         incoming.drain(..consumed.min(incoming.len()));
         if !plain.is_empty() {

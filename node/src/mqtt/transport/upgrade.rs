@@ -43,7 +43,7 @@ pub(crate) enum Error {
     },
 }
 
-/// What a request has brought.
+/// Content of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Upgraded {
     /// Bytes behind the request: the first frames of a client that does not wait.

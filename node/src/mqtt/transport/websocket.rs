@@ -28,7 +28,7 @@ use super::{
 /// Slices that one write takes, besides the header.
 const SLICES: usize = 16;
 
-/// What a close frame of ours says.
+/// Content of a close frame.
 #[derive(Debug)]
 enum Closing {
     No,
@@ -38,7 +38,7 @@ enum Closing {
     Queued,
 }
 
-/// See the module.
+/// A WebSocket stream of binary messages (RFC 6455).
 pub(crate) struct WebSocket {
     stream: Stream,
     decoder: FrameDecoder,
@@ -70,7 +70,7 @@ impl WebSocket {
         }
     }
 
-    /// What is below.
+    /// The stream below.
     pub(super) fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
@@ -149,7 +149,7 @@ impl WebSocket {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if self.left == 0 {
-            // What waits goes between the frames.
+            // Waiting control frames go between the frames.
             match self.poll_control(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -229,7 +229,7 @@ impl AsyncRead for WebSocket {
                 break;
             }
             let payload = this.decode(buffer.filled_mut().get_mut(start..end).unwrap_or_default());
-            // What is no payload is as if it had not been there.
+            // Bytes that are no payload are left out.
             buffer.set_filled(start + payload.as_ref().map_or(0, |count| *count));
             payload?;
             if buffer.filled().len() > start {

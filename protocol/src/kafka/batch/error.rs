@@ -1,4 +1,4 @@
-//! What can be wrong with a record batch.
+//! Faults of record batches.
 
 use thiserror::Error as ThisError;
 
@@ -32,7 +32,7 @@ pub enum Error {
     BadLength {
         /// First offset of the batch.
         base_offset: i64,
-        /// What the length field says.
+        /// Value of the length field.
         length: i32,
     },
     /// The bytes are not those that were written.
@@ -58,7 +58,7 @@ pub enum Error {
     Decompress {
         /// Codec of the batch.
         codec: Compression,
-        /// What the codec says.
+        /// Error of the codec.
         detail: String,
     },
     /// The records decompress to more than the caller allows.
@@ -74,7 +74,7 @@ pub enum Error {
     Compress {
         /// Codec asked for.
         codec: Compression,
-        /// What the codec says.
+        /// Error of the codec.
         detail: String,
     },
     /// A record that does not parse.
@@ -82,7 +82,7 @@ pub enum Error {
     Malformed {
         /// Position of the record in the batch, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// Its fault.
         what: &'static str,
     },
     /// The header's record count is not what the batch holds.

@@ -72,7 +72,7 @@ pub struct BatchHeader {
     pub attributes: i16,
     /// Offset of the last record less `base_offset`; more than `records_count - 1` after compaction.
     pub last_offset_delta: i32,
-    /// What the record's timestamp deltas are relative to, in ms.
+    /// Base of the records' timestamp deltas, in ms.
     pub base_timestamp: i64,
     /// Largest timestamp in the batch, in ms.
     pub max_timestamp: i64,

@@ -233,7 +233,7 @@ impl<'a> Iterator for RecordIter<'a> {
     }
 }
 
-/// What a transaction marker says (KIP-98).
+/// Content of a transaction marker (KIP-98).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlRecord {
     /// The transaction of the batch's producer id was aborted.

@@ -164,7 +164,7 @@ fn take_header<'a>(input: &mut &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>),
     Ok((key, value))
 }
 
-/// What the deltas of a record are relative to.
+/// Base of the deltas of a record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Base {
     pub(super) offset: i64,
