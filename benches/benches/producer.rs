@@ -1,10 +1,11 @@
 //! What a record costs on its way out: from `append` to Kafka's acknowledgement.
 //!
-//! The development Kafka runs in a process of its own (this program again), so that the CPU time counted is the producer's alone. For a
-//! real Kafka: `KAFKA=host:port TOPIC=name cargo bench -p causeway-benches --bench producer`.
+//! The development Kafka runs in a process of its own (this program again), so that the CPU time counted is
+//! the producer's alone. For a real Kafka: `KAFKA=host:port TOPIC=name cargo bench -p causeway-benches
+//! --bench producer`.
 //!
-//! Load: publishers (one thread each) append records of 100 bytes with tickets, in read batches of 64 whose wake-ups are
-//! owed at their end, as connections do; unlimited (all CPU there is) and paced.
+//! Load: publishers (one thread each) append records of 100 bytes with tickets, in read batches of 64 whose
+//! wake-ups are owed at their end, as connections do; unlimited (all CPU there is) and paced.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Brokers to compare: each started on the loopback network with a minimal configuration, and ended.
 //!
-//! Every one gets what a fair load test needs and no more: no persistence, anonymous clients, queues that hold
-//! the load, `TCP_NODELAY`. The templates are in `benches/brokers/`.
+//! Every one gets what a fair load test needs and no more: no persistence, anonymous clients, queues that
+//! hold the load, `TCP_NODELAY`. The templates are in `benches/brokers/`.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -86,8 +86,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts `program` and waits until it answers over TCP. `extra` is added to its configuration; places for
-    /// `{directory}`, `{port}` and `{second_port}` are filled in there, too.
+    /// Starts `program` and waits until it answers over TCP. `extra` is added to its configuration; places
+    /// for `{directory}`, `{port}` and `{second_port}` are filled in there, too.
     pub async fn start(kind: Kind, program: &Path, extra: &str) -> Result<Self> {
         Self::start_with_plugins(kind, program, extra, &[]).await
     }

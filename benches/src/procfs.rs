@@ -24,8 +24,8 @@ pub fn usage(pid: u32) -> Result<Usage> {
     parse(&stat, &status).ok_or_else(|| anyhow!("cannot make sense of /proc/{pid}/stat and status"))
 }
 
-/// What these processes have used together; `None` if there are none. The highest resident memory is the sum of
-/// each one's highest.
+/// What these processes have used together; `None` if there are none. The highest resident memory is the sum
+/// of each one's highest.
 pub fn usage_of_all(pids: &[u32]) -> Result<Option<Usage>> {
     let mut all: Option<Usage> = None;
     for &pid in pids {

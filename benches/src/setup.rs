@@ -1,7 +1,8 @@
-//! What a comparison asks of a broker beyond plain TCP: how it is reached, how it knows its clients, what it keeps.
+//! What a comparison asks of a broker beyond plain TCP: how it is reached, how it knows its clients, what it
+//! keeps.
 //!
-//! [`Materials`] are made once a run, with the tools that users of these brokers have: `openssl`, `causeway passwd` and
-//! `mosquitto_passwd`. The extra listener of a setup takes the broker's second port.
+//! [`Materials`] are made once a run, with the tools that users of these brokers have: `openssl`, `causeway
+//! passwd` and `mosquitto_passwd`. The extra listener of a setup takes the broker's second port.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::brokers::Kind;
 
-/// Users in causeway's password file, called `user-0`, `user-1`, ..., all with [`PASSWORD`]: more than it can check in a run.
+/// Users in causeway's password file, called `user-0`, `user-1`, ..., all with [`PASSWORD`]: more than it can
+/// check in a run.
 const USERS: u32 = 5_000;
 
 /// The same in mosquitto's, whose checks are cheap.
@@ -80,7 +82,8 @@ pub struct Materials {
 }
 
 impl Materials {
-    /// Makes them; `causeway` is the program. Without `mosquitto_passwd` there is no password file for mosquitto.
+    /// Makes them; `causeway` is the program. Without `mosquitto_passwd` there is no password file for
+    /// mosquitto.
     pub fn new(causeway: &Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();

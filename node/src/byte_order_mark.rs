@@ -1,4 +1,5 @@
-//! The byte order mark (U+FEFF) that some editors put at the beginning of a text file. It is no part of the text.
+//! The byte order mark (U+FEFF) that some editors put at the beginning of a text file. It is no part of the
+//! text.
 
 /// The text without a byte order mark at its beginning.
 pub(crate) fn skip(text: &str) -> &str {

@@ -1,8 +1,9 @@
 //! TCP connections to a host name that stands for several addresses.
 //!
-//! Attempts are staggered, in the spirit of RFC 8305: where one address has not answered for a moment the next one is
-//! tried beside it, and the first that answers wins. An address that swallows connections so costs [`STAGGER`], not the
-//! whole time. Which one failed last is remembered by host and port, and the next attempt begins behind it.
+//! Attempts are staggered, in the spirit of RFC 8305: where one address has not answered for a moment the
+//! next one is tried beside it, and the first that answers wins. An address that swallows connections so
+//! costs [`STAGGER`], not the whole time. Which one failed last is remembered by host and port, and the next
+//! attempt begins behind it.
 //!
 //! Every outgoing connection of the node is made here, `doctor`'s too: what it finds is what a bridge would.
 
@@ -16,8 +17,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Head start of an address before the next one is tried as well (RFC 8305 section 5). Less where the time would not be
-/// enough for all addresses.
+/// Head start of an address before the next one is tried as well (RFC 8305 section 5). Less where the time
+/// would not be enough for all addresses.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Most hosts that are remembered; all are forgotten beyond it, which costs a head start each.
@@ -85,8 +86,8 @@ fn stagger(count: usize, budget: Duration) -> Duration {
     STAGGER.min(budget / shares)
 }
 
-/// Connects with `connect` to the first of a host's addresses that answers. `budget` is the time that the caller allows,
-/// for all addresses together; the caller ends the attempt after it.
+/// Connects with `connect` to the first of a host's addresses that answers. `budget` is the time that the
+/// caller allows, for all addresses together; the caller ends the attempt after it.
 pub(crate) async fn dial<F>(
     host: &str,
     port: u16,

@@ -1,8 +1,9 @@
 //! Which life of the node this is, so that what one life wrote is not taken for what the one before left.
 //!
-//! The file `life` in the data directory holds a random number that each start replaces. The stored sessions and the disk buffers
-//! carry the number of the life that used them last: only what was used by the life before this one is known to be up to date, and
-//! a file that was left out, put back from a backup or brought from elsewhere is not. Without the file nothing is.
+//! The file `life` in the data directory holds a random number that each start replaces. The stored sessions
+//! and the disk buffers carry the number of the life that used them last: only what was used by the life
+//! before this one is known to be up to date, and a file that was left out, put back from a backup or brought
+//! from elsewhere is not. Without the file nothing is.
 
 use std::fs;
 use std::io::{self, Write as _};

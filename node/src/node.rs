@@ -1,12 +1,13 @@
 //! One node: the parts put together, started in the order in which nothing is lost, and stopped in the
 //! reverse of it.
 //!
-//! * Stored sessions are read before a bridge opens its disk buffer: they say whether what it remembers of them is still meant.
+//! * Stored sessions are read before a bridge opens its disk buffer: they say whether what it remembers of
+//!   them is still meant.
 //! * Producer bridges are registered before a listener opens: no publication finds them missing.
 //! * Listeners are open before a consumer bridge fetches its first record: no record is published to
 //!   nobody because its subscribers could not connect yet.
-//! * On a stop consumers go first (they commit what was handed over), then the listeners (what was promised to
-//!   publishers is waited for), then the producer bridges.
+//! * On a stop consumers go first (they commit what was handed over), then the listeners (what was promised
+//!   to publishers is waited for), then the producer bridges.
 
 use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
@@ -164,7 +165,8 @@ impl Node {
         &self.bridges
     }
 
-    /// Resolves when parts of the node have failed so often that the process is to end, with the reason in words.
+    /// Resolves when parts of the node have failed so often that the process is to end, with the reason in
+    /// words.
     pub async fn failed(&self) -> String {
         self.root.failed().await
     }

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Invariants:
-//! * A child that fails is started again at once. More than [`MAX_FAILURES`] failures within [`WITHIN`], of all children
-//!   together, end that: [`Root::failed`] resolves, and the process is to end.
-//! * [`Root::failed`] also resolves when the root itself fails: nothing is left without a supervisor unnoticed.
+//! * A child that fails is started again at once. More than [`MAX_FAILURES`] failures within [`WITHIN`], of
+//!   all children together, end that: [`Root::failed`] resolves, and the process is to end.
+//! * [`Root::failed`] also resolves when the root itself fails: nothing is left without a supervisor
+//!   unnoticed.
 //! * A child that was stopped is not started again.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,8 +27,9 @@ use ractor::{
 };
 use tokio::sync::watch;
 
-/// Failures that are borne within [`WITHIN`]. One bad order or one bad connection costs one restart; a cause that comes back
-/// five times in a minute is not mended by restarting a part, and may be by a process that begins anew.
+/// Failures that are borne within [`WITHIN`]. One bad order or one bad connection costs one restart; a cause
+/// that comes back five times in a minute is not mended by restarting a part, and may be by a process that
+/// begins anew.
 pub const MAX_FAILURES: usize = 5;
 
 /// The span in which failures are counted: long enough for one that needs some traffic to come back.

@@ -1,4 +1,5 @@
-//! How much of the memory is in use that this process may have: the machine's, and its control group's where that has a limit.
+//! How much of the memory is in use that this process may have: the machine's, and its control group's where
+//! that has a limit.
 //!
 //! Page cache that the system can take back at once does not count as used.
 
@@ -8,11 +9,12 @@ use std::time::Duration;
 
 use crate::kafka::producer::NodeMemory;
 
-/// How far below the watermark the use has to fall before the shortage is over, in hundredths: it does not go to and fro.
+/// How far below the watermark the use has to fall before the shortage is over, in hundredths: it does not go
+/// to and fro.
 const RELIEF: u8 = 2;
 
-/// Use of memory in hundredths, the larger of the machine's and of any control group's that this process is in. `None` where the
-/// system does not say (it is not Linux).
+/// Use of memory in hundredths, the larger of the machine's and of any control group's that this process is
+/// in. `None` where the system does not say (it is not Linux).
 pub fn memory_use() -> Option<u8> {
     memory_use_under(Path::new("/"))
 }

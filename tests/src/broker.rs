@@ -40,8 +40,8 @@ impl Target {
         Ok(all)
     }
 
-    /// The release whose number begins with `series`, such as `3.9`. `None`, and a line on standard error, if it
-    /// is not there; an error, if it has to be.
+    /// The release whose number begins with `series`, such as `3.9`. `None`, and a line on standard error, if
+    /// it is not there; an error, if it has to be.
     pub fn apache(series: &str) -> Result<Option<Self>> {
         let begins = |name: &str| name.strip_prefix(series).is_some_and(|rest| rest.starts_with('.'));
         let Some(name) = kafka::known_versions().find(|name| begins(name)) else {
@@ -68,8 +68,8 @@ impl Target {
         Ok(broker)
     }
 
-    /// A Kafka of this kind with one partition of `topic`, and `HOST:PORT` of its listener that wants SASL/PLAIN
-    /// with [`kafka::SASL_USER`].
+    /// A Kafka of this kind with one partition of `topic`, and `HOST:PORT` of its listener that wants
+    /// SASL/PLAIN with [`kafka::SASL_USER`].
     pub fn with_login(&self, topic: &str) -> Result<(Arc<Broker>, String)> {
         match self {
             // Whoever connects to the development Kafka has to log in, or nobody: one for this alone.

@@ -1,6 +1,8 @@
-//! What a Kafka broker has to do, in raw requests: the one suite that the development Kafka and Apache Kafka both pass.
+//! What a Kafka broker has to do, in raw requests: the one suite that the development Kafka and Apache Kafka
+//! both pass.
 //!
-//! Each function is one scenario against a bootstrap address. They make topics and groups of their own, so that they can share a broker.
+//! Each function is one scenario against a bootstrap address. They make topics and groups of their own, so
+//! that they can share a broker.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -513,7 +515,8 @@ pub fn a_group_rebalances_and_keeps_its_offsets(bootstrap: &str) -> Result<()> {
     expect("committed", &second.committed(&topic)?, &5)
 }
 
-/// A static member that comes back keeps its assignment without a rebalance, and fences the one before it (KIP-345).
+/// A static member that comes back keeps its assignment without a rebalance, and fences the one before it
+/// (KIP-345).
 pub fn a_static_member_comes_back_without_a_rebalance(bootstrap: &str) -> Result<()> {
     let group = GroupId(name(&unique("static")));
     let mut member = Member::new(bootstrap, &group)?;

@@ -172,8 +172,8 @@ pub struct Extras {
     pub scram: Vec<String>,
     /// Further arguments of its Java machine.
     pub java: Vec<String>,
-    /// Ports at which clients are told to find listeners, by their names, where it is not their own: that of a
-    /// proxy in front.
+    /// Ports at which clients are told to find listeners, by their names, where it is not their own: that of
+    /// a proxy in front.
     pub advertised: Vec<(&'static str, u16)>,
 }
 
@@ -501,8 +501,8 @@ pub fn console_produce(
 
 /// Ports that were free a moment ago and that this process has given to nobody yet.
 ///
-/// They lie below those that systems give to outgoing connections (from 32,768 on): what is restarted on its port must
-/// not find it taken, by somebody's client or by another test's server.
+/// They lie below those that systems give to outgoing connections (from 32,768 on): what is restarted on its
+/// port must not find it taken, by somebody's client or by another test's server.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,8 +28,8 @@ pub enum Resource {
     Group = 3,
 }
 
-/// Lines of `server.properties` with which users may do what they are allowed to, and whoever comes without a login
-/// everything.
+/// Lines of `server.properties` with which users may do what they are allowed to, and whoever comes without a
+/// login everything.
 pub const ACCESS_CONTROL: &str = "
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS

@@ -1,7 +1,7 @@
 //! Three nodes of Apache Kafka with replicated topics: what acks from all in-sync replicas are about.
 //!
-//! Every topic has three replicas and `min.insync.replicas = 2`. Brokers are fenced after 3 s of silence instead of
-//! Kafka's 9, so that tests see leaders move without waiting long.
+//! Every topic has three replicas and `min.insync.replicas = 2`. Brokers are fenced after 3 s of silence
+//! instead of Kafka's 9, so that tests see leaders move without waiting long.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,8 @@ log.flush.offset.checkpoint.interval.ms=10000
 /// How the cluster is built.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Only the first node is a controller: the others can go without taking the quorum along. Otherwise all are.
+    /// Only the first node is a controller: the others can go without taking the quorum along. Otherwise all
+    /// are.
     pub one_controller: bool,
     /// Ports of proxies, one a broker, through which clients of the listener [`OUTSIDE`] are told to come.
     pub proxies: Vec<u16>,
@@ -155,8 +156,8 @@ impl KafkaCluster {
         eventually(PATIENCE, || ask(self)).with_context(|| format!("waiting for {what}"))
     }
 
-    /// Creates a topic with three replicas a partition, and waits until every partition has a leader. The first replica,
-    /// which is the preferred leader, goes round.
+    /// Creates a topic with three replicas a partition, and waits until every partition has a leader. The
+    /// first replica, which is the preferred leader, goes round.
     pub fn create_topic(&self, topic: &str, partitions: usize, configs: &[(&str, &str)]) -> Result<()> {
         let config = |&(key, value): &(&str, &str)| {
             CreatableTopicConfig::default().with_name(name(key)).with_value(Some(name(value)))
@@ -201,8 +202,8 @@ impl KafkaCluster {
         })
     }
 
-    /// Makes this node the leader of a partition, as `kafka-reassign-partitions` and `kafka-leader-election` do: it
-    /// becomes the first replica, then the preferred one is elected.
+    /// Makes this node the leader of a partition, as `kafka-reassign-partitions` and `kafka-leader-election`
+    /// do: it becomes the first replica, then the preferred one is elected.
     pub fn move_leader(&self, topic: &str, partition: usize, to: usize) -> Result<()> {
         let index = i32::try_from(partition)?;
         let others = (1..=BROKERS).filter(|id| *id != to);

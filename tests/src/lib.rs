@@ -7,7 +7,8 @@
 //! * [`broker`]: one face for the development Kafka and the real ones, and [`on_every_kafka!`], which
 //!   makes one test for each.
 //! * [`broker_suite`]: what a broker has to do, in raw requests.
-//! * [`faults`]: the judge: everything that can break breaks at random, and everything acknowledged is counted.
+//! * [`faults`]: the judge: everything that can break breaks at random, and everything acknowledged is
+//!   counted.
 //! * [`fuzz`]: damaged packets and sessions against a running node.
 //! * [`mqtt`]: MQTT as bytes, for what must not share code with the node.
 //! * [`node`]: the real binary, started, killed and asked for its books.

@@ -25,8 +25,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command of the command line may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The binary: `CAUSEWAY_BINARY` if that is set, else built once, with the profile and in the target directory of
-/// this test.
+/// The binary: `CAUSEWAY_BINARY` if that is set, else built once, with the profile and in the target
+/// directory of this test.
 pub fn binary() -> Result<&'static Path> {
     static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
@@ -211,7 +211,8 @@ impl Node {
         process::run(&mut command, input.as_bytes(), CHANGE_TIMEOUT)
     }
 
-    /// `causeway ctl bridges probe` of a bridge: its steps. The exit code must say whether one of them failed.
+    /// `causeway ctl bridges probe` of a bridge: its steps. The exit code must say whether one of them
+    /// failed.
     pub fn probe(&self, id: &str) -> Result<Vec<Step>> {
         let told = self.ctl(&["bridges", "probe", id, "--json"], "")?;
         let mut walks: Value =

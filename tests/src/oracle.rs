@@ -63,7 +63,8 @@ impl Oracle {
         self.records()
     }
 
-    /// Judges what a bridge wrote that was led from one topic to the next, `topics` in turn: as [`Self::judge`].
+    /// Judges what a bridge wrote that was led from one topic to the next, `topics` in turn: as
+    /// [`Self::judge`].
     pub fn judge_in_turn(topics: &[&Self], prefix: &str, published: &[Published]) -> Result<Verdict> {
         let mut judge = Judge::with_keys(prefix);
         for oracle in topics {

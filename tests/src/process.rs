@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Lines of output kept for each process: enough to explain a failure, and for every message that a test lets a
-/// subscriber print.
+/// Lines of output kept for each process: enough to explain a failure, and for every message that a test lets
+/// a subscriber print.
 const KEPT_LINES: usize = 100_000;
 
 /// How often a wait without an event to wait for looks again.

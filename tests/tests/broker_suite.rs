@@ -1,5 +1,5 @@
-//! The broker suite on the development Kafka and on every release of Apache Kafka that is there: both have to pass, which keeps the
-//! development Kafka honest.
+//! The broker suite on the development Kafka and on every release of Apache Kafka that is there: both have to
+//! pass, which keeps the development Kafka honest.
 
 use causeway_tests::broker_suite as suite;
 use causeway_tests::on_every_kafka;

@@ -1,4 +1,5 @@
-//! Damaged packets and sessions against a running node, in short: see `causeway_tests::fuzz` and `tests/fuzz/run`.
+//! Damaged packets and sessions against a running node, in short: see `causeway_tests::fuzz` and
+//! `tests/fuzz/run`.
 
 use std::time::Duration;
 

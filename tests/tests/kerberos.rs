@@ -1,5 +1,5 @@
-//! Bridges that log in with Kerberos: a throw-away key distribution centre (MIT krb5), real Kafka, messages both ways,
-//! logins renewed meanwhile, and what the status says where something is wrong.
+//! Bridges that log in with Kerberos: a throw-away key distribution centre (MIT krb5), real Kafka, messages
+//! both ways, logins renewed meanwhile, and what the status says where something is wrong.
 //!
 //! Needs `krb5-kdc` and `krb5-admin-server` (Debian) beside what `--features gssapi` needs.
 

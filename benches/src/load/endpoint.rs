@@ -34,8 +34,8 @@ impl<T: Into<String>> From<T> for Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `[SCHEME://]HOST:PORT`, where SCHEME is `tcp` (as without one), `tls`, `ws` or `wss`. TLS trusts the
-    /// certificates in the file `ca` (PEM), asks for the name `localhost`, and resumes nothing.
+    /// Reads `[SCHEME://]HOST:PORT`, where SCHEME is `tcp` (as without one), `tls`, `ws` or `wss`. TLS trusts
+    /// the certificates in the file `ca` (PEM), asks for the name `localhost`, and resumes nothing.
     pub fn parse(text: &str, ca: Option<&Path>) -> Result<Self> {
         let (scheme, address) = text.split_once("://").unwrap_or(("tcp", text));
         let (tls, websocket) = match scheme {

@@ -1,7 +1,7 @@
 //! The client's half of WebSocket (RFC 6455), as far as a byte stream of MQTT needs it (MQTT-6.0.0).
 //!
-//! Written for the load generator alone, so that it shares no code with the server: what is masked wrongly, or
-//! comes back masked, is noticed.
+//! Written for the load generator alone, so that it shares no code with the server: what is masked wrongly,
+//! or comes back masked, is noticed.
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, BytesMut};

@@ -1,7 +1,7 @@
 //! The backends in their order, and what their verdicts mean for a CONNECT.
 //!
-//! The first backend that knows a client decides. A password is hashed once an attempt, whoever knows the user and
-//! whether anybody does, so that time tells nothing.
+//! The first backend that knows a client decides. A password is hashed once an attempt, whoever knows the
+//! user and whether anybody does, so that time tells nothing.
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -149,8 +149,8 @@ impl Access {
         }
     }
 
-    /// A signature that costs is checked where passwords are, and remembered as they are: the rest of the token is
-    /// looked at each time.
+    /// A signature that costs is checked where passwords are, and remembered as they are: the rest of the
+    /// token is looked at each time.
     fn check_token(self: &Arc<Self>, jwt: &Arc<Jwt>, token: &str, credentials: &Credentials<'_>) -> Answer {
         if !jwt.costs(token) {
             return Answer::Now(self.judge_token(jwt, jwt.verify(token), credentials));

@@ -1,12 +1,12 @@
 //! Addresses that fail to log in too often: slowed down first, then banned for a time.
 //!
-//! Failures are counted by address, IPv6 by its /64, since whoever has one address there has them all. A failure
-//! is answered late, the more failures before it the later; with [`Limits::max_failures`] of them within
-//! [`Limits::window`] the address is banned, and its connections are closed before anything is read.
+//! Failures are counted by address, IPv6 by its /64, since whoever has one address there has them all. A
+//! failure is answered late, the more failures before it the later; with [`Limits::max_failures`] of them
+//! within [`Limits::window`] the address is banned, and its connections are closed before anything is read.
 //!
 //! Invariants:
-//! * The table holds at most [`ADDRESSES`] addresses. When it is full those whose time is over go, then the one
-//!   whose window began first; a ban is pushed out by nothing but its end.
+//! * The table holds at most [`ADDRESSES`] addresses. When it is full those whose time is over go, then the
+//!   one whose window began first; a ban is pushed out by nothing but its end.
 //! * While nobody is banned, asking costs one relaxed load.
 
 use std::{

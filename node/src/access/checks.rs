@@ -1,12 +1,13 @@
 //! Checking passwords and tokens without being brought down by it.
 //!
-//! argon2 is slow by design, a signature of RSA or an elliptic curve is not free, and a fleet that comes back after an outage asks thousands of times at once. So:
-//! what was right a moment ago is remembered, the same question asked twice is worked on once, only few checks run
-//! at a time, a bounded number waits, and a client beyond it is told that the server is busy.
+//! argon2 is slow by design, a signature of RSA or an elliptic curve is not free, and a fleet that comes back
+//! after an outage asks thousands of times at once. So: what was right a moment ago is remembered, the same
+//! question asked twice is worked on once, only few checks run at a time, a bounded number waits, and a
+//! client beyond it is told that the server is busy.
 //!
 //! Invariants:
-//! * Only a keyed hash is remembered (HMAC-SHA-256 with a random key of this process) over user, stored hash and
-//!   password: a changed password is another question, and the memory is of no use elsewhere.
+//! * Only a keyed hash is remembered (HMAC-SHA-256 with a random key of this process) over user, stored hash
+//!   and password: a changed password is another question, and the memory is of no use elsewhere.
 //! * A check that nobody waits for any more gives its place back, unless it runs already.
 
 use std::{
@@ -217,7 +218,8 @@ impl Checks {
         self.remembered.lock().knows(digest, Instant::now())
     }
 
-    /// Runs a check of another kind in the same places, and remembers it if it is right. `None`: too many checks.
+    /// Runs a check of another kind in the same places, and remembers it if it is right. `None`: too many
+    /// checks.
     pub(super) fn check_with<T: Send + 'static, E: Send + 'static>(
         self: &Arc<Self>,
         digest: Option<Digest>,

@@ -57,8 +57,8 @@ impl Watched {
         Self { path: path.to_owned(), purpose, stamp: Mutex::new(Stamp::of(path)) }
     }
 
-    /// Reads the file with `read` if it has changed. An error is logged once a change, and what was read before
-    /// stays.
+    /// Reads the file with `read` if it has changed. An error is logged once a change, and what was read
+    /// before stays.
     pub(super) fn look(&self, read: impl FnOnce(&Purpose, &Path) -> Result<usize, String>) {
         let now = Stamp::of(&self.path);
         let mut stamp = self.stamp.lock();

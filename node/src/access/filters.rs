@@ -1,8 +1,8 @@
 //! Pure functions on topic filters, by which subscriptions are judged.
 //!
 //! Both walk their inputs once, level by level, and know that a leading wildcard does not match a topic that
-//! starts with `$` (MQTT-4.7.2-1). The empty topic counts, although no client can name it: `/#` and `+` overlap,
-//! which is harmless. The filters must be valid and without `$share/NAME/`.
+//! starts with `$` (MQTT-4.7.2-1). The empty topic counts, although no client can name it: `/#` and `+`
+//! overlap, which is harmless. The filters must be valid and without `$share/NAME/`.
 
 /// Whether every topic that `wanted` matches is matched by `rule`, too.
 pub(super) fn covers(rule: &str, wanted: &str) -> bool {

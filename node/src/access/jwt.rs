@@ -282,8 +282,8 @@ impl Jwt {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether the signature of a token costs so much that it is not to be checked in passing: RSA and elliptic
-    /// curves, where there is a key for them.
+    /// Whether the signature of a token costs so much that it is not to be checked in passing: RSA and
+    /// elliptic curves, where there is a key for them.
     pub(super) fn costs(&self, token: &str) -> bool {
         let Some(algorithm) = header(token).and_then(|header| algorithm(&header)) else { return false };
         !AlgorithmFamily::Hmac.algorithms().contains(&algorithm)
@@ -397,8 +397,8 @@ pub(super) fn claims(token: &str) -> Option<Claims> {
     part(token, 1)
 }
 
-/// Rules of a token: `{"pub": [..], "sub": [..], "all": [..]}`, which is then all that is allowed, or a list of
-/// `{"permission", "action", "topic", "qos", "retain"}` that goes before the node's own rules.
+/// Rules of a token: `{"pub": [..], "sub": [..], "all": [..]}`, which is then all that is allowed, or a list
+/// of `{"permission", "action", "topic", "qos", "retain"}` that goes before the node's own rules.
 fn read_rules(value: &Value) -> Option<TokenRules> {
     let mut rules = Vec::new();
     let alone = match value {

@@ -6,8 +6,8 @@
 //!                bans                    checks (bounded, remembered)
 //! ```
 //!
-//! The MQTT front asks [`Access`] once a CONNECT and gets [`Permissions`]: one pointer, nothing compiled for the
-//! client. Verdicts on topics are kept by the publisher beside its routes.
+//! The MQTT front asks [`Access`] once a CONNECT and gets [`Permissions`]: one pointer, nothing compiled for
+//! the client. Verdicts on topics are kept by the publisher beside its routes.
 //!
 //! Invariants:
 //! * What is not known fails: an error in a backend refuses, it never lets in.
@@ -253,7 +253,8 @@ impl Access {
         self.on_reload.write().push(Box::new(hook));
     }
 
-    /// Calls `hook` with the name of each user whose connections are to end: it was deleted, or has another password.
+    /// Calls `hook` with the name of each user whose connections are to end: it was deleted, or has another
+    /// password.
     pub fn on_revoke(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         self.on_revoke.write().push(Box::new(hook));
     }

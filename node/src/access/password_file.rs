@@ -5,8 +5,8 @@
 //! meter-17:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$...
 //! ```
 //!
-//! A user name may hold anything but `:` and line ends. The file is read anew when it changes; one with an error
-//! changes nothing.
+//! A user name may hold anything but `:` and line ends. The file is read anew when it changes; one with an
+//! error changes nothing.
 
 use std::{
     path::{Path, PathBuf},

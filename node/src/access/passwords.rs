@@ -1,7 +1,7 @@
 //! Password hashes: argon2id (RFC 9106), with its parameters beside it.
 //!
-//! New hashes take the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane). They are written as PHC strings,
-//! `$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH`, so that hashes made with other parameters stay good.
+//! New hashes take the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane). They are written as PHC
+//! strings, `$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH`, so that hashes made with other parameters stay good.
 
 use std::{fmt, hint::black_box};
 
@@ -107,7 +107,8 @@ impl PasswordHash {
         Ok(Self { cost, salt: salt.into(), hash: hash.into() })
     }
 
-    /// A hash that no password has, for users that do not exist: checking it costs what checking a real one costs.
+    /// A hash that no password has, for users that do not exist: checking it costs what checking a real one
+    /// costs.
     pub(super) fn of_nobody(cost: Cost) -> Self {
         Self { cost, salt: rand::random::<[u8; 16]>().into(), hash: rand::random::<[u8; HASH]>().into() }
     }
@@ -178,7 +179,8 @@ mod tests {
 
     #[test]
     fn a_hash_made_elsewhere_is_understood() {
-        // The test vector of the reference implementation (argon2 command: password, somesalt, 64 MiB, 2 passes).
+        // The test vector of the reference implementation (argon2 command: password, somesalt, 64 MiB, 2
+        // passes).
         let hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         assert!(PasswordHash::read(hash).unwrap().verify(b"password").unwrap());
     }

@@ -57,7 +57,8 @@ impl Permissions {
         decided.or(standing.rules.no_match)
     }
 
-    /// Whether the client may subscribe to `filter` with `qos`; a shared subscription is judged by its filter.
+    /// Whether the client may subscribe to `filter` with `qos`; a shared subscription is judged by its
+    /// filter.
     pub fn may_subscribe(&self, origin: &Origin, filter: &str, qos: QoS) -> bool {
         let Some(standing) = &self.0 else { return true };
         let who = standing.who(origin);

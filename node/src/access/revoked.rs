@@ -1,8 +1,8 @@
 //! Users whose connections were ended lately, for clients that were on their way in at that moment.
 //!
-//! A CONNECT notes the [count](Revoked::count) before its password is checked, and asks once it is in whether its
-//! user was among those who came since. So a user that is deleted while its password is being checked does
-//! not stay.
+//! A CONNECT notes the [count](Revoked::count) before its password is checked, and asks once it is in whether
+//! its user was among those who came since. So a user that is deleted while its password is being checked
+//! does not stay.
 
 use std::{
     collections::VecDeque,

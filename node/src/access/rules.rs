@@ -86,7 +86,8 @@ impl Network {
         }
     }
 
-    /// Whether an address is one of these. An IPv4 address that came over an IPv6 socket counts as what it is.
+    /// Whether an address is one of these. An IPv4 address that came over an IPv6 socket counts as what it
+    /// is.
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.address

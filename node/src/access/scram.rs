@@ -1,10 +1,11 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677), the server's side, as a pure state machine: messages in, messages out.
 //!
-//! Without channel binding. Passwords are taken as the bytes they are: for ASCII that is what SASLprep makes of them.
+//! Without channel binding. Passwords are taken as the bytes they are: for ASCII that is what SASLprep makes
+//! of them.
 //!
 //! Invariants:
-//! * A user who does not exist goes through the whole exchange and fails at its end, with a salt that stays the
-//!   same.
+//! * A user who does not exist goes through the whole exchange and fails at its end, with a salt that stays
+//!   the same.
 //! * What the server keeps ([`Verifier`]) is not enough to log in with.
 
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -1,7 +1,7 @@
 //! The built-in user database: `users.redb` in the data directory.
 //!
-//! A user is a name, an argon2id hash, whether the rules count for it, and, where SCRAM is on, what SCRAM needs
-//! ([`Verifier`]). A change is on the disk before it is confirmed, and in force from then on.
+//! A user is a name, an argon2id hash, whether the rules count for it, and, where SCRAM is on, what SCRAM
+//! needs ([`Verifier`]). A change is on the disk before it is confirmed, and in force from then on.
 
 use std::{fmt, path::Path, sync::Arc};
 

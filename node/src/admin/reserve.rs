@@ -1,7 +1,8 @@
 //! A file descriptor kept for the administrator of a node that has no other one left.
 //!
-//! A connection that was let in with it gives its socket back when it ends, without a moment at which the descriptor
-//! is free: clients that wait to be accepted would take it, and the next `causeway ctl` would find none.
+//! A connection that was let in with it gives its socket back when it ends, without a moment at which the
+//! descriptor is free: clients that wait to be accepted would take it, and the next `causeway ctl` would find
+//! none.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +12,8 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// Pause after an `accept` that failed for want of a file descriptor while the reserve is in use: an immediate retry would spin.
+/// Pause after an `accept` that failed for want of a file descriptor while the reserve is in use: an
+/// immediate retry would spin.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The descriptor, while it is not in use. One connection at a time is enough for an administrator.
@@ -23,8 +25,8 @@ impl Reserve {
         Self(std::fs::File::open("/dev/null").ok().map(OwnedFd::from))
     }
 
-    /// Tries again, with the reserve, an `accept` that ended with `error`. Returns `error` where no descriptor was
-    /// missing, or the reserve is in use.
+    /// Tries again, with the reserve, an `accept` that ended with `error`. Returns `error` where no
+    /// descriptor was missing, or the reserve is in use.
     pub(super) async fn accept(&mut self, listener: &TcpListener, error: io::Error) -> io::Result<TcpStream> {
         // EMFILE, ENFILE: of the process, of the machine.
         if !matches!(error.raw_os_error(), Some(24 | 23)) || self.0.take().is_none() {

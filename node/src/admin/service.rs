@@ -19,7 +19,8 @@ pub trait AdminService: Send + Sync + 'static {
     /// All bridges, sorted by id.
     fn bridges(&self) -> Pending<'_, Vec<BridgeInfo>>;
 
-    /// Counters of one bridge, or of all, sorted by id, and of past ones; with rows per partition where asked for.
+    /// Counters of one bridge, or of all, sorted by id, and of past ones; with rows per partition where asked
+    /// for.
     fn stats(&self, bridge: Option<String>, partitions: bool) -> Pending<'_, StatsAnswer>;
 
     /// Stops and starts a bridge, keeping what it has queued. Ends when the bridge runs again, which

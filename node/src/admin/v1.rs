@@ -274,7 +274,8 @@ pub struct BridgeInfo {
 pub struct StatsAnswer {
     /// The bridges asked for, by id.
     pub bridges: Vec<BridgeStats>,
-    /// Counts of bridges that were disabled or deleted since the node started. Empty where one bridge was asked for.
+    /// Counts of bridges that were disabled or deleted since the node started. Empty where one bridge was
+    /// asked for.
     pub past: Vec<PastStats>,
 }
 

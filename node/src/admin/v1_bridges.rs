@@ -1,5 +1,5 @@
-//! Version 1 of the admin messages about single bridges. As in [`super::v1`], nothing changes but by adding a variant
-//! at an end.
+//! Version 1 of the admin messages about single bridges. As in [`super::v1`], nothing changes but by adding a
+//! variant at an end.
 
 use serde::{Deserialize, Serialize};
 
@@ -125,8 +125,8 @@ pub struct BridgeDetail {
     pub stats: BridgeStats,
     /// `bridges { .. }` as JSON, secrets masked.
     pub config: String,
-    /// Rates in thousandths a second (`rate`, `rate_last1m`, `rate_last5m`, `rate_max`), times in microseconds
-    /// (`latency.p50` and others), counts.
+    /// Rates in thousandths a second (`rate`, `rate_last1m`, `rate_last5m`, `rate_max`), times in
+    /// microseconds (`latency.p50` and others), counts.
     pub measures: Vec<Counter>,
 }
 

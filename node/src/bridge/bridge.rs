@@ -1,18 +1,20 @@
 //! The actor of one bridge: starts, changes and stops it, one message after the other.
 //!
 //! Invariants:
-//! * A producer bridge keeps its [`Gate`] in the router as long as it is enabled, whether it could be started or
-//!   not: no publication passes it by.
-//! * A change of a running producer bridge starts the successor first. New messages go to it at once and wait there; it
-//!   begins when its predecessor has nothing left. A predecessor that does not run dry in time hands what it has to
-//!   the successor where that goes another way, and is waited for where it goes the same way: what it has
-//!   sent is known to Kafka under its producer id, and only it can send that again without doubling it.
-//! * A disk buffer has one user. Where predecessor and successor have the same one, the gate holds while the first stops
-//!   and the second takes over what is on the disk. A predecessor with a disk buffer never hands over: it is waited for.
-//! * A bridge that cannot be started, and one whose Kafka actor fails, are started again, later and later. A producer
-//!   bridge keeps what it holds meanwhile, tickets included.
-//! * All state is in the [`Handle`]: an actor that fails leaves its successor everything ([`Bridge::adopt`]). Only the
-//!   message that it was at may be done in part.
+//! * A producer bridge keeps its [`Gate`] in the router as long as it is enabled, whether it could be started
+//!   or not: no publication passes it by.
+//! * A change of a running producer bridge starts the successor first. New messages go to it at once and wait
+//!   there; it begins when its predecessor has nothing left. A predecessor that does not run dry in time
+//!   hands what it has to the successor where that goes another way, and is waited for where it goes the same
+//!   way: what it has sent is known to Kafka under its producer id, and only it can send that again without
+//!   doubling it.
+//! * A disk buffer has one user. Where predecessor and successor have the same one, the gate holds while the
+//!   first stops and the second takes over what is on the disk. A predecessor with a disk buffer never hands
+//!   over: it is waited for.
+//! * A bridge that cannot be started, and one whose Kafka actor fails, are started again, later and later. A
+//!   producer bridge keeps what it holds meanwhile, tickets included.
+//! * All state is in the [`Handle`]: an actor that fails leaves its successor everything ([`Bridge::adopt`]).
+//!   Only the message that it was at may be done in part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +36,8 @@ use crate::kafka::client::Backoff;
 use crate::kafka::consumer::Leave;
 use crate::kafka::producer::HandedOver;
 
-/// Wait between attempts to start a bridge: an attempt costs little, and the cause is often mended from outside.
+/// Wait between attempts to start a bridge: an attempt costs little, and the cause is often mended from
+/// outside.
 pub(super) const REVIVAL: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// Time that a predecessor without a connection gets to run dry.
@@ -83,7 +86,8 @@ pub(super) struct Bridge {
     pub(super) handle: Arc<Handle>,
 }
 
-/// Starts the actor of a bridge, linked to `manager`. It goes on with what an earlier actor of the bridge left.
+/// Starts the actor of a bridge, linked to `manager`. It goes on with what an earlier actor of the bridge
+/// left.
 pub(super) async fn start(shared: &Shared, handle: &Arc<Handle>, manager: ActorCell) -> Result<(), SpawnErr> {
     let predecessor = handle.actor();
     let bridge = Bridge { shared: shared.clone(), handle: handle.clone() };
@@ -106,8 +110,8 @@ impl Bridge {
         *self.shared.retired.lock().entry(self.id().kind).or_default() += ledger.closed();
     }
 
-    /// Stops what runs: nothing reaches the bridge any more, what it holds is sent within `drain`, the rest is given up.
-    /// Returns its last ledger.
+    /// Stops what runs: nothing reaches the bridge any more, what it holds is sent within `drain`, the rest
+    /// is given up. Returns its last ledger.
     pub(super) async fn stop(&self, leave: Leave, drain: Duration) -> Ledger {
         let (consumer, was_running) = {
             let mut entry = self.handle.entry().write();
@@ -346,7 +350,8 @@ impl Bridge {
         Ok(())
     }
 
-    /// Ends predecessors that have nothing left (or cannot be waited for any longer), and lets the successor begin.
+    /// Ends predecessors that have nothing left (or cannot be waited for any longer), and lets the successor
+    /// begin.
     async fn settle(&self, at_once: bool) {
         let previous = self.handle.entry().read().previous.clone();
         if previous.is_empty() || (!at_once && previous.iter().any(|old| old.is_busy())) {
@@ -420,8 +425,8 @@ impl Bridge {
         let _ = self.start(myself).await;
     }
 
-    /// Goes on with the bridge of an actor that failed. Its children ended with it: the Kafka actors of a producer bridge
-    /// get successors, a consumer bridge is started again from its last commit.
+    /// Goes on with the bridge of an actor that failed. Its children ended with it: the Kafka actors of a
+    /// producer bridge get successors, a consumer bridge is started again from its last commit.
     async fn adopt(&self, myself: &ActorRef<Message>) {
         let (has_stopping, previous) = {
             let mut entry = self.handle.entry().write();

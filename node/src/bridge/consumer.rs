@@ -1,9 +1,9 @@
 //! A consumer bridge: Kafka records are rendered and published to MQTT.
 //!
 //! Per record: render topic and payload by the mapping of its Kafka topic, publish through the router, and
-//! let a [`HandOver`] follow it. Its ticket, and with it the record's offset, is complete when every
-//! session and sink that it matched has it. A record that cannot be published (its MQTT topic renders to
-//! something that is no topic name, or is reserved) is counted as failed and let go: it never blocks its partition.
+//! let a [`HandOver`] follow it. Its ticket, and with it the record's offset, is complete when every session
+//! and sink that it matched has it. A record that cannot be published (its MQTT topic renders to something
+//! that is no topic name, or is reserved) is counted as failed and let go: it never blocks its partition.
 //!
 //! Books, per partition: `received` and `matched` count records that were published, `inflight` those whose
 //! hand-over is not complete, `success` and `failed` how they ended.
@@ -366,7 +366,8 @@ impl PartitionTaker {
         reserved_prefix(&self.topic).map_or(Ok(()), |prefix| Err(Unpublishable::Reserved(prefix)))
     }
 
-    /// Logs a record that is not published: the first one of the bridge and then each doubling of their number.
+    /// Logs a record that is not published: the first one of the bridge and then each doubling of their
+    /// number.
     fn warn_unpublishable(&self, record: &ConsumedRecord<'_>, why: &Unpublishable) {
         let Some(records) = self.program.unpublishable.count() else { return };
         tracing::warn!(

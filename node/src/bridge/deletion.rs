@@ -1,4 +1,5 @@
-//! Deletion of a bridge: refused while it holds messages, unless it is forced; stored before anything is lost.
+//! Deletion of a bridge: refused while it holds messages, unless it is forced; stored before anything is
+//! lost.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::flow::ledger::Ledger;
 use crate::kafka::consumer::Leave;
 
 impl Bridge {
-    /// Drains the bridge and forgets it, with its disk buffer. One that then still holds messages stays as it was, unless
-    /// `force`.
+    /// Drains the bridge and forgets it, with its disk buffer. One that then still holds messages stays as it
+    /// was, unless `force`.
     pub(super) async fn delete(&self, force: bool) -> Result<Deleted, Error> {
         let id = self.id();
         // From here on nothing comes in, so that what is counted stays counted.

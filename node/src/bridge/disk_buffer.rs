@@ -34,8 +34,8 @@ pub fn directory(data_dir: &Path, bridge: &str) -> PathBuf {
     data_dir.join(FOLDER).join(name)
 }
 
-/// Opens the buffer of a bridge. A buffer with records for another topic is refused: they would go to the wrong one, or
-/// nowhere.
+/// Opens the buffer of a bridge. A buffer with records for another topic is refused: they would go to the
+/// wrong one, or nowhere.
 pub(super) fn open(
     surroundings: &Surroundings,
     name: &str,
@@ -98,8 +98,8 @@ pub(super) fn left(data_dir: &Path, name: &str) -> (u64, u64) {
     (records, if records > 0 { files.iter().map(|file| file.bytes).sum() } else { 0 })
 }
 
-/// Deletes the disk buffer of a bridge that is deleted; one that is not there is no error. Afterwards it stays away through
-/// a crash.
+/// Deletes the disk buffer of a bridge that is deleted; one that is not there is no error. Afterwards it
+/// stays away through a crash.
 pub(super) fn delete(data_dir: &Path, name: &str) -> io::Result<()> {
     let absent = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
     std::fs::remove_dir_all(directory(data_dir, name)).or_else(absent)?;
@@ -119,7 +119,8 @@ pub(super) fn warn_of_leftovers(data_dir: &Path, name: &str) {
     }
 }
 
-/// Gives records that were never in a batch to the routes, and the batches back. The files must stay as they are meanwhile ([`Buffer::pause`]).
+/// Gives records that were never in a batch to the routes, and the batches back. The files must stay as they
+/// are meanwhile ([`Buffer::pause`]).
 ///
 /// # Errors
 /// Restores what was found. An error means that it cannot be read now: nothing of it is to be sent.

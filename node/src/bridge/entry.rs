@@ -1,9 +1,11 @@
-//! The state of one bridge, which outlives the actors that change it and which readers look at without asking them.
+//! The state of one bridge, which outlives the actors that change it and which readers look at without asking
+//! them.
 //!
 //! Invariants:
-//! * Only the actor of the bridge ([`super::bridge`]) changes an entry; the lock is never held across an await.
-//! * What is being stopped stays in the entry until its last counters are taken: an actor that fails in a stop leaves
-//!   its successor the rest of it.
+//! * Only the actor of the bridge ([`super::bridge`]) changes an entry; the lock is never held across an
+//!   await.
+//! * What is being stopped stays in the entry until its last counters are taken: an actor that fails in a
+//!   stop leaves its successor the rest of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use crate::flow::ledger::Ledger;
 use crate::mqtt::{Router, SinkId};
 use crate::supervision::Parent;
 
-/// Time without a failure after which a bridge counts its failures from the start; more than the longest wait between two attempts.
+/// Time without a failure after which a bridge counts its failures from the start; more than the longest wait
+/// between two attempts.
 const CALM: Duration = Duration::from_mins(2);
 
 /// A bridge as the manager and readers hold it.
@@ -182,8 +185,8 @@ impl Entry {
         }
     }
 
-    /// Registers a producer bridge in the router, with the gate as it is; takes the registration away from one that
-    /// has no source.
+    /// Registers a producer bridge in the router, with the gate as it is; takes the registration away from
+    /// one that has no source.
     pub(super) fn register(&mut self, router: &Router) {
         let wanted = match &self.definition {
             Definition::Producer(config) => {

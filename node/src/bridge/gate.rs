@@ -1,15 +1,15 @@
 //! The place of a producer bridge in the router: it stays while what is behind it starts, changes and stops.
 //!
-//! Publishers keep routes for a while, so a bridge that left the router to come back would be missed by some and
-//! found closed by others. A [`Gate`] is registered as long as the bridge is enabled; what it leads to changes
-//! in one step.
+//! Publishers keep routes for a while, so a bridge that left the router to come back would be missed by some
+//! and found closed by others. A [`Gate`] is registered as long as the bridge is enabled; what it leads to
+//! changes in one step.
 //!
 //! Invariants:
 //! * When [`Gate::lead_to`] or [`Gate::hold`] returns, nobody is at work with what the gate led to before.
-//! * Whoever has passed to the new way knows that nobody passes to the old one any more, on whatever thread: a publisher
-//!   whose connection moves between threads keeps its order.
-//! * While it holds, a message whose publisher waits for the outcome is refused for the time being (the publisher
-//!   keeps it); one without is dropped and counted as `dropped.resource_stopped`.
+//! * Whoever has passed to the new way knows that nobody passes to the old one any more, on whatever thread:
+//!   a publisher whose connection moves between threads keeps its order.
+//! * While it holds, a message whose publisher waits for the outcome is refused for the time being (the
+//!   publisher keeps it); one without is dropped and counted as `dropped.resource_stopped`.
 //! * A gate that is gone lets everything pass unseen, as if there was no bridge.
 
 use std::sync::Arc;
@@ -21,8 +21,9 @@ use parking_lot::{Mutex, RwLock};
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Message, MessageSink, Outcome, Room, Ticket, WakeList};
 
-/// Locks that messages pass by, one for a thread: with a single one its cache line would go from core to core with each
-/// message (measured on two cores: 43 ns a message instead of 12). More threads than this share them.
+/// Locks that messages pass by, one for a thread: with a single one its cache line would go from core to core
+/// with each message (measured on two cores: 43 ns a message instead of 12). More threads than this share
+/// them.
 const LANES: usize = 16;
 
 thread_local! {

@@ -10,11 +10,11 @@
 //! | missing, `null` | none |
 //! | anything else | the message cannot be carried: [`NoHeaders`] |
 //!
-//! A further header is left out where a placeholder of its key or value has no value. With the encoding `none` only values
-//! that are text (or bytes) are written, as they are; with `json` every value is, as JSON.
+//! A further header is left out where a placeholder of its key or value has no value. With the encoding
+//! `none` only values that are text (or bytes) are written, as they are; with `json` every value is, as JSON.
 //!
-//! Names and values are lent from the message where it has them as they are; only what must be made is made, in
-//! the buffers of a [`HeaderSpace`] that its owner keeps.
+//! Names and values are lent from the message where it has them as they are; only what must be made is made,
+//! in the buffers of a [`HeaderSpace`] that its owner keeps.
 
 use std::ops::Range;
 

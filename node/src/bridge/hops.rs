@@ -1,9 +1,9 @@
 //! The hop count: how often a message has passed Kafka.
 //!
-//! A consumer bridge reads the count of a record and adds one, a producer bridge writes the count of a message into its
-//! record, and refuses a message that has reached [`LIMIT`]. So a message that goes round between MQTT and Kafka comes to an end,
-//! also where several nodes make the loop and no configuration shows it. Messages of devices have the count 0, and their records no
-//! header.
+//! A consumer bridge reads the count of a record and adds one, a producer bridge writes the count of a
+//! message into its record, and refuses a message that has reached [`LIMIT`]. So a message that goes round
+//! between MQTT and Kafka comes to an end, also where several nodes make the loop and no configuration shows
+//! it. Messages of devices have the count 0, and their records no header.
 
 use causeway_protocol::kafka::batch::Header;
 use smallvec::SmallVec;
@@ -18,8 +18,8 @@ pub(super) const LIMIT: u8 = 16;
 const TEXTS: [&str; LIMIT as usize + 2] =
     ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17"];
 
-/// The count of a message that is made of a record with these headers: from 1 to one beyond [`LIMIT`]. The highest
-/// count that a header names is the record's; a value that is no number from 0 to 255 names none.
+/// The count of a message that is made of a record with these headers: from 1 to one beyond [`LIMIT`]. The
+/// highest count that a header names is the record's; a value that is no number from 0 to 255 names none.
 pub(super) fn of_record<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> u8 {
     let counts = headers.filter(|(name, _)| is_header(name)).filter_map(|(_, value)| {
         let text = std::str::from_utf8(value?).ok()?;
@@ -33,8 +33,8 @@ pub(super) fn is_header(name: &[u8]) -> bool {
     name == HEADER.as_bytes()
 }
 
-/// Writes the count of a message behind the headers of its record; a header of that name that a template gave is not
-/// written.
+/// Writes the count of a message behind the headers of its record; a header of that name that a template gave
+/// is not written.
 pub(super) fn write(hops: u8, headers: &mut SmallVec<[Header<'_>; 8]>) {
     headers.retain(|header| header.key != HEADER);
     let text = TEXTS.get(usize::from(hops)).copied().unwrap_or("17");

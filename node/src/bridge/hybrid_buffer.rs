@@ -1,8 +1,10 @@
-//! The hybrid buffer of a producer bridge: where its files lie, and what becomes of those that a dead node left.
+//! The hybrid buffer of a producer bridge: where its files lie, and what becomes of those that a dead node
+//! left.
 //!
-//! Files hold what does not fit into the memory, and only while the node lives: publishers of QoS 1 and 2 are answered when Kafka has
-//! their messages, so whatever was in a file when the node died is sent again by its device. To send it from the file as well would
-//! double it. So such files are removed at the next start, and the log says what was in them.
+//! Files hold what does not fit into the memory, and only while the node lives: publishers of QoS 1 and 2 are
+//! answered when Kafka has their messages, so whatever was in a file when the node died is sent again by its
+//! device. To send it from the file as well would double it. So such files are removed at the next start, and
+//! the log says what was in them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +30,8 @@ pub(super) fn open(data_dir: &Path, name: &str, config: &ProducerBridgeConfig) -
     Spillway { spill, memory: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
-/// Removes what a node that did not stop in order has left, bridge by bridge. Only before bridges are started.
+/// Removes what a node that did not stop in order has left, bridge by bridge. Only before bridges are
+/// started.
 pub(super) fn remove_leftovers(data_dir: &Path) {
     let folder = data_dir.join(FOLDER);
     let Ok(entries) = std::fs::read_dir(&folder) else { return };

@@ -1,4 +1,5 @@
-//! Loops among the bridges of a node, whether the configuration file describes them or somebody made them at run time.
+//! Loops among the bridges of a node, whether the configuration file describes them or somebody made them at
+//! run time.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,8 @@ use super::service::{BridgeId, Definition, Kind};
 use crate::config::BridgesConfig;
 use crate::config::loops::{Loop, Loops};
 
-/// The certain loops among the bridges that there are to be, one line each. Of the possible ones those are logged that `file`, what
-/// the configuration file says, does not have.
+/// The certain loops among the bridges that there are to be, one line each. Of the possible ones those are
+/// logged that `file`, what the configuration file says, does not have.
 pub(crate) fn at_start(wanted: &BTreeMap<BridgeId, Definition>, file: &[String]) -> Vec<String> {
     let loops = gathered(wanted.iter()).all();
     let (certain, possible): (Vec<Loop>, Vec<Loop>) = loops.into_iter().partition(|found| found.certain);
@@ -23,8 +24,8 @@ pub(crate) fn possible(file: &BridgesConfig) -> Vec<String> {
     loops.filter(|found| !found.certain).map(|found| found.message).collect()
 }
 
-/// The certain loops through one of the bridges `changed`, which are new or take the place of those of `others` with their ids; one
-/// line each. The possible ones are logged.
+/// The certain loops through one of the bridges `changed`, which are new or take the place of those of
+/// `others` with their ids; one line each. The possible ones are logged.
 pub(super) fn objections<'d>(
     changed: &'d [(BridgeId, Definition)],
     others: impl Iterator<Item = (&'d BridgeId, &'d Definition)>,

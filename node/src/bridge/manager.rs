@@ -1,14 +1,18 @@
-//! The actor that keeps the wanted definitions of all bridges: it checks and stores orders, and has the actors of the bridges
-//! ([`super::bridge`]) carry them out.
+//! The actor that keeps the wanted definitions of all bridges: it checks and stores orders, and has the
+//! actors of the bridges ([`super::bridge`]) carry them out.
 //!
 //! Invariants:
-//! * What is described from outside is checked as a whole, then stored, then done: an error has changed nothing.
-//! * Orders that concern the same bridge are admitted one after the other, in the order in which they came: the next one is checked
-//!   when the one before it has ended. Orders for different bridges run side by side.
-//! * The manager never waits for a bridge: a task waits for the answers, passes them on and reports the end of the order.
-//! * A bridge actor that fails is started again, later and later, or at once for an order. Other bridges are not concerned.
-//! * The manager itself may fail, and its children with it: its successor finds all bridges where it left them and starts an actor
-//!   for each. Orders under way end with [`Error::Interrupted`] and may be done in part.
+//! * What is described from outside is checked as a whole, then stored, then done: an error has changed
+//!   nothing.
+//! * Orders that concern the same bridge are admitted one after the other, in the order in which they came:
+//!   the next one is checked when the one before it has ended. Orders for different bridges run side by side.
+//! * The manager never waits for a bridge: a task waits for the answers, passes them on and reports the end
+//!   of the order.
+//! * A bridge actor that fails is started again, later and later, or at once for an order. Other bridges are
+//!   not concerned.
+//! * The manager itself may fail, and its children with it: its successor finds all bridges where it left
+//!   them and starts an actor for each. Orders under way end with [`Error::Interrupted`] and may be done in
+//!   part.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -244,7 +248,8 @@ impl Manager {
         wrong
     }
 
-    /// Objections against what is wanted, and, while other orders are under way, against what their bridges still do.
+    /// Objections against what is wanted, and, while other orders are under way, against what their bridges
+    /// still do.
     fn in_both(
         &self,
         state: &State,

@@ -1,7 +1,7 @@
 //! The names under which consumer bridges are static members of their groups (KIP-345).
 //!
-//! Two members of a group must never have one name: the later one fences the earlier. A name therefore tells cluster,
-//! node and bridge apart, whatever characters they consist of: their lengths come first.
+//! Two members of a group must never have one name: the later one fences the earlier. A name therefore tells
+//! cluster, node and bridge apart, whatever characters they consist of: their lengths come first.
 
 use std::fmt::Write as _;
 

@@ -1,15 +1,17 @@
-//! Changes made at run time, kept beside the configuration file: `bridges.overlay.json` in the data directory.
+//! Changes made at run time, kept beside the configuration file: `bridges.overlay.json` in the data
+//! directory.
 //!
-//! The file says what each bridge that was created, changed, enabled, disabled or deleted at run time is now, and what
-//! the configuration file said about it then (as a digest). At the start the newest word counts: an entry holds as
-//! long as the configuration file says the same about that bridge as it did when the entry was made; where
-//! somebody has edited the file since, the file counts and the entry is dropped, with a warning.
+//! The file says what each bridge that was created, changed, enabled, disabled or deleted at run time is now,
+//! and what the configuration file said about it then (as a digest). At the start the newest word counts: an
+//! entry holds as long as the configuration file says the same about that bridge as it did when the entry was
+//! made; where somebody has edited the file since, the file counts and the entry is dropped, with a warning.
 //!
 //! Invariants:
-//! * The file is written beside its old version, synced, renamed over it, and the folder is synced: after a crash it is
-//!   the old one or the new one.
-//! * A deleted bridge's disk buffer goes, whenever the node dies: the file says in the same write that the bridge is deleted and that
-//!   its buffer is to be removed, until it is. A buffer whose bridge is merely missing in the configuration is left alone.
+//! * The file is written beside its old version, synced, renamed over it, and the folder is synced: after a
+//!   crash it is the old one or the new one.
+//! * A deleted bridge's disk buffer goes, whenever the node dies: the file says in the same write that the
+//!   bridge is deleted and that its buffer is to be removed, until it is. A buffer whose bridge is merely
+//!   missing in the configuration is left alone.
 //! * It holds secrets in the clear, as the configuration file does; only the node's user can read it.
 //! * A file that cannot be read stops the start: bridges that were deleted must not come back by themselves.
 
@@ -98,8 +100,8 @@ pub struct Overlay {
     file: BTreeMap<BridgeId, Definition>,
 }
 
-/// Keys that are younger than the first overlays, with the value that changes nothing: they are left out of digests, so that no
-/// upgrade looks like an edited configuration file.
+/// Keys that are younger than the first overlays, with the value that changes nothing: they are left out of
+/// digests, so that no upgrade looks like an edited configuration file.
 const YOUNGER_KEYS: [(&str, serde_json::Value); 1] = [("allow_loop", serde_json::Value::Bool(false))];
 
 fn digest(definition: &Definition) -> String {
@@ -115,8 +117,8 @@ fn digest(definition: &Definition) -> String {
 }
 
 impl Overlay {
-    /// Reads the file in `data_dir`, over what the configuration file says; answers the bridges that there are to be. Removes
-    /// the disk buffers of deleted bridges that are still there.
+    /// Reads the file in `data_dir`, over what the configuration file says; answers the bridges that there
+    /// are to be. Removes the disk buffers of deleted bridges that are still there.
     ///
     /// # Errors
     /// [`Error`].
@@ -164,7 +166,8 @@ impl Overlay {
         Ok((overlay, effective))
     }
 
-    /// Remembers changes, all or none. Where a bridge is again what the configuration file says nothing is kept.
+    /// Remembers changes, all or none. Where a bridge is again what the configuration file says nothing is
+    /// kept.
     ///
     /// # Errors
     /// [`Error::File`]; then nothing is remembered.
@@ -215,7 +218,8 @@ impl Overlay {
         self.replace(self.stored.clone(), BTreeSet::new())
     }
 
-    /// Removes the disk buffer of one deleted bridge, which no producer has open any more; others may still be in use.
+    /// Removes the disk buffer of one deleted bridge, which no producer has open any more; others may still
+    /// be in use.
     ///
     /// # Errors
     /// As [`Self::remove_buffers`].

@@ -1,7 +1,7 @@
 //! A producer bridge: what matches its source topic becomes a Kafka record.
 //!
-//! The configuration is compiled once into a [`Program`]; a message then costs what the program does and one append
-//! into the open batch of a partition. Runs in the publisher's task; nothing here waits.
+//! The configuration is compiled once into a [`Program`]; a message then costs what the program does and one
+//! append into the open batch of a partition. Runs in the publisher's task; nothing here waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,8 @@ struct ProducerBridge {
     holds_acknowledgement: bool,
     /// Remembers QoS 2 publications.
     buffer: Option<Arc<Buffer>>,
-    /// `query_mode = async`: tickets end with this one, and publications are done when their record is queued.
+    /// `query_mode = async`: tickets end with this one, and publications are done when their record is
+    /// queued.
     deaf: Option<Arc<Deaf>>,
 }
 
@@ -60,7 +61,8 @@ enum Target {
     Named(Arc<DynamicTopics>),
 }
 
-/// Holds the place of a publisher who has had its acknowledgement already: a record with its ticket is never dropped.
+/// Holds the place of a publisher who has had its acknowledgement already: a record with its ticket is never
+/// dropped.
 struct Deaf;
 
 impl AckSink for Deaf {
@@ -187,8 +189,8 @@ pub(super) struct RunningProducer {
 }
 
 impl RunningProducer {
-    /// Compiles the configuration and starts the partition producers, which needs no Kafka yet. Nothing is sent
-    /// before [`Self::begin`].
+    /// Compiles the configuration and starts the partition producers, which needs no Kafka yet. Nothing is
+    /// sent before [`Self::begin`].
     pub(super) fn start(
         name: &str,
         config: &ProducerBridgeConfig,
@@ -514,7 +516,8 @@ impl RunningProducer {
         }
     }
 
-    /// Forgets which QoS 2 publications it has: it is about to stop, and will not hear any more when they are released.
+    /// Forgets which QoS 2 publications it has: it is about to stop, and will not hear any more when they are
+    /// released.
     pub(super) fn forget_publications(&self) {
         if let Some(buffer) = &self.buffer {
             self.deaf_from_now.store(true, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Templates of a producer bridge, compiled once, that make a record of a message.
 //!
-//! A message costs the rendering of three templates (a template that is one text of the message is lent, not copied) and,
-//! where the bridge has any, its headers. What has to be made is made in buffers that each thread keeps.
+//! A message costs the rendering of three templates (a template that is one text of the message is lent, not
+//! copied) and, where the bridge has any, its headers. What has to be made is made in buffers that each
+//! thread keeps.
 
 use std::cell::RefCell;
 

@@ -1,9 +1,9 @@
 //! The bridges of this node: started, changed and stopped at run time through one service.
 //!
-//! A bridge is described by data ([`Definition`]) and nothing else. Orders go to one actor ([`super::manager`]), which checks
-//! and stores them, and to the actor of each bridge ([`super::bridge`]), which carries them out: orders for one bridge
-//! one after the other, orders for different bridges side by side. Readers of counters and status ask no actor, so
-//! that a slow drain delays none of them.
+//! A bridge is described by data ([`Definition`]) and nothing else. Orders go to one actor
+//! ([`super::manager`]), which checks and stores them, and to the actor of each bridge ([`super::bridge`]),
+//! which carries them out: orders for one bridge one after the other, orders for different bridges side by
+//! side. Readers of counters and status ask no actor, so that a slow drain delays none of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -340,14 +340,15 @@ impl Bridges {
         }
     }
 
-    /// Creates a bridge, or puts it in the place of another one, which loses nothing that it holds. Not stored.
+    /// Creates a bridge, or puts it in the place of another one, which loses nothing that it holds. Not
+    /// stored.
     pub async fn put(&self, name: &str, definition: Definition) -> Result<(), Error> {
         let id = BridgeId { kind: definition.kind(), name: name.to_owned() };
         self.order(|reply| Order::Put(id, definition, reply)).await
     }
 
-    /// Creates or changes bridges, all or none: everything is checked and stored before anything changes. Secrets
-    /// that are masked are those stored.
+    /// Creates or changes bridges, all or none: everything is checked and stored before anything changes.
+    /// Secrets that are masked are those stored.
     pub async fn apply(&self, how: Apply, bridges: Vec<(String, Definition)>) -> Result<(), Error> {
         let named = bridges
             .into_iter()

@@ -1,4 +1,5 @@
-//! Clients that bridges with equal connection settings share: connections to Kafka, and with them produce requests.
+//! Clients that bridges with equal connection settings share: connections to Kafka, and with them produce
+//! requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -143,7 +143,8 @@ impl Node {
         }
     }
 
-    /// Waits until each of so many publications has an outcome. Those that failed are published again, as devices do; answers them.
+    /// Waits until each of so many publications has an outcome. Those that failed are published again, as
+    /// devices do; answers them.
     async fn all_told(&self, count: u64) -> Vec<u64> {
         let told = &self.told.0;
         until("all outcomes", || told.lock().len() as u64 == count).await;

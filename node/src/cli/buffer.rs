@@ -1,7 +1,7 @@
 //! `causeway buffer`: looks into a disk buffer, of a node that runs or not, and changes nothing.
 //!
-//! Where the node runs, the end of its last file may be in the middle of a write: that is no damage, and is not
-//! reported as such.
+//! Where the node runs, the end of its last file may be in the middle of a write: that is no damage, and is
+//! not reported as such.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -20,11 +20,12 @@ use crate::secret::Secret;
 section! {
     /// Who may connect.
     pub struct AuthenticationConfig {
-        /// Whether a client without user name and password may connect. Unset: only where no backends are listed.
-        /// Without backends a user name is taken as it is told.
+        /// Whether a client without user name and password may connect. Unset: only where no backends are
+        /// listed. Without backends a user name is taken as it is told.
         allow_anonymous: Option<bool> => boolean().optional();
-        /// Backends that know the clients, asked in this order; the first one that knows a client decides. EMQX's spelling
-        /// (`mechanism` and `backend`) is read, too, and so is a list in place of the whole section.
+        /// Backends that know the clients, asked in this order; the first one that knows a client decides.
+        /// EMQX's spelling (`mechanism` and `backend`) is read, too, and so is a list in place of the whole
+        /// section.
         backends: Vec<BackendConfig> => list(BackendKind).or(Vec::new());
         /// How passwords, and signatures of tokens, are checked.
         password_checks: PasswordChecksConfig => nested();
@@ -76,15 +77,15 @@ impl Kind for AuthenticationKind {
 }
 
 section! {
-    /// How passwords are checked, and the signatures of tokens with RSA and elliptic curves. A password takes about
-    /// 20 ms of a core, by design.
+    /// How passwords are checked, and the signatures of tokens with RSA and elliptic curves. A password takes
+    /// about 20 ms of a core, by design.
     pub struct PasswordChecksConfig {
         /// Checks at one time; 0: half of the cores, at least one.
         max_concurrent: u16 => integer(0..=1024).or(0);
         /// Clients that wait for a check. One more is told that the server is busy (0x89).
         max_waiting: u32 => integer(0..=1_000_000).or(1000);
-        /// How long a right password or token is remembered, as a keyed hash in memory, so that a client that comes back
-        /// costs no new check. 0 remembers nothing.
+        /// How long a right password or token is remembered, as a keyed hash in memory, so that a client that
+        /// comes back costs no new check. 0 remembers nothing.
         remember: Duration => seconds().within(Duration::ZERO..=Duration::from_hours(24)).or(Duration::from_mins(5));
     }
 }
@@ -122,8 +123,9 @@ pub enum BackendConfig {
 section! {
     /// Users that `causeway ctl users` manages, in `users.redb` in the data directory.
     pub struct BuiltInDatabaseConfig {
-        /// Whether MQTT 5 clients may log in with SCRAM-SHA-256, too. Users get what it needs when their password is
-        /// set while this is on. It is easier to attack than argon2id, should the database be stolen.
+        /// Whether MQTT 5 clients may log in with SCRAM-SHA-256, too. Users get what it needs when their
+        /// password is set while this is on. It is easier to attack than argon2id, should the database be
+        /// stolen.
         scram: bool => boolean().or(false);
         /// Iterations of PBKDF2 for SCRAM; the client computes them, too.
         scram_iterations: u32 => integer(4096..=10_000_000).or(100_000);
@@ -186,15 +188,15 @@ section! {
         secret: Option<Secret> => secret().optional();
         /// Whether the secret is written in Base64.
         secret_base64_encoded: bool => boolean().or(false);
-        /// File with a public key (PEM): RSA for RS* and PS*, P-256 for ES256, P-384 for ES384. Read anew when it
-        /// changes.
+        /// File with a public key (PEM): RSA for RS* and PS*, P-256 for ES256, P-384 for ES384. Read anew
+        /// when it changes.
         public_key: Option<PathBuf> => path().optional();
         /// File with a JSON Web Key Set; a token's `kid` chooses the key. Read anew when it changes.
         jwks_file: Option<PathBuf> => path().optional();
         /// Algorithms that are taken; empty: all that fit the keys.
         algorithms: Vec<TokenAlgorithm> => list(choice()).or(Vec::new());
-        /// Claims that a token must have, with their values; `${clientid}` and `${username}` stand for those of the
-        /// CONNECT. In a claim that is a list one entry has to fit.
+        /// Claims that a token must have, with their values; `${clientid}` and `${username}` stand for those
+        /// of the CONNECT. In a claim that is a list one entry has to fit.
         verify_claims: std::collections::BTreeMap<String, String> => named(text(), |_| Ok(()));
         /// How far clocks may be apart.
         leeway: Duration => seconds().within(Duration::ZERO..=Duration::from_hours(1)).or(Duration::from_secs(10));
@@ -366,7 +368,8 @@ section! {
         deny_action: DenyActionWord => choice().or(DenyActionWord::Ignore);
         /// Rules; the first one that fits decides.
         rules: Vec<RuleConfig> => list(nested()).or(Vec::new());
-        /// File with further rules, as `rules = [ .. ]`; they come behind those above. Read anew when it changes.
+        /// File with further rules, as `rules = [ .. ]`; they come behind those above. Read anew when it
+        /// changes.
         file: Option<PathBuf> => path().optional();
     }
     validate check_authorization;
@@ -418,8 +421,8 @@ choices! {
 }
 
 section! {
-    /// One rule. It is for clients that all of `username`, `clientid`, `ipaddr` and `listener` fit, as far as they are
-    /// given; each is one value or a list.
+    /// One rule. It is for clients that all of `username`, `clientid`, `ipaddr` and `listener` fit, as far as
+    /// they are given; each is one value or a list.
     pub struct RuleConfig {
         /// Verdict.
         permission: PermissionWord => choice();
@@ -433,8 +436,9 @@ section! {
         ipaddr: Vec<Network> => one_or_list(network()).or(Vec::new());
         /// Listeners it is for, by kind and name, such as `tcp:default`.
         listener: Vec<String> => one_or_list(text()).or(Vec::new());
-        /// Topic filters, with `${clientid}` and `${username}`; `eq ` before one takes it by the letter. Empty: every
-        /// topic. A subscription is allowed where a filter covers it, and denied where one overlaps with it.
+        /// Topic filters, with `${clientid}` and `${username}`; `eq ` before one takes it by the letter.
+        /// Empty: every topic. A subscription is allowed where a filter covers it, and denied where one
+        /// overlaps with it.
         topics: Vec<TopicPattern> => one_or_list(topic()).or(Vec::new()).also(&["topic"]);
         /// QoS levels it is for.
         qos: Vec<u8> => one_or_list(integer(0..=2)).check(|levels| some_level(levels)).or(vec![0, 1, 2]);

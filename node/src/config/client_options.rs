@@ -32,8 +32,8 @@ const FIRST_RECONNECT: Duration = Duration::from_millis(100);
 
 impl ConnectionConfig {
     /// Settings for a Kafka client called `client_id`. `reconnect_delay` is the longest pause between
-    /// attempts to connect, where the bridge says one. Reads the files of passwords, certificates and keys, if there
-    /// are some, so it may block for as long as that takes.
+    /// attempts to connect, where the bridge says one. Reads the files of passwords, certificates and keys,
+    /// if there are some, so it may block for as long as that takes.
     ///
     /// Never speaks with less protection than asked for.
     pub fn client_options(

@@ -144,10 +144,11 @@ section! {
     pub struct OauthAuthentication {
         /// SASL mechanism.
         mechanism: OauthMechanism => choice();
-        /// Where tokens come from. They are renewed at the login that comes when four fifths of their life are over.
+        /// Where tokens come from. They are renewed at the login that comes when four fifths of their life
+        /// are over.
         grant_type: GrantType => choice().or(GrantType::ClientCredentials);
-        /// URL of the token endpoint, `https://HOST/PATH`; `http` only where the network is trusted. It has 5 s to
-        /// answer.
+        /// URL of the token endpoint, `https://HOST/PATH`; `http` only where the network is trusted. It has 5
+        /// s to answer.
         endpoint_uri: Option<String> => text().check(|uri| client::check_endpoint(uri)).optional();
         /// Client id at the token endpoint.
         client_id: Option<String> => text().check(|text| not_empty(text)).optional();
@@ -326,7 +327,8 @@ choices! {
     pub enum Verify {
         /// Any certificate is taken.
         None = "verify_none";
-        /// It has to be signed by an authority in `cacertfile` (unset: one that the system trusts), or to stand there itself, and to name the host.
+        /// It has to be signed by an authority in `cacertfile` (unset: one that the system trusts), or to
+        /// stand there itself, and to name the host.
         Peer = "verify_peer";
     }
 }
@@ -363,8 +365,8 @@ section! {
         enable: bool => boolean().or(false);
         /// Whether the broker's certificate is checked.
         verify: Verify => choice().or(Verify::None);
-        /// Certificates of authorities; unset, those that the system trusts (the file in `SSL_CERT_FILE`, or the
-        /// distribution's).
+        /// Certificates of authorities; unset, those that the system trusts (the file in `SSL_CERT_FILE`, or
+        /// the distribution's).
         cacertfile: Option<PemText> => pem_text().optional();
         /// This client's certificate and the chain above it, for brokers that want one.
         certfile: Option<PemText> => pem_text().optional();
@@ -376,8 +378,8 @@ section! {
         depth: u8 => integer(0..=255).or(10);
         /// Versions of TLS that may be used; those below 1.2 are left out with a warning.
         versions: Vec<TlsVersion> => list(choice().advise(|version| old_tls(*version))).or(vec![TlsVersion::V1_3, TlsVersion::V1_2]);
-        /// Cipher suites that may be used, by the names of OpenSSL or IANA; others are left out with a warning.
-        /// Empty: all that are safe.
+        /// Cipher suites that may be used, by the names of OpenSSL or IANA; others are left out with a
+        /// warning. Empty: all that are safe.
         ciphers: Vec<String> => list(text().advise(|name| unknown_cipher(name))).or(Vec::new());
         /// Host name that is sent to the broker and looked for in its certificate.
         server_name_indication: ServerName => server_name().or(ServerName::Auto);

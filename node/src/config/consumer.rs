@@ -35,8 +35,8 @@ section! {
         /// Treatment of a message while no session and no bridge takes its MQTT topic, after a restart for
         /// example, until the subscribers are back.
         when_no_subscriber: WhenNoSubscriber => choice().or(WhenNoSubscriber::Publish);
-        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error otherwise. A message then goes
-        /// round until it has passed Kafka 16 times.
+        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error
+        /// otherwise. A message then goes round until it has passed Kafka 16 times.
         allow_loop: bool => boolean().or(false);
         /// How messages are fetched and offsets are kept.
         kafka: ConsumerKafkaConfig => nested();
@@ -106,11 +106,11 @@ section! {
         max_batch_bytes: ByteSize => bytes().within(ByteSize(1)..=ByteSize::gb(1)).or(ByteSize::kb(896));
         /// How long a fetch waits at the broker for messages.
         max_wait_time: Duration => millis().within(Duration::ZERO..=Duration::from_mins(5)).or(Duration::from_secs(1));
-        /// Failed attempts to join the consumer group in a row after which the bridge shows as disconnected; the
-        /// attempts go on.
+        /// Failed attempts to join the consumer group in a row after which the bridge shows as disconnected;
+        /// the attempts go on.
         max_rejoin_attempts: u32 => integer(0..=u32::MAX).or(5);
-        /// Where to begin in a partition without a committed offset, or whose offset is gone. A partition or topic that
-        /// appears while the bridge is there begins at its beginning.
+        /// Where to begin in a partition without a committed offset, or whose offset is gone. A partition or
+        /// topic that appears while the bridge is there begins at its beginning.
         offset_reset_policy: OffsetReset => choice().or(OffsetReset::Latest);
         /// How often offsets are committed.
         offset_commit_interval_seconds: Duration => seconds()

@@ -22,9 +22,9 @@ section! {
             .or_else(host_name, "name of the host");
         /// Folder for everything that this node keeps. Relative paths count from where the node is started.
         data_dir: PathBuf => path().or(PathBuf::from("data"));
-        /// Bytes that all producer bridges together may hold in memory for Kafka, 32 bytes a message counted for the books. Beyond it
-        /// each bridge drops its oldest QoS 0 messages for new ones, and publishers of QoS 1 and 2 have to wait. Every
-        /// partition with something to send may hold 64 KiB all the same.
+        /// Bytes that all producer bridges together may hold in memory for Kafka, 32 bytes a message counted
+        /// for the books. Beyond it each bridge drops its oldest QoS 0 messages for new ones, and publishers
+        /// of QoS 1 and 2 have to wait. Every partition with something to send may hold 64 KiB all the same.
         max_buffer_memory: ByteSize => bytes().at_least(ByteSize::mb(1))
             .or_else(|| ByteSize(mqtt::half_of_memory()), "half of the machine's memory, or the container's");
     }
@@ -41,8 +41,9 @@ section! {
 section! {
     /// Looking after the operating system.
     pub struct SysmonOsConfig {
-        /// Use of memory at which it counts as short: bridges with `buffer.memory_overload_protection` then drop
-        /// their oldest QoS 0 messages for new ones. The machine's use, or that of the container where it has a limit.
+        /// Use of memory at which it counts as short: bridges with `buffer.memory_overload_protection` then
+        /// drop their oldest QoS 0 messages for new ones. The machine's use, or that of the container where
+        /// it has a limit.
         sysmem_high_watermark: u8 => parsed("percentage", read_percentage, |share| format!("{share}%").into())
             .allowing("`1%` to `100%`, or a share of 1 as `0.7`").or(70);
         /// How often it is looked at.

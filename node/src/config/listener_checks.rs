@@ -1,5 +1,5 @@
-//! Checks of all listeners together: addresses that exclude each other, and listeners that let anonymous clients of
-//! other machines in.
+//! Checks of all listeners together: addresses that exclude each other, and listeners that let anonymous
+//! clients of other machines in.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -43,7 +43,8 @@ fn in_the_way(who: &dyn Display, bind: SocketAddr, (other, name): &(SocketAddr, 
     format!("{who} on {bind} and {name} on {other} exclude each other; give one of them another port")
 }
 
-/// Whether only one of two sockets can listen: the same port, and the same address or all addresses of its family.
+/// Whether only one of two sockets can listen: the same port, and the same address or all addresses of its
+/// family.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let all = |address: SocketAddr| address.ip().is_unspecified();
     one.port() != 0
@@ -52,8 +53,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
         && (one.ip() == other.ip() || all(one) || all(other))
 }
 
-/// Warns of listeners that let clients of other machines in without a password or a certificate: once, with the names
-/// of all of them.
+/// Warns of listeners that let clients of other machines in without a password or a certificate: once, with
+/// the names of all of them.
 fn warn_of_anonymous_clients(config: &Config, object: &Object<'_>, walk: &mut Walk) {
     if !config.authentication.anonymous_is_allowed() {
         return;

@@ -44,17 +44,18 @@ section! {
         /// Port, or address and port. A port alone listens on every IPv4 address, `[::]:1883` on every
         /// IPv6 address and on no IPv4 address (both may be open on one port); port 0 takes any free one.
         bind: SocketAddr => bind();
-        /// Connections open at once; further ones are closed. The system's limit of open files bounds it, too.
+        /// Connections open at once; further ones are closed. The system's limit of open files bounds it,
+        /// too.
         max_connections: u32 => integer(1..=10_000_000).or(MAX_CONNECTIONS);
         /// Connections that are accepted in a time; more wait in the system's backlog.
         max_conn_rate: Option<mqtt::Rate> => count_rate().or_word("infinity");
-        /// PUBLISH packets that are read from each client in a time. Who sends more is not read from until the rate
-        /// allows it: nothing is dropped.
+        /// PUBLISH packets that are read from each client in a time. Who sends more is not read from until
+        /// the rate allows it: nothing is dropped.
         messages_rate: Option<mqtt::Rate> => count_rate().or_word("infinity");
         /// Bytes of packets that are read from each client in a time, in the same way.
         bytes_rate: Option<mqtt::Rate> => bytes_rate().or_word("infinity");
-        /// Whether a load balancer in front sends a header of the PROXY protocol (version 1 or 2) with the client's
-        /// address. A connection without one is then refused.
+        /// Whether a load balancer in front sends a header of the PROXY protocol (version 1 or 2) with the
+        /// client's address. A connection without one is then refused.
         proxy_protocol: bool => boolean().or(false);
         /// How long that header may take.
         proxy_protocol_timeout: Duration => seconds()
@@ -62,8 +63,8 @@ section! {
         /// Part of a verified client certificate that takes the place of the user name in CONNECT. With
         /// `proxy_protocol`, the common name that the balancer has verified counts as well.
         peer_cert_as_username: PeerCertAsUsername => choice().or(PeerCertAsUsername::Disabled);
-        /// Openings under way at once: PROXY headers, TLS handshakes, WebSocket requests that are not complete. Beyond
-        /// it the oldest is closed.
+        /// Openings under way at once: PROXY headers, TLS handshakes, WebSocket requests that are not
+        /// complete. Beyond it the oldest is closed.
         max_handshakes: u32 => integer(1..=1_000_000).or(mqtt::ListenerOptions::MAX_HANDSHAKES as u32);
     }
 }
@@ -135,7 +136,8 @@ choices! {
     pub enum VerifyClient {
         /// They are not.
         None = "verify_none";
-        /// They are; it has to be signed by an authority in `cacertfile`. With `fail_if_no_peer_cert` they have to have one.
+        /// They are; it has to be signed by an authority in `cacertfile`. With `fail_if_no_peer_cert` they
+        /// have to have one.
         Peer = "verify_peer";
     }
 }
@@ -143,12 +145,13 @@ choices! {
 section! {
     /// TLS of a listener.
     pub struct SslOptionsConfig {
-        /// File with the server's certificate, followed by those of the authorities below the root (PEM). It is read again when
-        /// it changes, and on SIGHUP.
+        /// File with the server's certificate, followed by those of the authorities below the root (PEM). It
+        /// is read again when it changes, and on SIGHUP.
         certfile: String => text().check(|text| not_empty(text));
         /// File with the key of that certificate (PEM, without a password): RSA, EC or Ed25519.
         keyfile: String => text().check(|text| not_empty(text));
-        /// Further certificates. A client that names a host (SNI) gets the one that covers it, others get `certfile`.
+        /// Further certificates. A client that names a host (SNI) gets the one that covers it, others get
+        /// `certfile`.
         certificates: Vec<CertificateConfig> => list(nested()).or(Vec::new());
         /// Whether clients are asked for a certificate.
         verify: VerifyClient => choice().or(VerifyClient::None);
@@ -158,7 +161,8 @@ section! {
         cacertfile: Option<String> => text().check(|text| not_empty(text)).optional();
         /// Versions of TLS that are spoken; those below 1.2 are left out with a warning.
         versions: Vec<TlsVersion> => list(choice().advise(|version| old_tls(*version))).or(vec![TlsVersion::V1_3, TlsVersion::V1_2]);
-        /// Cipher suites that may be used, by their names in OpenSSL or in the standards; empty: all that are safe.
+        /// Cipher suites that may be used, by their names in OpenSSL or in the standards; empty: all that are
+        /// safe.
         ciphers: Vec<String> => list(text()).or(Vec::new());
         /// How long a TLS handshake may take, where it is not the listener's `handshake_timeout`.
         handshake_timeout: Option<Duration> => millis()
@@ -175,7 +179,8 @@ section! {
 section! {
     /// A further certificate of a listener.
     pub struct CertificateConfig {
-        /// File with the certificate and those of the authorities below the root (PEM). Its names say which hosts it is for.
+        /// File with the certificate and those of the authorities below the root (PEM). Its names say which
+        /// hosts it is for.
         certfile: String => text().check(|text| not_empty(text));
         /// File with its key (PEM).
         keyfile: String => text().check(|text| not_empty(text));
@@ -187,13 +192,14 @@ section! {
     pub struct WebSocketConfig {
         /// Path of the request.
         mqtt_path: String => text().check(|path| is_path(path)).or("/mqtt".to_owned());
-        /// Whether a request has to offer the subprotocol `mqtt` (or `mqttv3.1`), as the standard asks (MQTT-6.0.0-3).
+        /// Whether a request has to offer the subprotocol `mqtt` (or `mqttv3.1`), as the standard asks
+        /// (MQTT-6.0.0-3).
         fail_if_no_subprotocol: bool => boolean().or(true);
-        /// Origins of web pages that may connect, such as `https://app.example.org`; empty: any, and clients that are no
-        /// browsers.
+        /// Origins of web pages that may connect, such as `https://app.example.org`; empty: any, and clients
+        /// that are no browsers.
         check_origins: Vec<String> => list(text()).or(Vec::new());
-        /// Header in which a trusted proxy tells the client's address, such as `x-forwarded-for`; the last address in it
-        /// counts. Without it no such header is believed.
+        /// Header in which a trusted proxy tells the client's address, such as `x-forwarded-for`; the last
+        /// address in it counts. Without it no such header is believed.
         proxy_address_header: Option<String> => text().check(|name| is_header(name)).optional();
     }
     ignored {

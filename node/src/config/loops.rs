@@ -1,13 +1,13 @@
 //! Loops: producer and consumer bridges that send one message round and round.
 //!
-//! A mapping of a consumer bridge publishes the records of a Kafka topic, a producer bridge takes what matches its filter and
-//! writes it to a Kafka topic, and so on, until a message is where it was. The search goes over enabled bridges without
-//! `allow_loop`: a loop with that key in one of its bridges is wanted.
+//! A mapping of a consumer bridge publishes the records of a Kafka topic, a producer bridge takes what
+//! matches its filter and writes it to a Kafka topic, and so on, until a message is where it was. The search
+//! goes over enabled bridges without `allow_loop`: a loop with that key in one of its bridges is wanted.
 //!
-//! * A loop is certain if each message in it stays in it. Where a placeholder decides which topic a message goes to, or
-//!   the way leads through a dead-letter topic, it is possible.
-//! * Two bridges reach the same Kafka where their bootstrap hosts, as written, have one in common. One cluster under different
-//!   names is not seen as one; the hop count of records ends such loops.
+//! * A loop is certain if each message in it stays in it. Where a placeholder decides which topic a message
+//!   goes to, or the way leads through a dead-letter topic, it is possible.
+//! * Two bridges reach the same Kafka where their bootstrap hosts, as written, have one in common. One
+//!   cluster under different names is not seen as one; the hop count of records ends such loops.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{BTreeSet, VecDeque};

@@ -199,8 +199,8 @@ pub fn parse_consumer_bridge(name: &str, text: &str) -> Result<Loaded<ConsumerBr
     parse_bridge(name, text, &nested::<ConsumerBridgeConfig>())
 }
 
-/// Reads bridges as they stand in a configuration file, `bridges { .. }`, from text that messages call `name`; see
-/// [`parse_producer_bridge`].
+/// Reads bridges as they stand in a configuration file, `bridges { .. }`, from text that messages call
+/// `name`; see [`parse_producer_bridge`].
 pub fn parse_bridges(name: &str, text: &str) -> Result<Loaded<BridgesConfig>, Errors> {
     let Loaded { value, warnings } = read(name, text, Source::Text, &nested::<GivenBridges>())?;
     let value = value.bridges;

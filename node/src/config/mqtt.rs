@@ -35,14 +35,14 @@ section! {
         wildcard_subscription: bool => boolean().or(true);
         /// Whether there are shared subscriptions; if not, they are refused (0x9E).
         shared_subscription: bool => boolean().or(true);
-        /// The longest keep-alive, in seconds, that an MQTT 5 client gets, and is told where it asks for more or
-        /// for none (MQTT-5.0 3.2.2.3.14). 0: whatever the client asks for.
+        /// The longest keep-alive, in seconds, that an MQTT 5 client gets, and is told where it asks for more
+        /// or for none (MQTT-5.0 3.2.2.3.14). 0: whatever the client asks for.
         max_keep_alive: u16 => integer(0..=65_535).or(0);
         /// Response information for MQTT 5 clients that ask for it, such as the first levels of its
         /// response topics (MQTT-5.0 3.2.2.3.15). Empty: nothing.
         response_information: String => text().or(String::new());
-        /// Whether payloads and wills that are declared as UTF-8 text are checked, and refused where they are not
-        /// (0x99; with QoS 0 dropped and counted).
+        /// Whether payloads and wills that are declared as UTF-8 text are checked, and refused where they are
+        /// not (0x99; with QoS 0 dropped and counted).
         payload_format_validation: bool => boolean().or(false);
         /// Subscriptions of one session.
         max_subscriptions: u32 => integer(1..=1_000_000).or(10_000);
@@ -53,8 +53,8 @@ section! {
         session_expiry_interval: Duration => seconds().or(Duration::from_hours(2));
         /// The longest session expiry that an MQTT 5 client gets (MQTT-5.0 3.2.2.3.2).
         max_session_expiry_interval: Duration => seconds().or(Duration::from_hours(168));
-        /// Which member of a shared subscription (`$share/NAME/FILTER`) gets a message. Connected members come
-        /// first; without any the session that is there longest gets everything.
+        /// Which member of a shared subscription (`$share/NAME/FILTER`) gets a message. Connected members
+        /// come first; without any the session that is there longest gets everything.
         shared_subscription_strategy: ShareStrategy => choice().or(ShareStrategy::RoundRobin);
         /// Sessions in all, connected or not.
         max_sessions: u32 => integer(1..=100_000_000).or(2_000_000);
@@ -69,20 +69,21 @@ section! {
         /// all. QoS 0 is dropped then. A message from Kafka for a connected client waits instead, as long as
         /// `slow_subscriber_timeout` says.
         queue_full: QueueFull => choice().or(QueueFull::DropNewest);
-        /// How long a connected client may take nothing (no byte of a message, no acknowledgement) while a bridge from
-        /// Kafka or a will waits for it. Then its queue counts as full, `queue_full` applies, and it is not waited
-        /// for until it goes on. `infinity`: it is waited for without a limit, and others wait with it.
+        /// How long a connected client may take nothing (no byte of a message, no acknowledgement) while a
+        /// bridge from Kafka or a will waits for it. Then its queue counts as full, `queue_full` applies, and
+        /// it is not waited for until it goes on. `infinity`: it is waited for without a limit, and others
+        /// wait with it.
         slow_subscriber_timeout: Option<Duration> => millis()
             .at_least(Duration::from_millis(100)).or_word("infinity").or(Some(Duration::from_secs(30)));
-        /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have in all.
-        /// From 7/8 of it new sessions (0x97), subscriptions (0x97) and retained messages are refused, and for a
-        /// client with a backlog of 16 KB its queue counts as full; when it is reached, so it does for every
-        /// client that has a message waiting. Clients that keep up are served. The buffers of bridges are not
-        /// in it.
+        /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have in
+        /// all. From 7/8 of it new sessions (0x97), subscriptions (0x97) and retained messages are refused,
+        /// and for a client with a backlog of 16 KB its queue counts as full; when it is reached, so it does
+        /// for every client that has a message waiting. Clients that keep up are served. The buffers of
+        /// bridges are not in it.
         max_memory: ByteSize => bytes().at_least(ByteSize::mb(16))
             .or_else(|| ByteSize(mqtt::half_of_memory()), "half of the machine's memory, or the container's");
-        /// Where sessions that outlive their connection (session expiry above 0, for MQTT 3 clean session 0), what
-        /// waits for them, and retained messages are kept. See docs/sessions.md.
+        /// Where sessions that outlive their connection (session expiry above 0, for MQTT 3 clean session 0),
+        /// what waits for them, and retained messages are kept. See docs/sessions.md.
         session_store: SessionStore => choice().or(SessionStore::Disk);
         /// Retained messages.
         retain: RetainConfig => nested();

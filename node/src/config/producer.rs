@@ -32,11 +32,12 @@ section! {
         local_topic: Option<String> => topic_filter().also(&["mqtt_topic", "producer.mqtt.topic"]).optional();
         /// Whether the acknowledgement of a publication waits for this bridge.
         ack_wait: bool => boolean().or(true);
-        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error otherwise. A message then goes
-        /// round until it has passed Kafka 16 times.
+        /// Whether the bridge may be part of a loop of producer and consumer bridges, which is an error
+        /// otherwise. A message then goes round until it has passed Kafka 16 times.
         allow_loop: bool => boolean().or(false);
-        /// Connections to each broker for what is written. Bridges with the same hosts, login and TLS share them; a partition always
-        /// uses the same one, so that its order holds. More than one helps over a long or slow network, not with a broker nearby.
+        /// Connections to each broker for what is written. Bridges with the same hosts, login and TLS share
+        /// them; a partition always uses the same one, so that its order holds. More than one helps over a
+        /// long or slow network, not with a broker nearby.
         pool_size: u16 => integer(1..=64).or(1);
         /// Form and destination of the records.
         kafka: ProducerKafkaConfig => nested();
@@ -119,14 +120,15 @@ choices! {
 section! {
     /// Form and destination of the records of a producer bridge.
     pub struct ProducerKafkaConfig {
-        /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without a value for a placeholder,
-        /// or whose topic Kafka does not know, fails.
+        /// Kafka topic, or a template of one: then each message goes to the topic that it names. One without
+        /// a value for a placeholder, or whose topic Kafka does not know, fails.
         topic: String => template::<PublishSlot>().check(|text| check_topic_template(text)).advise(|topic| advise_topic_template(topic)).allowing("a Kafka topic name, or a template of one");
         /// Key, value and timestamp of a record.
         message: MessageConfig => nested();
         /// Largest record batch, before compression. One record that is larger is sent alone.
         max_batch_bytes: ByteSize => bytes().within(ByteSize(1)..=ByteSize::gb(1)).or(ByteSize::kb(896));
-        /// How long the first record waits for more before a batch leaves, while nothing is under way to its partition.
+        /// How long the first record waits for more before a batch leaves, while nothing is under way to its
+        /// partition.
         max_linger_time: Duration => millis().or(Duration::ZERO);
         /// Bytes that end such a wait early; max_batch_bytes does so, too.
         max_linger_bytes: ByteSize => bytes().or(ByteSize::mb(10));
@@ -137,7 +139,8 @@ section! {
         /// Which replicas confirm a batch before it counts as written.
         required_acks: RequiredAcks => choice().or(RequiredAcks::AllIsr);
         /// Template that gives record headers: exactly one placeholder, whose value is an object, a list of
-        /// `{key, value}`, or the JSON text of one. `${pub_props.User-Property-Pairs}` is every MQTT 5 user property.
+        /// `{key, value}`, or the JSON text of one. `${pub_props.User-Property-Pairs}` is every MQTT 5 user
+        /// property.
         kafka_headers: Option<String> => template::<PublishSlot>().check(|text| check_headers(text)).optional();
         /// Further headers, behind those.
         kafka_ext_headers: Vec<ExtHeaderConfig> => list(nested()).or(Vec::new());
@@ -148,27 +151,28 @@ section! {
         /// Use only this many partitions, the first ones.
         partitions_limit: Option<u32> => integer(1..=u32::MAX).or_word("all_partitions");
         /// Batches of one partition that may await their acknowledgement; 5 at most are used, because Kafka
-        /// recognises a resend among its last 5 only, and 1 without `required_acks = all_isr`, to keep order when Kafka refuses one.
+        /// recognises a resend among its last 5 only, and 1 without `required_acks = all_isr`, to keep order
+        /// when Kafka refuses one.
         max_inflight: u16 => integer(1..=65_535).or(10);
-        /// Age at which a batch is given up: when all of its records are older (an eighth more at most), and it is certain that
-        /// Kafka does not have it.
+        /// Age at which a batch is given up: when all of its records are older (an eighth more at most), and
+        /// it is certain that Kafka does not have it.
         max_batch_age: Option<Duration> => millis().at_least(Duration::from_millis(1)).or_word("infinity");
-        /// How often a batch is sent again after Kafka answered with an error that may pass; beyond it the batch is given
-        /// up. A lost connection does not count.
+        /// How often a batch is sent again after Kafka answered with an error that may pass; beyond it the
+        /// batch is given up. A lost connection does not count.
         max_retries: Option<u32> => integer(0..=u32::MAX).or_word("infinity");
         /// Pause before a connection that broke again is made again; the first time there is none.
         reconnect_delay: Duration => millis().or(Duration::from_secs(2));
         /// When a publication counts as done. Unset: when its record is safe in the buffer mode that is used.
         query_mode: Option<QueryMode> => choice().optional();
-        /// In the query mode `sync`, the time after which an answer of Kafka counts as late. The publication is not done before
-        /// it, all the same.
+        /// In the query mode `sync`, the time after which an answer of Kafka counts as late. The publication
+        /// is not done before it, all the same.
         sync_query_timeout: Duration => millis().at_least(Duration::from_millis(1)).or(Duration::from_secs(5));
         /// Limits of a bridge whose topic is a template.
         dynamic_topics: DynamicTopicsConfig => nested();
         /// Where records wait for Kafka.
         buffer: BufferConfig => nested();
-        /// Kafka topic for records that were given up, with the reason in their headers. Unset, they are counted and
-        /// logged.
+        /// Kafka topic for records that were given up, with the reason in their headers. Unset, they are
+        /// counted and logged.
         dead_letter_topic: Option<String> => text().check(|topic| check_kafka_topic(topic)).optional();
     }
     validate check_kafka;
@@ -183,11 +187,11 @@ section! {
         value: String => template::<PublishSlot>().or("${.}".into());
         /// Timestamp of the record in milliseconds since 1970; what is not a number becomes the current time.
         timestamp: String => template::<PublishSlot>().or("${.timestamp}".into());
-        /// Whether a key that renders to nothing is written as null, and not as an empty text. A record without key goes to any
-        /// partition.
+        /// Whether a key that renders to nothing is written as null, and not as an empty text. A record
+        /// without key goes to any partition.
         empty_key_is_null: bool => boolean().or(false);
-        /// Whether a value that renders to nothing is written as null: a tombstone, which deletes the key from a compacted
-        /// topic.
+        /// Whether a value that renders to nothing is written as null: a tombstone, which deletes the key
+        /// from a compacted topic.
         empty_value_is_null: bool => boolean().or(false);
     }
 }
@@ -195,12 +199,13 @@ section! {
 section! {
     /// Limits of a bridge whose topic is a template.
     pub struct DynamicTopicsConfig {
-        /// Topics that the bridge writes to at a time. Beyond it, a topic that has nothing to do gives way; where there is none,
-        /// publishers of QoS 1 and 2 have to wait, and QoS 0 is dropped.
+        /// Topics that the bridge writes to at a time. Beyond it, a topic that has nothing to do gives way;
+        /// where there is none, publishers of QoS 1 and 2 have to wait, and QoS 0 is dropped.
         max_topics: u32 => integer(1..=100_000).or(1000);
         /// A topic with nothing to do for so long is given up, until its next message.
         idle_timeout: Duration => seconds().at_least(Duration::from_secs(1)).or(Duration::from_mins(10));
-        /// Bytes that may wait for all topics together, beside `buffer.per_partition_limit` for each partition.
+        /// Bytes that may wait for all topics together, beside `buffer.per_partition_limit` for each
+        /// partition.
         memory_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
     }
 }
@@ -210,7 +215,8 @@ section! {
     pub struct ExtHeaderConfig {
         /// Key of the header.
         kafka_ext_header_key: String => template::<PublishSlot>().check(|text| not_empty(text));
-        /// Value of the header: one placeholder, or a text without any. A header without its value is left out.
+        /// Value of the header: one placeholder, or a text without any. A header without its value is left
+        /// out.
         kafka_ext_header_value: String => template::<PublishSlot>().check(|text| check_ext_value(text));
     }
 }
@@ -220,14 +226,15 @@ section! {
     pub struct BufferConfig {
         /// Where records wait for Kafka.
         mode: BufferMode => choice().or(BufferMode::Memory);
-        /// Bytes that may wait for one partition, in memory and in files together. Beyond it the oldest QoS 0 messages are dropped, and
-        /// publishers of QoS 1 and 2 have to wait.
+        /// Bytes that may wait for one partition, in memory and in files together. Beyond it the oldest QoS 0
+        /// messages are dropped, and publishers of QoS 1 and 2 have to wait.
         per_partition_limit: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(256));
-        /// A file that has reached this size is followed by the next. In the mode `hybrid` also the bytes that wait in memory, for
-        /// each partition, before any wait in files.
+        /// A file that has reached this size is followed by the next. In the mode `hybrid` also the bytes
+        /// that wait in memory, for each partition, before any wait in files.
         segment_bytes: ByteSize => bytes().at_least(ByteSize(1)).or(ByteSize::mb(10));
-        /// While memory is short (`sysmon.os.sysmem_high_watermark`), drop the oldest QoS 0 messages for new ones, and let publishers of
-        /// QoS 1 and 2 wait, in partitions that hold more than `max_inflight` batches of `max_batch_bytes`. Linux, mode `memory`.
+        /// While memory is short (`sysmon.os.sysmem_high_watermark`), drop the oldest QoS 0 messages for new
+        /// ones, and let publishers of QoS 1 and 2 wait, in partitions that hold more than `max_inflight`
+        /// batches of `max_batch_bytes`. Linux, mode `memory`.
         memory_overload_protection: bool => boolean().or(true);
     }
 }

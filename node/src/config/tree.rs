@@ -98,7 +98,8 @@ impl Walk {
         self.wrong_at::<()>(&path, place, message);
     }
 
-    /// The path and place of a key some levels under an object; the place of the innermost level that is written.
+    /// The path and place of a key some levels under an object; the place of the innermost level that is
+    /// written.
     fn under(&self, object: &Object<'_>, keys: &[&str]) -> (String, Place) {
         let (mut path, mut place) = (object.path.clone(), object.place);
         for key in keys {

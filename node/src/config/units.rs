@@ -157,7 +157,8 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// Reads a number in a span of time: `COUNT`, `COUNT/s`, `COUNT/10s`; `count` reads the first part. None: not a rate.
+/// Reads a number in a span of time: `COUNT`, `COUNT/s`, `COUNT/10s`; `count` reads the first part. None: not
+/// a rate.
 pub(super) fn read_rate(text: &str, count: impl Fn(&str) -> Result<u64, String>) -> Option<Rate> {
     let (amount, time) = text.trim().split_once('/').unwrap_or((text, "1s"));
     let time = time.trim();

@@ -33,8 +33,8 @@ pub struct DevArgs {
     /// Use this Kafka instead of the one inside; the topics testtopic-in and testtopic-out must exist there.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "kafka_port")]
     pub kafka: Option<String>,
-    /// Keep the data (records and offsets of the development Kafka, MQTT sessions) in this folder. Without it nothing outlives
-    /// the process.
+    /// Keep the data (records and offsets of the development Kafka, MQTT sessions) in this folder. Without it
+    /// nothing outlives the process.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }

@@ -1,7 +1,8 @@
-//! Work of a broker on a record batch: checks it, stamps offset and leader epoch into it, and finds a record by time.
+//! Work of a broker on a record batch: checks it, stamps offset and leader epoch into it, and finds a record
+//! by time.
 //!
-//! Records stay opaque but for the search by time. Offset and epoch lie before the checksummed part, so a batch is stored as it came;
-//! log-append time changes checksummed bytes, so its CRC is renewed.
+//! Records stay opaque but for the search by time. Offset and epoch lie before the checksummed part, so a
+//! batch is stored as it came; log-append time changes checksummed bytes, so its CRC is renewed.
 
 use bytes::{Bytes, BytesMut};
 use causeway_protocol::kafka::batch::{self, Batch, BatchHeader, HEADER_LEN, TimestampType};
@@ -47,7 +48,8 @@ pub(super) fn from_client(bytes: Bytes) -> Result<Batch, Error> {
     if counted && sequenced && !header.is_control() { Ok(batch) } else { Err(Error::Inconsistent) }
 }
 
-/// Copies a batch out of its request with offset and leader epoch set; with `append_time` (ms) it becomes a log-append-time batch.
+/// Copies a batch out of its request with offset and leader epoch set; with `append_time` (ms) it becomes a
+/// log-append-time batch.
 pub(super) fn stored(
     batch: &Batch,
     base_offset: i64,
@@ -76,7 +78,8 @@ pub(super) fn append_time(header: &BatchHeader) -> i64 {
     if header.timestamp_type() == TimestampType::LogAppendTime { header.max_timestamp } else { -1 }
 }
 
-/// `(timestamp, offset)` of the first record of a stored batch from offset `start` on that is at least as new as `timestamp`.
+/// `(timestamp, offset)` of the first record of a stored batch from offset `start` on that is at least as new
+/// as `timestamp`.
 pub(super) fn first_at_time(bytes: &Bytes, timestamp: i64, start: i64) -> Result<Option<(i64, i64)>, Error> {
     let records = first(bytes.clone())?.records(MAX_DECOMPRESSED)?;
     for record in &records {

@@ -1,4 +1,5 @@
-//! State that all broker listeners of one development Kafka share: brokers, topics, groups, memory limit, data directory.
+//! State that all broker listeners of one development Kafka share: brokers, topics, groups, memory limit,
+//! data directory.
 //!
 //! Lock order: `topics` before a partition's `log`, `log` before `store`. No lock is held across an await.
 
@@ -55,7 +56,8 @@ pub(super) fn now_ms() -> i64 {
 pub(super) type Refused = (ResponseError, String);
 
 impl Cluster {
-    /// Opens the data directory, if there is one, and creates the topics that `options` names and that do not exist.
+    /// Opens the data directory, if there is one, and creates the topics that `options` names and that do not
+    /// exist.
     pub(super) fn open(options: Options, brokers: Vec<SocketAddr>) -> Result<Arc<Self>, Error> {
         let storage = |path: &std::path::Path| {
             let path = path.to_owned();

@@ -1,7 +1,7 @@
 //! The shell around the group state machine: waiting requests, the timer, committed offsets on disk.
 //!
-//! Invariants: a waiting request is answered or its connection ends; a change of a group wakes the timer task, so that no deadline passes
-//! unseen; the lock is held for single calls only.
+//! Invariants: a waiting request is answered or its connection ends; a change of a group wakes the timer
+//! task, so that no deadline passes unseen; the lock is held for single calls only.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
 //! Faults on command: what makes the development Kafka a test instrument.
 //!
-//! A rule names requests (API, and where it has them topic and partition, and broker), what happens to them, and how often. A rule counts
-//! requests, not partitions: within one request it applies to all that match. Rules are tried in the order in which they were given; a
-//! rule that is used up is gone. Without rules a request pays one atomic load.
+//! A rule names requests (API, and where it has them topic and partition, and broker), what happens to them,
+//! and how often. A rule counts requests, not partitions: within one request it applies to all that match.
+//! Rules are tried in the order in which they were given; a rule that is used up is gone. Without rules a
+//! request pays one atomic load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -157,27 +158,32 @@ impl Faults {
         self.0.active.store(rules.len(), Ordering::Release);
     }
 
-    /// Closes the connection of each of the next `requests` matching requests before anything is done: a lost request.
+    /// Closes the connection of each of the next `requests` matching requests before anything is done: a lost
+    /// request.
     pub fn drop_before(&self, matches: impl Into<Match>, requests: usize) {
         self.add(matches.into(), Action::DropBefore, requests);
     }
 
-    /// Does what each of the next `requests` matching requests asks for, then closes the connection instead of answering: a lost answer.
+    /// Does what each of the next `requests` matching requests asks for, then closes the connection instead
+    /// of answering: a lost answer.
     pub fn drop_after(&self, matches: impl Into<Match>, requests: usize) {
         self.add(matches.into(), Action::DropAfter, requests);
     }
 
-    /// Holds back the answers of the next `requests` matching requests by `delay`; what they ask for is done at once.
+    /// Holds back the answers of the next `requests` matching requests by `delay`; what they ask for is done
+    /// at once.
     pub fn delay(&self, matches: impl Into<Match>, delay: Duration, requests: usize) {
         self.add(matches.into(), Action::Delay(delay), requests);
     }
 
-    /// Answers the next `requests` matching requests with Kafka's error `code`, for each matching partition, and does nothing for them.
+    /// Answers the next `requests` matching requests with Kafka's error `code`, for each matching partition,
+    /// and does nothing for them.
     pub fn error(&self, matches: impl Into<Match>, code: i16, requests: usize) {
         self.add(matches.into(), Action::Error(code), requests);
     }
 
-    /// Leaves matching partitions out of the next `requests` answers about metadata, as a broker may whose own metadata is not complete.
+    /// Leaves matching partitions out of the next `requests` answers about metadata, as a broker may whose
+    /// own metadata is not complete.
     pub fn hide(&self, matches: impl Into<Match>, requests: usize) {
         self.add(matches.into(), Action::Hide, requests);
     }
@@ -195,15 +201,16 @@ impl Faults {
         *self.0.rate.lock() = Rate::default();
     }
 
-    /// Limits produce and fetch together to this many bytes a second, as a quota does: answers come at once with `throttle_time_ms`,
-    /// and the connection is not read for that long. `None` lifts the limit.
+    /// Limits produce and fetch together to this many bytes a second, as a quota does: answers come at once
+    /// with `throttle_time_ms`, and the connection is not read for that long. `None` lifts the limit.
     pub fn throttle(&self, bytes_per_second: Option<u64>) {
         let mut rate = self.0.rate.lock();
         rate.bytes_per_second = bytes_per_second.unwrap_or(0);
         rate.free_at = None;
     }
 
-    /// Every produce and fetch answer carries this `throttle_time_ms`, and the connection is not read for that long. Zero ends it.
+    /// Every produce and fetch answer carries this `throttle_time_ms`, and the connection is not read for
+    /// that long. Zero ends it.
     pub fn throttle_time(&self, time: Duration) {
         self.0.rate.lock().fixed = time;
     }
@@ -229,7 +236,8 @@ impl Faults {
         }
     }
 
-    /// Stops the listener of a broker and closes its connections: connecting is refused until `resume_broker`. Its partitions keep it as leader.
+    /// Stops the listener of a broker and closes its connections: connecting is refused until
+    /// `resume_broker`. Its partitions keep it as leader.
     pub async fn pause_broker(&self, broker: i32) -> Result<(), Error> {
         self.switch_to(broker, true).await
     }

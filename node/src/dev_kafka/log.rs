@@ -1,8 +1,8 @@
 //! One partition's log: whole batches in order of offset, each in its own reference-counted buffer.
 //!
-//! Invariants: batches are contiguous (`base_offset` of one is `last_offset + 1` of the one before), all of them lie between
-//! `start_offset` and `next_offset`, offsets never come back. With one replica the high watermark is `next_offset`. A read copies nothing
-//! but the answer and finds its place by binary search.
+//! Invariants: batches are contiguous (`base_offset` of one is `last_offset + 1` of the one before), all of
+//! them lie between `start_offset` and `next_offset`, offsets never come back. With one replica the high
+//! watermark is `next_offset`. A read copies nothing but the answer and finds its place by binary search.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,8 @@ use super::store::PartitionStore;
 pub(super) struct StoredBatch {
     last_offset: i64,
     pub(super) max_timestamp: i64,
-    /// Highest `max_timestamp` of this batch and all appended before it: rises with the offset, so a time can be searched for.
+    /// Highest `max_timestamp` of this batch and all appended before it: rises with the offset, so a time can
+    /// be searched for.
     max_timestamp_so_far: i64,
     pub(super) bytes: Bytes,
 }
@@ -113,7 +114,8 @@ impl PartitionLog {
         self.bytes
     }
 
-    /// Appends a batch that was checked. `now` is the time in milliseconds; with `log_append_time` it replaces the batch's timestamps.
+    /// Appends a batch that was checked. `now` is the time in milliseconds; with `log_append_time` it
+    /// replaces the batch's timestamps.
     pub(super) fn append(
         &mut self,
         batch: &Batch,
@@ -178,7 +180,8 @@ impl PartitionLog {
 
     /// The first batch that may hold a record with a timestamp of at least `timestamp`.
     pub(super) fn batch_at_time(&self, timestamp: i64) -> Option<&StoredBatch> {
-        // The running maximum may stem from batches that retention dropped, so the first hits can still be older.
+        // The running maximum may stem from batches that retention dropped, so the first hits can still be
+        // older.
         let from = self.batches.partition_point(|batch| batch.max_timestamp_so_far < timestamp);
         self.batches.range(from..).find(|batch| batch.max_timestamp >= timestamp)
     }
@@ -189,7 +192,8 @@ impl PartitionLog {
         self.batches.iter().find(|batch| batch.max_timestamp == newest)
     }
 
-    /// End of the highest leader epoch that is not above `epoch`, as `(that epoch, end offset)`; `None` when all are above.
+    /// End of the highest leader epoch that is not above `epoch`, as `(that epoch, end offset)`; `None` when
+    /// all are above.
     pub(super) fn end_of_epoch(&self, epoch: i32, current_epoch: i32) -> Option<(i32, i64)> {
         if epoch == current_epoch {
             return Some((epoch, self.next_offset));
@@ -199,7 +203,8 @@ impl PartitionLog {
         Some((found, self.epochs.get(after).map_or(self.next_offset, |(_, start)| *start)))
     }
 
-    /// Drops the oldest batches until at most `keep` bytes are left, but never the last one. Returns the bytes dropped.
+    /// Drops the oldest batches until at most `keep` bytes are left, but never the last one. Returns the
+    /// bytes dropped.
     pub(super) fn trim(&mut self, keep: usize) -> usize {
         let before = self.bytes;
         while self.bytes > keep && self.batches.len() > 1 {
@@ -214,7 +219,8 @@ impl PartitionLog {
         before - self.bytes
     }
 
-    /// Moves the start of the log to `offset`, which need not be the border of a batch (DeleteRecords). Returns the bytes dropped.
+    /// Moves the start of the log to `offset`, which need not be the border of a batch (DeleteRecords).
+    /// Returns the bytes dropped.
     pub(super) fn delete_before(&mut self, offset: i64) -> Result<usize, OutOfRange> {
         if offset > self.next_offset {
             return Err(OutOfRange(offset));

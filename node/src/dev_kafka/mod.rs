@@ -1,9 +1,11 @@
-//! A small in-memory Kafka for development and tests. **Not for production**: one copy of the data, no fsync, no access control beside a
-//! SASL password check, and it drops the oldest records when its memory limit is reached.
+//! A small in-memory Kafka for development and tests. **Not for production**: one copy of the data, no fsync,
+//! no access control beside a SASL password check, and it drops the oldest records when its memory limit is
+//! reached.
 //!
-//! It speaks Kafka's wire protocol to real clients: producers (with idempotence), consumers, consumer groups, console tools. Records are
-//! opaque batches that are stored and answered as they came. One process can be several brokers, which share everything, so that leaders
-//! can move; [`Faults`] makes it misbehave on command.
+//! It speaks Kafka's wire protocol to real clients: producers (with idempotence), consumers, consumer groups,
+//! console tools. Records are opaque batches that are stored and answered as they came. One process can be
+//! several brokers, which share everything, so that leaders can move; [`Faults`] makes it misbehave on
+//! command.
 //!
 //! ```text
 //! server.rs     listeners and connections          log.rs             one partition: batches, offsets, times
@@ -14,8 +16,9 @@
 //! coordinator.rs  its timers and waiting requests   sasl.rs, tls.rs    PLAIN and SCRAM, certificates
 //! ```
 //!
-//! It does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups, share groups. A request
-//! is decoded by generated code that believes array lengths: do not put it where strangers can reach it.
+//! It does not have: transactions, replication, log compaction, access control lists, quotas, KIP-848 groups,
+//! share groups. A request is decoded by generated code that believes array lengths: do not put it where
+//! strangers can reach it.
 
 mod api;
 mod batch;
@@ -81,15 +84,18 @@ impl TopicSpec {
 pub struct Options {
     /// One broker per address; port 0 takes a free one. Default: one broker on a free port of 127.0.0.1.
     pub bind: Vec<SocketAddr>,
-    /// Directory that keeps topics, records and committed offsets over restarts. Default: none, all in memory.
+    /// Directory that keeps topics, records and committed offsets over restarts. Default: none, all in
+    /// memory.
     pub data_dir: Option<PathBuf>,
     /// Topics that exist from the start.
     pub topics: Vec<TopicSpec>,
-    /// Whether asking for the metadata of an unknown topic creates it, when the client allows it. Default: yes.
+    /// Whether asking for the metadata of an unknown topic creates it, when the client allows it. Default:
+    /// yes.
     pub auto_create: bool,
     /// Partitions of topics that are created without a number. Default: 1.
     pub default_partitions: i32,
-    /// Largest batch in bytes, unless `max.message.bytes` of the topic says otherwise. Default: Kafka's 1,048,588.
+    /// Largest batch in bytes, unless `max.message.bytes` of the topic says otherwise. Default: Kafka's
+    /// 1,048,588.
     pub max_message_bytes: usize,
     /// Bytes of records kept in all; beyond it the oldest of the largest partition go. Default: 1 GiB.
     pub retention_bytes: usize,
@@ -270,7 +276,8 @@ impl DevKafka {
         Some((leader.broker, leader.epoch))
     }
 
-    /// The partition's batches as they are stored, from the one that holds `offset` on; `None` when there is no such partition or offset.
+    /// The partition's batches as they are stored, from the one that holds `offset` on; `None` when there is
+    /// no such partition or offset.
     pub fn batches(&self, topic: &str, partition: i32, offset: i64) -> Option<Vec<Bytes>> {
         self.cluster.batches(topic, partition, offset)
     }
@@ -296,7 +303,8 @@ impl DevKafka {
         Some(producers)
     }
 
-    /// Makes a partition forget a producer id, as Kafka does a day after its last write; answers whether it was known.
+    /// Makes a partition forget a producer id, as Kafka does a day after its last write; answers whether it
+    /// was known.
     pub fn forget_producer(&self, topic: &str, partition: i32, producer_id: i64) -> bool {
         let found = self.cluster.topic(topic).and_then(|topic| topic.partition(partition));
         found.is_some_and(|partition| partition.log.lock().forget_producer(producer_id))
@@ -309,7 +317,8 @@ impl DevKafka {
         Ok(())
     }
 
-    /// State of a consumer group with Kafka's names, such as `Stable`, and the ids of its members; `None` when there is no such group.
+    /// State of a consumer group with Kafka's names, such as `Stable`, and the ids of its members; `None`
+    /// when there is no such group.
     pub fn group(&self, group: &str) -> Option<(&'static str, Vec<String>)> {
         self.cluster.groups.with(|coordinator, _| {
             let found = coordinator.groups().get(group)?;

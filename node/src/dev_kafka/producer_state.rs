@@ -1,8 +1,9 @@
 //! Memory of a partition about idempotent producers (KIP-98): the last five batches of each, by producer id.
 //!
-//! Invariants: a batch found again among the last five with the same epoch and the same sequence range is a resend and answers with
-//! its first offset; otherwise sequences follow each other without a gap and wrap from 2^31-1 to 0; an older epoch is refused. A producer
-//! id that the partition does not know (any more) may start at any sequence, as in Kafka since KIP-360.
+//! Invariants: a batch found again among the last five with the same epoch and the same sequence range is a
+//! resend and answers with its first offset; otherwise sequences follow each other without a gap and wrap
+//! from 2^31-1 to 0; an older epoch is refused. A producer id that the partition does not know (any more) may
+//! start at any sequence, as in Kafka since KIP-360.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,8 @@ use hashbrown::HashMap;
 
 /// Batches remembered per producer, fixed in Kafka (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 const REMEMBERED: usize = 5;
-/// Producers remembered per partition; the one that wrote longest ago is forgotten beyond it, so that the table is bounded.
+/// Producers remembered per partition; the one that wrote longest ago is forgotten beyond it, so that the
+/// table is bounded.
 const MAX_PRODUCERS: usize = 10_000;
 
 /// Finding of `check` about a batch that may be appended or was already.

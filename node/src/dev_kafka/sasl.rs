@@ -1,8 +1,10 @@
-//! The server side of SASL: PLAIN (RFC 4616) and SCRAM-SHA-256 and -512 (RFC 5802), one exchange per connection.
+//! The server side of SASL: PLAIN (RFC 4616) and SCRAM-SHA-256 and -512 (RFC 5802), one exchange per
+//! connection.
 //!
-//! Invariants: a connection is authenticated only after a whole exchange succeeded; a failed one ends the connection; an error tells nobody
-//! whether the user or the password was wrong. With a session lifetime (KIP-368) an authenticated connection has to go through another
-//! exchange in time, which may be with the same user only.
+//! Invariants: a connection is authenticated only after a whole exchange succeeded; a failed one ends the
+//! connection; an error tells nobody whether the user or the password was wrong. With a session lifetime
+//! (KIP-368) an authenticated connection has to go through another exchange in time, which may be with the
+//! same user only.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! Listeners and connections: one task per broker listener, one per connection.
 //!
-//! Invariants: requests of one connection are served and answered in order, one at a time, as Kafka does; a frame is never buffered beyond
-//! its checked length; an answer that is ready is written before anything that may wait. A connection ends with its broker's generation
-//! (pause, `close_connections`, stop), whatever it waits for.
+//! Invariants: requests of one connection are served and answered in order, one at a time, as Kafka does; a
+//! frame is never buffered beyond its checked length; an answer that is ready is written before anything that
+//! may wait. A connection ends with its broker's generation (pause, `close_connections`, stop), whatever it
+//! waits for.
 
 use std::io;
 use std::net::SocketAddr;

@@ -6,8 +6,9 @@
 //! TOPIC-PARTITION/BASE.log        batches back to back; BASE is the first offset of the file
 //! ```
 //!
-//! Batches are written before they are answered, but not synced: this keeps a developer's data over restarts, it does not protect it
-//! from a power cut. A torn or damaged tail is cut at the last whole batch with a right checksum. A lock file keeps a second process out.
+//! Batches are written before they are answered, but not synced: this keeps a developer's data over restarts,
+//! it does not protect it from a power cut. A torn or damaged tail is cut at the last whole batch with a
+//! right checksum. A lock file keeps a second process out.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
@@ -61,7 +62,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens or creates the directory and reads what it holds. Fails with `WouldBlock` when another process has it.
+    /// Opens or creates the directory and reads what it holds. Fails with `WouldBlock` when another process
+    /// has it.
     pub(super) fn open(root: &Path) -> io::Result<(Self, Meta, Vec<OffsetLine>)> {
         fs::create_dir_all(root)?;
         let lock = File::create(root.join("lock"))?;
@@ -195,7 +197,8 @@ impl PartitionStore {
         self.directory.join(format!("{base:020}.log"))
     }
 
-    /// Appends a batch that starts at `base_offset`. After an error the file ends where it ended before, or is no longer used.
+    /// Appends a batch that starts at `base_offset`. After an error the file ends where it ended before, or
+    /// is no longer used.
     pub(super) fn append(&mut self, base_offset: i64, batch: &[u8]) -> io::Result<()> {
         if self.active.as_ref().is_none_or(|(_, size)| *size >= SEGMENT_BYTES) {
             let file = OpenOptions::new().create(true).append(true).open(self.path(base_offset))?;

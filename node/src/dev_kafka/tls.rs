@@ -1,4 +1,5 @@
-//! The server side of TLS: one certificate for all brokers, and authorities of clients where clients need one.
+//! The server side of TLS: one certificate for all brokers, and authorities of clients where clients need
+//! one.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Topics and their partitions: names, ids, configuration, leaders, and who waits for a partition to grow.
 //!
-//! Invariants: a name and an id stand for the same topic; partitions are never taken away from a living topic; a leader's epoch rises with
-//! each move. A waiter is woken by every append to a partition it watches, at once, and takes itself off the list when it is dropped.
+//! Invariants: a name and an id stand for the same topic; partitions are never taken away from a living
+//! topic; a leader's epoch rises with each move. A waiter is woken by every append to a partition it watches,
+//! at once, and takes itself off the list when it is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ const MAX_NAME: usize = 249;
 /// Partitions of one topic at most, so that one request cannot take all memory.
 pub(super) const MAX_PARTITIONS: i32 = 10_000;
 
-/// A topic configuration that the broker knows: its name, default, type number of DescribeConfigs, and whether it has an effect here.
+/// A topic configuration that the broker knows: its name, default, type number of DescribeConfigs, and
+/// whether it has an effect here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConfigKey {
     pub(super) name: &'static str,
@@ -58,8 +60,8 @@ pub(super) struct TopicConfig {
     pub(super) max_message_bytes: usize,
     /// Whether the broker's time replaces the producer's (`message.timestamp.type`).
     pub(super) log_append_time: bool,
-    /// Milliseconds by which timestamps may be before and after the broker's time (`message.timestamp.before.max.ms`,
-    /// `message.timestamp.after.max.ms`).
+    /// Milliseconds by which timestamps may be before and after the broker's time
+    /// (`message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`).
     pub(super) timestamp_range: (i64, i64),
     /// Bytes kept per partition (`retention.bytes`), `None` without limit of its own.
     pub(super) retention_bytes: Option<usize>,

@@ -58,7 +58,8 @@ pub struct Message<'a> {
 pub enum Outcome {
     /// Carried on as far as the sink promises.
     Success,
-    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x87, 0x90, 0x97, 0x99).
+    /// Given up for good, with the reason that an MQTT 5 publisher is told (0x80, 0x83, 0x87, 0x90, 0x97,
+    /// 0x99).
     Failed(ReasonCode),
 }
 
@@ -81,8 +82,8 @@ pub trait AckSink: Send + Sync {
         None
     }
 
-    /// True where the issuer of the tickets brings nothing more until some of them are complete. `standstill` names a
-    /// client that keeps one of them; it may be shown to people as long as it lives.
+    /// True where the issuer of the tickets brings nothing more until some of them are complete. `standstill`
+    /// names a client that keeps one of them; it may be shown to people as long as it lives.
     fn waits_for(&self, _standstill: &Arc<Standstill>) -> bool {
         false
     }
@@ -122,8 +123,9 @@ impl Ticket {
     }
 }
 
-/// The identity of a session that outlives the process: 128 random bits, made with the session and stored with it. Never
-/// given out twice, by any node: not after a crash, nor by a node that goes on from a backup or a copy of its data directory.
+/// The identity of a session that outlives the process: 128 random bits, made with the session and stored
+/// with it. Never given out twice, by any node: not after a crash, nor by a node that goes on from a backup
+/// or a copy of its data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 16]);
 
@@ -143,7 +145,8 @@ pub struct Lives {
     pub now: u64,
 }
 
-/// A QoS 2 publication from its PUBLISH to its PUBREL, for those who remember it longer than the process lives.
+/// A QoS 2 publication from its PUBLISH to its PUBREL, for those who remember it longer than the process
+/// lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// The session that publishes.
@@ -152,16 +155,18 @@ pub struct Mark {
     pub identifier: u16,
 }
 
-/// Remembers marks on a disk together with the messages, so that one that is sent again after a crash is not taken again.
+/// Remembers marks on a disk together with the messages, so that one that is sent again after a crash is not
+/// taken again.
 ///
-/// A mark stands for its publication only as long as every release of its packet identifier has been heard. So what is on the
-/// disk carries the life of the node that heard the releases, and counts for the next life alone.
+/// A mark stands for its publication only as long as every release of its packet identifier has been heard.
+/// So what is on the disk carries the life of the node that heard the releases, and counts for the next life
+/// alone.
 pub trait Remembers: Send + Sync {
     /// The life in which the marks that were found at the start were kept up to date.
     fn life(&self) -> Option<u64>;
 
-    /// Hears of all releases from now on, in the life `now`. Of the marks that were found those count that are `meant`; the
-    /// others are never believed again.
+    /// Hears of all releases from now on, in the life `now`. Of the marks that were found those count that
+    /// are `meant`; the others are never believed again.
     fn believe(&self, now: u64, meant: &dyn Fn(Mark) -> bool);
 
     /// Whether it has this one.

@@ -8,8 +8,9 @@
 //!   before its publication is complete.
 //! * A QoS 2 packet identifier is dispatched once from its first PUBLISH to its PUBREL, however often the
 //!   PUBLISH is repeated and however many connections that takes (MQTT-4.3.3-10).
-//! * A QoS 1 publication that an earlier connection left without its PUBACK is not dispatched again when its client
-//!   repeats it with DUP: the repetition waits for the first copy. The identifier without DUP is another publication.
+//! * A QoS 1 publication that an earlier connection left without its PUBACK is not dispatched again when its
+//!   client repeats it with DUP: the repetition waits for the first copy. The identifier without DUP is
+//!   another publication.
 //! * Completions of an earlier connection are recorded for those who may repeat them.
 
 use std::collections::VecDeque;
@@ -142,7 +143,8 @@ impl AckTracker {
         AtLeastOnce::New(self.add(identifier, Answer::Acknowledged))
     }
 
-    /// True where a QoS 1 publication with this packet identifier arrived on this connection and is not acknowledged.
+    /// True where a QoS 1 publication with this packet identifier arrived on this connection and is not
+    /// acknowledged.
     pub(crate) fn is_under_way(&self, identifier: u16) -> bool {
         let reliable = |slot: &Slot| matches!(slot.answer, Answer::Acknowledged | Answer::AcknowledgedAgain);
         self.qos1_slots > 0 && self.slots.iter().any(|slot| slot.identifier == identifier && reliable(slot))
@@ -204,8 +206,8 @@ impl AckTracker {
         self.complete(SequenceRange { first: sequence, count: 1 }, Outcome::Success);
     }
 
-    /// A publication that is the last that arrived was given to nobody, and is forgotten; `sinks_only`: sessions
-    /// have it from before a restart, and that is remembered.
+    /// A publication that is the last that arrived was given to nobody, and is forgotten; `sinks_only`:
+    /// sessions have it from before a restart, and that is remembered.
     pub(crate) fn abandon(&mut self, sequence: u64, sinks_only: bool) {
         let is_last = sequence + 1 == self.base + self.slots.len() as u64;
         if is_last && let Some(slot) = self.slots.pop_back() {

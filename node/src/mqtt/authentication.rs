@@ -1,8 +1,8 @@
 //! The way from CONNECT to CONNACK through authentication, and authenticating again in a session
 //! (MQTT-5.0 4.12).
 //!
-//! Who may come in is decided by [`Access`](crate::access::Access); here are the packets, the times and what a
-//! client is told. While a CONNECT is decided on, nothing else of the connection is read, except the AUTH
+//! Who may come in is decided by [`Access`](crate::access::Access); here are the packets, the times and what
+//! a client is told. While a CONNECT is decided on, nothing else of the connection is read, except the AUTH
 //! packets of a conversation.
 
 use std::{

@@ -6,8 +6,8 @@
 //! | steady clock | message expiry: the wall clock of the start, and from there on the monotonic clock |
 //! | monotonic clock | deadlines |
 //!
-//! A message neither expires nor outlives its interval because the wall clock is set. Only over a restart there is nothing but
-//! the wall clock to tell how old a stored message is.
+//! A message neither expires nor outlives its interval because the wall clock is set. Only over a restart
+//! there is nothing but the wall clock to tell how old a stored message is.
 //!
 //! Tests can put all of them forward for their own thread.
 

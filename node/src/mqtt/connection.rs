@@ -10,8 +10,8 @@
 //! Invariants:
 //! * A turn is bounded: at most [`ROUNDS`] rounds of one read each, then others have their turn.
 //! * Bytes that a client does not read are bounded: beyond [`OUT_LIMIT`] nothing more is read from it.
-//! * Packets of a client are acted on in their order, with one exception: while a publication waits for room, other packets
-//!   overtake it and the publications behind it ([`ReadAhead`]).
+//! * Packets of a client are acted on in their order, with one exception: while a publication waits for room,
+//!   other packets overtake it and the publications behind it ([`ReadAhead`]).
 //! * However it ends, its session goes back to the keeper: the lease sees to it.
 
 mod closing;
@@ -391,7 +391,8 @@ impl Connection {
         Ok(went_on)
     }
 
-    /// Goes on with publications that wait, until one has to wait again. A turn is bounded: the rest has the next.
+    /// Goes on with publications that wait, until one has to wait again. A turn is bounded: the rest has the
+    /// next.
     fn publish_ahead(&mut self, work: &mut Work) -> Result<(), End> {
         let Some(mut ahead) = self.ahead.take() else { return Ok(()) };
         let mut done = 0;
@@ -415,8 +416,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sets a publication aside that has to wait, or that others before it wait for; false where there is no room.
-    /// One that is there already is not taken twice.
+    /// Sets a publication aside that has to wait, or that others before it wait for; false where there is no
+    /// room. One that is there already is not taken twice.
     fn set_aside(&mut self, publish: &Publish<'_>, packet: &[u8], work: &mut Work) -> bool {
         let ahead = self.ahead.get_or_insert_default();
         if publish.dup && publish.qos != QoS::AtMostOnce {
@@ -570,8 +571,8 @@ impl Connection {
         }
     }
 
-    /// A client that is not read from may go away unheard: what it has sent is in front of the end. Where it has
-    /// closed its half, it is given a moment for what waits to get through.
+    /// A client that is not read from may go away unheard: what it has sent is in front of the end. Where it
+    /// has closed its half, it is given a moment for what waits to get through.
     fn look_after(&mut self, now: Instant) {
         let Some(ahead) = &mut self.ahead else { return };
         match &mut ahead.block {
@@ -586,7 +587,8 @@ impl Connection {
         }
     }
 
-    /// The end of a round: hands over what was collected, answers, sends what waits. True when there is more to send.
+    /// The end of a round: hands over what was collected, answers, sends what waits. True when there is more
+    /// to send.
     fn answer(&mut self, scratch: &mut Scratch, now: Instant) -> Result<bool, End> {
         let Scratch { work, .. } = scratch;
         work.outbox.flush(&mut work.wakes, &mut work.tally);
@@ -612,7 +614,8 @@ impl Connection {
         }
     }
 
-    /// Follows whether the client goes on while others wait for it; `took`: some of a publication was written.
+    /// Follows whether the client goes on while others wait for it; `took`: some of a publication was
+    /// written.
     fn watch(&mut self, took: bool, tally: &mut Tally, now: Instant) -> Result<(), End> {
         let Some(client) = self.client.as_deref_mut() else { return Ok(()) };
         let Client { inbox, lease, watch, .. } = client;
@@ -836,7 +839,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // mimalloc gives blocks of 192, 224, 256, 320 and 384 bytes here. The connection has its task's state in front.
+        // mimalloc gives blocks of 192, 224, 256, 320 and 384 bytes here. The connection has its task's state
+        // in front.
         assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
         assert!(size_of::<Client>() <= 192, "{}", size_of::<Client>());
         assert!(size_of::<Session>() <= 320, "{}", size_of::<Session>());

@@ -53,8 +53,8 @@ mod tests {
             (reason.is_error() && explain(reason).is_none()).then_some(code)
         };
         let unexplained: Vec<u8> = (0x80..=0xFF).filter_map(left_out).collect();
-        // Unspecified and implementation errors, versions, client identifiers, packet identifiers in use, other
-        // servers, connect times, subscription identifiers: what we never send, or what the code says.
+        // Unspecified and implementation errors, versions, client identifiers, packet identifiers in use,
+        // other servers, connect times, subscription identifiers: what we never send, or what the code says.
         assert_eq!(unexplained, [0x80, 0x83, 0x84, 0x85, 0x91, 0x9C, 0x9D, 0xA0, 0xA1]);
     }
 }

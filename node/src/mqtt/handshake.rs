@@ -1,5 +1,5 @@
-//! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): which session the client gets, and what it is told. Who it is is asked
-//! in between, in [`super::authentication`].
+//! CONNECT and CONNACK (MQTT-5.0 3.1, 3.2): which session the client gets, and what it is told. Who it is is
+//! asked in between, in [`super::authentication`].
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -11,15 +11,16 @@
 //! | QoS 1/2, room | queued | queued, which completes its hand-over |
 //! | QoS 1/2, full | by [`QueueFull`], counted; *full* if it must be handed over | by [`QueueFull`], counted |
 //!
-//! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]).
-//! A connected client that is not waited for any longer ([`super::standstill`]) makes nobody wait: what is queued for it
-//! is handed over with that, and what it has no room for is dropped by [`QueueFull`].
+//! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]). A
+//! connected client that is not waited for any longer ([`super::standstill`]) makes nobody wait: what is
+//! queued for it is handed over with that, and what it has no room for is dropped by [`QueueFull`].
 //! Acknowledgements and control messages are always taken: the tickets bound the former.
 //!
-//! A stored session's QoS 1 and 2 deliveries go to the [`Store`] in the same breath, and a hand-over is complete
-//! when they are on the disk; see [`super::stored`].
+//! A stored session's QoS 1 and 2 deliveries go to the [`Store`] in the same breath, and a hand-over is
+//! complete when they are on the disk; see [`super::stored`].
 //!
-//! While the client is away everything that waits for it is in the queue here, the packets in flight excepted.
+//! While the client is away everything that waits for it is in the queue here, the packets in flight
+//! excepted.
 
 mod offering;
 
@@ -372,8 +373,8 @@ impl Inbox {
         self.mailbox.wake();
     }
 
-    /// Gives a delivery of a shared subscription to another member of its group. This session is chosen last; it
-    /// may be over.
+    /// Gives a delivery of a shared subscription to another member of its group. This session is chosen last;
+    /// it may be over.
     pub(crate) fn pass_on(&self, delivery: Delivery, wakes: &mut WakeList) {
         let Some(group) = delivery.group() else { return };
         match group.pass_on(delivery, self.id, wakes) {
@@ -437,7 +438,8 @@ impl Inbox {
         }
     }
 
-    /// Queues what the store had, whatever the capacity is now; the number of deliveries that are not charged.
+    /// Queues what the store had, whatever the capacity is now; the number of deliveries that are not
+    /// charged.
     pub(crate) fn restore(&self, deliveries: impl Iterator<Item = Delivery>) -> usize {
         let mut batch = self.mailbox.lock();
         let before = batch.charge().items;

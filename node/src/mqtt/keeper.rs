@@ -64,8 +64,8 @@ pub(crate) struct Granted {
 pub(crate) enum Claim {
     /// Here it is.
     Granted(Granted),
-    /// Another connection has it and was told to go, or the end of the session before it is on its way to the disk. An
-    /// error: a third connection came and got it.
+    /// Another connection has it and was told to go, or the end of the session before it is on its way to the
+    /// disk. An error: a third connection came and got it.
     Wait(oneshot::Receiver<Granted>),
     /// There are too many sessions, or no memory for one more.
     Refused,
@@ -79,7 +79,8 @@ pub(crate) struct Claimed<'a> {
     pub(crate) client_id: &'a str,
     /// User name, if there is one.
     pub(crate) username: Option<&'a str>,
-    /// Whether the user name, or that there is none, is more than a claim: then sessions of other users are not to be had.
+    /// Whether the user name, or that there is none, is more than a claim: then sessions of other users are
+    /// not to be had.
     pub(crate) known: bool,
     pub(crate) clean_start: bool,
     /// It is to outlive the connection.
@@ -115,8 +116,8 @@ struct Claimant {
     answer: oneshot::Sender<Granted>,
 }
 
-/// A session for a client, behind the end of the one before it: until that is on the disk, a crash would bring the ended
-/// session back to a client that was told otherwise.
+/// A session for a client, behind the end of the one before it: until that is on the disk, a crash would
+/// bring the ended session back to a client that was told otherwise.
 struct Deferred(Mutex<Option<(Granted, oneshot::Sender<Granted>)>>);
 
 impl Deferred {
@@ -137,7 +138,8 @@ impl Wake for Deferred {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
-        // The store has failed and will never say that the end is on the disk. Sessions that need no disk go on.
+        // The store has failed and will never say that the end is on the disk. Sessions that need no disk go
+        // on.
         self.grant();
     }
 }
@@ -199,8 +201,8 @@ impl Drop for Lease {
                 self.keeper.give_back(session, expiry, will);
                 return;
             }
-            // For client and session the connection is lost, and nothing more. Should the session itself be what
-            // is broken, it ends.
+            // For client and session the connection is lost, and nothing more. Should the session itself be
+            // what is broken, it ends.
             let (keeper, inbox) = (self.keeper.clone(), session.inbox.clone());
             let back = AssertUnwindSafe(|| keeper.give_back(session, expiry, will));
             if catch_unwind(back).is_err() {
@@ -430,7 +432,8 @@ impl Keeper {
         let mails = inbox.end();
         self.router.unsubscribe_all(inbox.id(), session.filters.iter().map(AsRef::as_ref));
         Stats::subtract(&self.stats.sessions, 1);
-        // Messages that it held for a group go to the others (MQTT-5.0 4.8.2); with the rest go its hand-overs.
+        // Messages that it held for a group go to the others (MQTT-5.0 4.8.2); with the rest go its
+        // hand-overs.
         let mut wakes = WakeList::default();
         let undelivered = session.undelivered(mails).filter(|delivery| delivery.group().is_some());
         for delivery in undelivered {
@@ -621,8 +624,9 @@ impl Keeper {
             let left = left(&found);
             let (since, sent) = match found.record.presence {
                 Presence::Away { since, sent } => (since, sent),
-                // The end of the process was the end of its connection. Everything may have been sent: more than
-                // one window, since acknowledgements reach the disk later than the client has room for more.
+                // The end of the process was the end of its connection. Everything may have been sent: more
+                // than one window, since acknowledgements reach the disk later than the client has room for
+                // more.
                 Presence::Connected => (wall, found.next),
             };
             let will = found.record.will.take().and_then(|will| {
@@ -682,7 +686,8 @@ impl Keeper {
         Stats::add(&self.stats.sessions_restored, restored);
     }
 
-    /// A session that the store had, with its queue and without its subscriptions. Positions below `sent` were sent.
+    /// A session that the store had, with its queue and without its subscriptions. Positions below `sent`
+    /// were sent.
     fn restored(&self, store: &Arc<Store>, found: &mut LoadedSession, sent: u64) -> Box<Session> {
         let stored = StoredSession::restored(store.clone(), found.session, found.record.id, found.next);
         let mut session = self.session_with(&found.record.client_id, Some(stored));

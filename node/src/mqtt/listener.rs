@@ -248,7 +248,8 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
     }
 }
 
-/// Waits until the listener's rate lets one more connection in. Meanwhile the system keeps them in the backlog.
+/// Waits until the listener's rate lets one more connection in. Meanwhile the system keeps them in the
+/// backlog.
 async fn wait_for_turn(accepts: &Mutex<TokenBucket>, stats: &Stats) {
     let mut delayed = false;
     loop {

@@ -11,7 +11,8 @@
 //! | [`Pressure::High`] | 7/8 of the limit | a session that has more than [`FAIR`] waiting gets no more; new sessions, subscriptions and retained messages are refused |
 //! | [`Pressure::Full`] | the limit | a session that has anything waiting gets no more; a connection in the middle of a large packet is closed |
 //!
-//! So a consumer that keeps up is served whatever the others do, and what one that does not can take is bounded.
+//! So a consumer that keeps up is served whatever the others do, and what one that does not can take is
+//! bounded.
 //!
 //! Invariants:
 //! * What is counted is given back by the value that stands for it ([`Held`], a publication's drop), so it

@@ -8,8 +8,8 @@
 //!                            session <-> keeper (while the client is away)
 //! ```
 //!
-//! MQTT 3.1, 3.1.1 and 5.0 over TCP, TLS and WebSocket. [`Front::start`] opens it, the [`Router`] is how the rest of the node
-//! takes part: message sinks by topic filter, and publications from inside.
+//! MQTT 3.1, 3.1.1 and 5.0 over TCP, TLS and WebSocket. [`Front::start`] opens it, the [`Router`] is how the
+//! rest of the node takes part: message sinks by topic filter, and publications from inside.
 
 mod ack_tracker;
 mod authentication;
@@ -219,8 +219,8 @@ impl Front {
     }
 }
 
-/// The stored sessions of a front that is about to start. They are read first: whether they are those of the last run says what
-/// bridges may believe of what they remember.
+/// The stored sessions of a front that is about to start. They are read first: whether they are those of the
+/// last run says what bridges may believe of what they remember.
 #[derive(Default)]
 pub struct StoredSessions {
     store: Option<Arc<Store>>,
@@ -229,8 +229,8 @@ pub struct StoredSessions {
 }
 
 impl StoredSessions {
-    /// Reads the file at `path`, if there is one to be used, and hands its retained messages to the router. Without `lives` the file is
-    /// taken for what the process before left.
+    /// Reads the file at `path`, if there is one to be used, and hands its retained messages to the router.
+    /// Without `lives` the file is taken for what the process before left.
     ///
     /// # Errors
     /// The file cannot be used, see [`StoreError`].
@@ -245,8 +245,8 @@ impl StoredSessions {
         }
     }
 
-    /// Whether these are all sessions as the life before left them. Not where sessions are kept in memory alone, where the file
-    /// is new, or one from a backup.
+    /// Whether these are all sessions as the life before left them. Not where sessions are kept in memory
+    /// alone, where the file is new, or one from a backup.
     pub fn continue_the_last_run(&self) -> bool {
         self.continues
     }
@@ -324,7 +324,8 @@ impl FrontHandle {
         Clients::new(self.shared.keeper.clone())
     }
 
-    /// Reads all certificate files again, now; new handshakes are served with them. Returns before that is done.
+    /// Reads all certificate files again, now; new handshakes are served with them. Returns before that is
+    /// done.
     pub fn reload_certificates(&self) {
         self.reload.notify_one();
     }

@@ -247,8 +247,8 @@ pub struct Options {
     pub session_store: Option<PathBuf>,
     /// Policy when that is full.
     pub queue_full: QueueFull,
-    /// How long a connected client may take nothing while others wait for it before its queue counts as full; none:
-    /// it is waited for without a limit.
+    /// How long a connected client may take nothing while others wait for it before its queue counts as full;
+    /// none: it is waited for without a limit.
     pub slow_subscriber_timeout: Option<Duration>,
     /// Bytes that sessions, their queues, retained messages, wills and connection buffers may have together.
     pub max_memory: u64,

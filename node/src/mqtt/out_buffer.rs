@@ -42,8 +42,8 @@ impl Segment {
     }
 }
 
-/// See the module. An idle connection's is a null pointer: what it needs while it has bytes it borrows from its
-/// thread ([`OutBuffer::lend`]).
+/// See the module. An idle connection's is a null pointer: what it needs while it has bytes it borrows from
+/// its thread ([`OutBuffer::lend`]).
 #[derive(Default)]
 pub(crate) struct OutBuffer {
     queue: Option<Box<Queue>>,

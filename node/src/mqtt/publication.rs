@@ -78,8 +78,8 @@ impl Publication {
         self
     }
 
-    /// The number of a retained message: later ones have higher numbers. Also the number under which the store, if
-    /// there is one, keeps a message that more than one of its rows refers to. Else 0.
+    /// The number of a retained message: later ones have higher numbers. Also the number under which the
+    /// store, if there is one, keeps a message that more than one of its rows refers to. Else 0.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -112,8 +112,8 @@ impl Publication {
         &self.properties
     }
 
-    /// Properties as they are sent on at `now` (on the steady clock): the expiry interval is what remains of it
-    /// (MQTT-5.0 3.3.2.3.3). `None` when the message has expired.
+    /// Properties as they are sent on at `now` (on the steady clock): the expiry interval is what remains of
+    /// it (MQTT-5.0 3.3.2.3.3). `None` when the message has expired.
     pub(crate) fn properties_at(&self, now: i64) -> Option<PublishProperties<'_>> {
         let mut properties = self.properties.borrow();
         properties.subscription_identifiers.clear();

@@ -6,8 +6,8 @@
 //!   [`Parked`] publication goes on where it stopped.
 //! * Waiting for acknowledgements stops nothing; beyond the receive maximum, and while a sink has no room,
 //!   publications wait ([`Block`]) and everything else goes on.
-//! * A publication that is sent again (DUP) while its first copy is under way is not published again, as long as the
-//!   session lives.
+//! * A publication that is sent again (DUP) while its first copy is under way is not published again, as long
+//!   as the session lives.
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 

@@ -1,14 +1,14 @@
 //! Publications that were read while an earlier one of the same client waits for room.
 //!
-//! A client that must wait with its publications is still heard: PINGREQ, acknowledgements, SUBSCRIBE, UNSUBSCRIBE and
-//! DISCONNECT behind them are acted on. The publications are kept here, encoded and in their order, beginning with the one
-//! that waits for room.
+//! A client that must wait with its publications is still heard: PINGREQ, acknowledgements, SUBSCRIBE,
+//! UNSUBSCRIBE and DISCONNECT behind them are acted on. The publications are kept here, encoded and in their
+//! order, beginning with the one that waits for room.
 //!
 //! Invariants:
-//! * It is bounded in bytes and packets, and by memory pressure. An empty one takes one packet of any size, which is in
-//!   memory anyway. A publication that it refuses stays unread, with everything behind it.
-//! * It holds only publications that are not acknowledged. When the connection is lost, the client sends them again, those
-//!   with QoS 0 excepted.
+//! * It is bounded in bytes and packets, and by memory pressure. An empty one takes one packet of any size,
+//!   which is in memory anyway. A publication that it refuses stays unread, with everything behind it.
+//! * It holds only publications that are not acknowledged. When the connection is lost, the client sends them
+//!   again, those with QoS 0 excepted.
 
 use std::collections::VecDeque;
 

@@ -1,10 +1,12 @@
-//! The log lines about what clients are refused: the first of each reason and then each doubling of it, so that a flood fills
-//! no disk and a single one is not overlooked. Everything is counted in [`Stats`](super::stats::Stats) besides.
+//! The log lines about what clients are refused: the first of each reason and then each doubling of it, so
+//! that a flood fills no disk and a single one is not overlooked. Everything is counted in
+//! [`Stats`](super::stats::Stats) besides.
 //!
 //! Invariants:
 //! * Memory is a number a reason; nothing is kept by client or address.
 //! * No password, token or certificate is logged, and no user name that may be a token.
-//! * Names that a client gives, of itself or of topics, are cut to [`LONGEST`] and written with its control characters escaped.
+//! * Names that a client gives, of itself or of topics, are cut to [`LONGEST`] and written with its control
+//!   characters escaped.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;

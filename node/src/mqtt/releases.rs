@@ -1,15 +1,17 @@
 //! Releases of QoS 2 packet identifiers, told to the disk buffers that remember publications by them.
 //!
-//! A disk buffer keeps the packet identifier of a QoS 2 publication beside its record ([`Mark`]). After a crash it takes a publication
-//! with the same identifier for a repetition. That is right until the client releases the identifier (PUBREL), which it may
-//! then use for another message. A disk buffer therefore has to hear every release; marks of one that may have missed some do not count.
+//! A disk buffer keeps the packet identifier of a QoS 2 publication beside its record ([`Mark`]). After a
+//! crash it takes a publication with the same identifier for a repetition. That is right until the client
+//! releases the identifier (PUBREL), which it may then use for another message. A disk buffer therefore has
+//! to hear every release; marks of one that may have missed some do not count.
 //!
 //! Invariants:
-//! * Marks found on a disk count only if the buffer was kept up to date until the end of the life before this one ([`Lives`]).
-//!   Of those, marks that were released in this life before the buffer was opened do not count.
+//! * Marks found on a disk count only if the buffer was kept up to date until the end of the life before this
+//!   one ([`Lives`]). Of those, marks that were released in this life before the buffer was opened do not
+//!   count.
 //! * Before a client is answered, its release is noted here, or heard by the buffers that remember it.
-//! * More than [`NOTED`] releases are not kept. A buffer that is opened after that counts none of its marks: publications that
-//!   are under way in such a bridge at that moment may be there twice, but none is lost.
+//! * More than [`NOTED`] releases are not kept. A buffer that is opened after that counts none of its marks:
+//!   publications that are under way in such a bridge at that moment may be there twice, but none is lost.
 
 use std::sync::{
     Arc,
@@ -21,8 +23,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::flow::{HandOver, Lives, Mark, Remembers, SessionId};
 
-/// Releases that are noted for buffers that are opened later: some megabytes, and more than clients release while a bridge that
-/// cannot be started at once is tried again.
+/// Releases that are noted for buffers that are opened later: some megabytes, and more than clients release
+/// while a bridge that cannot be started at once is tried again.
 const NOTED: usize = 100_000;
 
 /// Releases of QoS 2 publications that wait for others.
@@ -55,8 +57,9 @@ impl Releases {
         self.remembering.write().retain(|known| address(known) != address(buffer));
     }
 
-    /// Releases a publication; `restored`: by a session from before this life. True where a buffer remembers it: each that does
-    /// holds the hand-over that `then` makes until it has forgotten the publication for good.
+    /// Releases a publication; `restored`: by a session from before this life. True where a buffer remembers
+    /// it: each that does holds the hand-over that `then` makes until it has forgotten the publication for
+    /// good.
     pub(crate) fn release(&self, mark: Mark, restored: bool, then: impl FnOnce() -> Arc<HandOver>) -> bool {
         let remembering = self.remembering.read();
         if restored && !self.overflowed.load(Ordering::Relaxed) {

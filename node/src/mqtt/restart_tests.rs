@@ -1,8 +1,8 @@
-//! Sessions over restarts: the same random history with a restart in it and without one must look the same to every
-//! client and in every counter.
+//! Sessions over restarts: the same random history with a restart in it and without one must look the same to
+//! every client and in every counter.
 //!
-//! A restart ends all connections. So what is compared is a history in which all connections are lost at some point
-//! with one in which the process ends there as well, in order or by a crash.
+//! A restart ends all connections. So what is compared is a history in which all connections are lost at some
+//! point with one in which the process ends there as well, in order or by a crash.
 //!
 //! What differs by design, and how it is dealt with here:
 //!
@@ -730,8 +730,8 @@ fn subscribe(filter: &'static str) -> Step {
     Step::Subscribe { client: 0, filter, options, identifier: None }
 }
 
-/// Everything that the client got since the last call, once it has acknowledged all of it: topics, and whether as
-/// retained messages. Repetitions are left out.
+/// Everything that the client got since the last call, once it has acknowledged all of it: topics, and
+/// whether as retained messages. Repetitions are left out.
 fn taken(world: &mut World) -> Vec<(String, bool)> {
     world.drain();
     let seen = world.observe().seen.into_iter().flat_map(|(_, seen)| seen);

@@ -62,8 +62,8 @@ impl Retained {
         self.bytes
     }
 
-    /// Keeps a message in place of the one its topic had. False: no room, nothing has changed. Where memory is
-    /// short there is room for what takes the place of something as large.
+    /// Keeps a message in place of the one its topic had. False: no room, nothing has changed. Where memory
+    /// is short there is room for what takes the place of something as large.
     pub(crate) fn store(&mut self, publication: &Arc<Publication>, now: i64, pressure: Pressure) -> bool {
         let known = self.tree.find(publication.topic()).and_then(|node| self.tree.value(node));
         let (freed, is_new) = known.map_or((0, 1), |known| (known.weight(), 0));
@@ -124,8 +124,9 @@ impl Retained {
         }
     }
 
-    /// Messages with a number below `before` whose topic matches `filter`, expired ones left out; `None` where there
-    /// are more than `most`. A leading wildcard leaves out topics that start with `$` (MQTT-4.7.2-1).
+    /// Messages with a number below `before` whose topic matches `filter`, expired ones left out; `None`
+    /// where there are more than `most`. A leading wildcard leaves out topics that start with `$`
+    /// (MQTT-4.7.2-1).
     pub(crate) fn matching(
         &self,
         filter: &str,

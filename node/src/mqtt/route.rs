@@ -109,8 +109,8 @@ impl RouteCache {
         self.checked_route(router, topic, || Allowed::ALL).0
     }
 
-    /// The route of `topic`, which must be a valid topic name, and what may be published there: `allowed` is asked
-    /// where that is not known.
+    /// The route of `topic`, which must be a valid topic name, and what may be published there: `allowed` is
+    /// asked where that is not known.
     pub fn checked_route(
         &mut self,
         router: &Router,

@@ -1,8 +1,8 @@
 //! The router: who takes messages of which topic, and the way in for publishers inside the node.
 //!
 //! It owns the subscription tree (sessions and message sinks by topic filter) and the retained messages.
-//! Connections do not come here for every message: they keep a [`RouteCache`] and look again when the stamp of
-//! a topic has changed ([`super::stamps`]).
+//! Connections do not come here for every message: they keep a [`RouteCache`] and look again when the stamp
+//! of a topic has changed ([`super::stamps`]).
 //!
 //! Invariants:
 //! * A subscription that was confirmed is seen by every publication that is read afterwards: the
@@ -104,8 +104,8 @@ impl Router {
         &self.stats
     }
 
-    /// From now on this one hears which QoS 2 publications are released. What it has found of the life before counts as far as
-    /// it is still meant.
+    /// From now on this one hears which QoS 2 publications are released. What it has found of the life before
+    /// counts as far as it is still meant.
     pub fn add_remembering(&self, who: Arc<dyn Remembers>, lives: Lives) {
         self.releases.add(who, lives);
     }
@@ -152,8 +152,8 @@ impl Router {
         removed
     }
 
-    /// Registers a sink in the place of another one, in one step: a publication finds one of them, never both, never
-    /// none.
+    /// Registers a sink in the place of another one, in one step: a publication finds one of them, never
+    /// both, never none.
     pub fn replace_sink(&self, id: SinkId, filter: &str, sink: Arc<dyn MessageSink>) -> SinkId {
         let new = SinkId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let mut filters = self.filters.write();
@@ -202,7 +202,8 @@ impl Router {
         new
     }
 
-    /// The group of a shared subscription, where it has members or was opened; `filter` is with its share name.
+    /// The group of a shared subscription, where it has members or was opened; `filter` is with its share
+    /// name.
     pub(crate) fn group(&self, filter: &str) -> Option<Arc<Group>> {
         let (name, filter) = topic::parse_shared(filter)?;
         let filters = self.filters.read();
@@ -349,14 +350,15 @@ impl Router {
         self.store.get()
     }
 
-    /// The number that a publication needs, because it is retained or more than one row of the store will refer to it.
+    /// The number that a publication needs, because it is retained or more than one row of the store will
+    /// refer to it.
     pub(crate) fn number_for(&self, message: &Message<'_>, route: &Route) -> u64 {
         let retained = message.retain && !message.payload.is_empty();
         if retained || (route.stored > 1 && message.qos != QoS::AtMostOnce) { self.next_number() } else { 0 }
     }
 
-    /// The number that the retained messages of a subscription are below which was just added: later ones reach the
-    /// client by the subscription. No two calls give the same.
+    /// The number that the retained messages of a subscription are below which was just added: later ones
+    /// reach the client by the subscription. No two calls give the same.
     pub(crate) fn retained_before(&self) -> u64 {
         self.next_number()
     }
@@ -367,8 +369,8 @@ impl Router {
             .map_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed), |store| store.new_message())
     }
 
-    /// Retained messages with a number below `before` that match `filter` and have not expired; `None` where there are
-    /// more than `most`.
+    /// Retained messages with a number below `before` that match `filter` and have not expired; `None` where
+    /// there are more than `most`.
     pub(crate) fn retained_matching(
         &self,
         filter: &str,

@@ -33,9 +33,9 @@ use crate::flow::{HandOver, mailbox::Charge};
 /// little enough that a slow client's backlog stays in its queue, where the bounds are.
 pub(crate) const OUT_HIGH: usize = 256 << 10;
 
-/// Identifiers from the oldest unacknowledged delivery to the newest: all that there are but one, so that a place in
-/// flight follows from its identifier. A client may acknowledge in any order; one that leaves a delivery out gets this
-/// many further ones before it has to acknowledge that one.
+/// Identifiers from the oldest unacknowledged delivery to the newest: all that there are but one, so that a
+/// place in flight follows from its identifier. A client may acknowledge in any order; one that leaves a
+/// delivery out gets this many further ones before it has to acknowledge that one.
 const SPAN: usize = u16::MAX as usize - 1;
 
 /// Limits of the client.
@@ -47,12 +47,12 @@ pub(crate) struct ClientLimits {
     pub(crate) window: usize,
 }
 
-/// Retained messages that may wait for a session when those of one more subscription are added: what waits is then
-/// at most this and one whole store. Those of further subscriptions are held back.
+/// Retained messages that may wait for a session when those of one more subscription are added: what waits is
+/// then at most this and one whole store. Those of further subscriptions are held back.
 const RETAINED_BACKLOG: usize = if cfg!(test) { 3 } else { 10_000 };
 
-/// A subscription with no more retained messages than this need not wait: few clients have one filter that matches
-/// much and many that match much.
+/// A subscription with no more retained messages than this need not wait: few clients have one filter that
+/// matches much and many that match much.
 const RETAINED_FEW: usize = if cfg!(test) { 1 } else { 100 };
 
 /// A subscription whose retained messages are held back.
@@ -60,8 +60,8 @@ pub(crate) struct Awaited {
     pub(crate) filter: Box<str>,
     pub(crate) qos: QoS,
     pub(crate) identifier: Option<u32>,
-    /// Messages with this number and later ones were published after the client subscribed and reach it by the
-    /// subscription itself.
+    /// Messages with this number and later ones were published after the client subscribed and reach it by
+    /// the subscription itself.
     pub(crate) before: u64,
 }
 
@@ -117,8 +117,8 @@ pub(crate) struct Session {
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
     retained: Hollow<Delivery>,
-    /// Subscriptions whose retained messages are held back, in the order in which they are served. One for a filter
-    /// at most.
+    /// Subscriptions whose retained messages are held back, in the order in which they are served. One for a
+    /// filter at most.
     held_back: Hollow<Awaited>,
     /// Retained messages that were added while there was a backlog.
     added: usize,
@@ -210,8 +210,8 @@ impl Session {
     }
 
     fn count_held(&mut self) {
-        // Retained messages in the queue of a stored session are not charged there: all share them. Their places
-        // are this session's.
+        // Retained messages in the queue of a stored session are not charged there: all share them. Their
+        // places are this session's.
         let stored = self.durable.as_ref().map_or(0, |durable| durable.retained);
         self.held.set(
             self.filter_bytes
@@ -228,7 +228,8 @@ impl Session {
         }
     }
 
-    /// The client has released a QoS 2 publication: PUBCOMP follows, in a stored session when that is on the disk.
+    /// The client has released a QoS 2 publication: PUBCOMP follows, in a stored session when that is on the
+    /// disk.
     pub(crate) fn released(&mut self, identifier: u16, version: Version, out: &mut Output<'_>) {
         if let Some(durable) = &mut self.durable {
             durable.cancel_release(identifier);
@@ -292,8 +293,8 @@ impl Session {
         self.count_held();
     }
 
-    /// Deliveries that the client has not received when the session ends, `mails` being what was in the inbox. QoS 2 that was
-    /// sent is not among it: it may have got that (MQTT-4.8.2-5).
+    /// Deliveries that the client has not received when the session ends, `mails` being what was in the
+    /// inbox. QoS 2 that was sent is not among it: it may have got that (MQTT-4.8.2-5).
     pub(crate) fn undelivered(&mut self, mails: VecDeque<Mail>) -> impl Iterator<Item = Delivery> {
         let inflight = self.inflight.take().into_iter().filter_map(|inflight| match inflight.state {
             State::Publish(delivery) if delivery.qos == QoS::AtLeastOnce => Some(delivery),

@@ -514,8 +514,9 @@ fn a_repeated_pubrel_is_answered_when_the_release_is_on_the_disk() {
     let turn = store.gate();
     world.with(|session, out| session.released(7, Version::V5, out));
     world.with(Session::pump);
-    // The connection ends before the disk has it, and the client releases again on the next one. Were it told that
-    // all is done, it could use the identifier for another message, which a crash would make a repetition.
+    // The connection ends before the disk has it, and the client releases again on the next one. Were it told
+    // that all is done, it could use the identifier for another message, which a crash would make a
+    // repetition.
     world.session.disconnected(&mut world.tally);
     world.session.connected(limits(Version::V5, 10));
     world.with(|session, out| session.released(7, Version::V5, out));

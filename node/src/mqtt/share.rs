@@ -2,8 +2,8 @@
 //! gets each message.
 //!
 //! The choice is made per message and touches nothing but a counter: routes hold a picture of the members, a
-//! change of the members makes routes stale like every other subscription. Connected members come first; where
-//! none is connected everything goes to the oldest session, so that its order is kept.
+//! change of the members makes routes stale like every other subscription. Connected members come first;
+//! where none is connected everything goes to the oldest session, so that its order is kept.
 //!
 //! Fate of a message whose member does not take it:
 //!
@@ -191,8 +191,8 @@ impl Group {
         tried.or_else(all).or(Some(0))
     }
 
-    /// Finds another member for a delivery that `from` has not taken: a connected one with room, then one that
-    /// is away. It comes back where there is none.
+    /// Finds another member for a delivery that `from` has not taken: a connected one with room, then one
+    /// that is away. It comes back where there is none.
     pub(crate) fn pass_on(
         &self,
         mut delivery: Delivery,

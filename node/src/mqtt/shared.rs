@@ -107,7 +107,8 @@ pub(crate) struct Client {
 /// How a connection is about to end.
 #[derive(Default)]
 pub(crate) struct Departure {
-    /// The client has sent its last packet: how the connection ends when its publications are through, or at this time.
+    /// The client has sent its last packet: how the connection ends when its publications are through, or at
+    /// this time.
     pub(crate) farewell: Option<(End, Instant)>,
     /// The connection must end, for this reason, at this time.
     pub(crate) leaving: Option<(ReasonCode, Instant)>,

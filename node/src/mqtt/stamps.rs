@@ -1,9 +1,9 @@
 //! When a cached route is stale: stamps instead of one generation for all.
 //!
-//! Every change of a filter raises one counter of a table, chosen by what the filter can match. A topic's stamp
-//! is the sum of the few counters that filters matching it raise. Counters only rise, so an equal sum means that
-//! none of them has: the route is as it was. A client that subscribes and unsubscribes in a loop makes its own
-//! topics stale, and by chance one in a thousand others.
+//! Every change of a filter raises one counter of a table, chosen by what the filter can match. A topic's
+//! stamp is the sum of the few counters that filters matching it raise. Counters only rise, so an equal sum
+//! means that none of them has: the route is as it was. A client that subscribes and unsubscribes in a loop
+//! makes its own topics stale, and by chance one in a thousand others.
 //!
 //! | filter | counter |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | one level before it | of this level |
 //! | begins with a wildcard | of all topics |
 //!
-//! Invariant: a change is made before its counter is raised, and a stamp is read before what it stands for: whoever
-//! reads an old stamp looks again.
+//! Invariant: a change is made before its counter is raised, and a stamp is read before what it stands for:
+//! whoever reads an old stamp looks again.
 
 use std::{
     hash::BuildHasher,

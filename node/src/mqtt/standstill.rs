@@ -1,12 +1,14 @@
 //! Whether a connected client goes on while others wait for it.
 //!
-//! A Kafka consumer and a will with QoS 1 or 2 wait for every session that their message goes to. A session whose
-//! client takes nothing for `mqtt.slow_subscriber_timeout` meanwhile is not waited for any longer: its queue counts as
-//! full, `mqtt.queue_full` applies, and what was held for it is let go. It is waited for again once it goes on.
+//! A Kafka consumer and a will with QoS 1 or 2 wait for every session that their message goes to. A session
+//! whose client takes nothing for `mqtt.slow_subscriber_timeout` meanwhile is not waited for any longer: its
+//! queue counts as full, `mqtt.queue_full` applies, and what was held for it is let go. It is waited for
+//! again once it goes on.
 //!
 //! Going on means that the client took bytes of a publication, or acknowledged one. PINGREQ is not enough.
 //!
-//! A pure state machine: its connection says what happens and when, and looks at the moments of [`Watch::deadline`].
+//! A pure state machine: its connection says what happens and when, and looks at the moments of
+//! [`Watch::deadline`].
 
 use std::time::Duration;
 

@@ -122,7 +122,8 @@ counters! {
     received_qos1,
     /// PUBLISH packets with QoS 2 received, repetitions included.
     received_qos2,
-    /// Publications that were sent again (QoS 1: with DUP, while the first copy was under way) and not dispatched again.
+    /// Publications that were sent again (QoS 1: with DUP, while the first copy was under way) and not
+    /// dispatched again.
     received_duplicates,
     /// Routes worked out: topics that a connection had not published to lately, or whose subscribers changed.
     routes_found,
@@ -154,8 +155,8 @@ counters! {
     dropped_memory,
     /// Connections closed because the queue of their session was full (`mqtt.queue_full = disconnect`).
     disconnected_queue_full,
-    /// Times that a connected client took nothing for `mqtt.slow_subscriber_timeout` while others waited for it, and
-    /// was not waited for any longer.
+    /// Times that a connected client took nothing for `mqtt.slow_subscriber_timeout` while others waited for
+    /// it, and was not waited for any longer.
     slow_subscribers,
     /// Connections refused because memory was short.
     refused_memory,
@@ -163,7 +164,8 @@ counters! {
     disconnected_memory,
     /// Publications refused because their topic name was not valid.
     dropped_invalid_topic,
-    /// Publications whose payload is not the text that they are declared as (`mqtt.payload_format_validation`).
+    /// Publications whose payload is not the text that they are declared as
+    /// (`mqtt.payload_format_validation`).
     dropped_invalid_payload,
     /// Publications that a message sink gave up for good.
     failed_in_sink,

@@ -194,8 +194,8 @@ impl Durable {
         release
     }
 
-    /// It need not wait any more: its packet identifier, unless the client has sent it again meanwhile, or this is the
-    /// one before.
+    /// It need not wait any more: its packet identifier, unless the client has sent it again meanwhile, or
+    /// this is the one before.
     pub(crate) fn end_release(&mut self, release: u64) -> Option<u16> {
         let identifier = release as u16;
         if self.releasing.get(&identifier) != Some(&release) {
@@ -215,8 +215,9 @@ impl Durable {
         self.ops.is_empty() && self.answers.is_empty() && self.store().is_committed(self.changed)
     }
 
-    /// A connection carries the session again, and the record of that was handed to the store: deliveries wait for it.
-    /// After a crash without it, what this connection was sent would not be known to be repeated.
+    /// A connection carries the session again, and the record of that was handed to the store: deliveries
+    /// wait for it. After a crash without it, what this connection was sent would not be known to be
+    /// repeated.
     pub(crate) fn resumed(&mut self, inbox: &Arc<Inbox>) {
         self.resumed = self.store().wake_at(inbox);
     }

@@ -35,8 +35,8 @@ pub(crate) enum Notice {
     Panic,
 }
 
-/// Tells the supervisor of a connection's panic; where that has failed, its successor does not know the connection, and the panic is
-/// counted here.
+/// Tells the supervisor of a connection's panic; where that has failed, its successor does not know the
+/// connection, and the panic is counted here.
 pub(crate) fn report_panic(supervisor: &ActorRef<Notice>, shared: &Shared, peer: SocketAddr) {
     if supervisor.cast(Notice::ConnectionPanicked(peer)).is_err() {
         note_panic(shared, peer);
@@ -195,8 +195,8 @@ pub(super) mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// A client of MQTT 3.1.1 with this client id of one letter, a will for the topic `w` and a session that lasts; is the
-    /// session there?
+    /// A client of MQTT 3.1.1 with this client id of one letter, a will for the topic `w` and a session that
+    /// lasts; is the session there?
     async fn connect(front: &FrontHandle, id: u8) -> (TcpStream, bool) {
         let mut socket = TcpStream::connect(front.addresses()[0]).await.unwrap();
         let packet =

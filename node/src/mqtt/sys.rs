@@ -1,8 +1,9 @@
-//! The `$SYS` topics: what this node says about itself (`sys_topics` in the configuration, `docs/sys-topics.md`).
+//! The `$SYS` topics: what this node says about itself (`sys_topics` in the configuration,
+//! `docs/sys-topics.md`).
 //!
-//! They are published with QoS 0 by the node alone. The last value of each is kept for those who subscribe later,
-//! apart from the retained messages: they are not counted, not bounded and not stored with them. Clients cannot publish
-//! here; `#` and `+/...` do not match (MQTT-4.7.2-1).
+//! They are published with QoS 0 by the node alone. The last value of each is kept for those who subscribe
+//! later, apart from the retained messages: they are not counted, not bounded and not stored with them.
+//! Clients cannot publish here; `#` and `+/...` do not match (MQTT-4.7.2-1).
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -17,7 +18,8 @@ pub(crate) const PREFIX: &str = "$SYS/";
 
 /// Beginning of a topic that no message from outside may be published to; none where the topic is open.
 ///
-/// `$SYS/` is the node's own. `$share/` begins shared subscriptions (MQTT-5.0 4.8.2): no subscription reaches such a topic.
+/// `$SYS/` is the node's own. `$share/` begins shared subscriptions (MQTT-5.0 4.8.2): no subscription reaches
+/// such a topic.
 pub(crate) fn reserved_prefix(topic: &str) -> Option<&'static str> {
     [PREFIX, "$share/"].into_iter().find(|prefix| topic.starts_with(prefix))
 }

@@ -1,13 +1,13 @@
-//! Topic aliases towards a client that takes them (MQTT-5.0 3.1.2.11.5, 3.3.2.3.4): a topic that was sent before
-//! is named by a number.
+//! Topic aliases towards a client that takes them (MQTT-5.0 3.1.2.11.5, 3.3.2.3.4): a topic that was sent
+//! before is named by a number.
 //!
-//! A topic gets an alias as long as one is free. Then the one that was not used for the longest time goes, but not
-//! before it has been idle for a while: a client that receives more topics than it has aliases would otherwise get a
-//! new alias with each message and save nothing.
+//! A topic gets an alias as long as one is free. Then the one that was not used for the longest time goes,
+//! but not before it has been idle for a while: a client that receives more topics than it has aliases would
+//! otherwise get a new alias with each message and save nothing.
 //!
 //! Invariants:
-//! * An alias is in the table only if a packet that sets it is in the buffer: [`TopicAliases::sent`] comes after the
-//!   packet.
+//! * An alias is in the table only if a packet that sets it is in the buffer: [`TopicAliases::sent`] comes
+//!   after the packet.
 //! * Bounded by the smaller of what the client takes and what we use (`mqtt.max_topic_alias_out`).
 
 /// Topics as short as this gain nothing: the property takes three bytes.

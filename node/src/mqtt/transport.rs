@@ -99,8 +99,8 @@ impl Transport {
         }
     }
 
-    /// True once the other side has closed its half of the connection, also where data before that waits to be
-    /// read. Consumes nothing and wakes nobody.
+    /// True once the other side has closed its half of the connection, also where data before that waits to
+    /// be read. Consumes nothing and wakes nobody.
     pub(crate) fn is_half_closed(&mut self) -> bool {
         let socket = match self {
             Self::Plain(stream) => stream.socket(),
@@ -111,8 +111,8 @@ impl Transport {
         matches!(ready.poll(&mut cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
-    /// Reads what still comes after a shutdown, to be thrown away: nothing of it is looked at. Nothing read is
-    /// the end.
+    /// Reads what still comes after a shutdown, to be thrown away: nothing of it is looked at. Nothing read
+    /// is the end.
     pub(crate) fn poll_drain(
         &mut self,
         cx: &mut Context<'_>,

@@ -100,8 +100,8 @@ pub(crate) enum Errand {
 }
 
 /// A publication that some sinks have and others had no room for when its connection died. It goes on as the
-/// connection would have done: sinks are waited for, sessions are not, and with what goes to stored ones goes the
-/// packet identifier.
+/// connection would have done: sinks are waited for, sessions are not, and with what goes to stored ones goes
+/// the packet identifier.
 pub(crate) struct Rest {
     pub(crate) message: OwnedMessage,
     pub(crate) route: Arc<Route>,

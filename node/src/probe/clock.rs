@@ -1,8 +1,10 @@
-//! This node's clock against Kafka's: a topic refuses timestamps that are too far from the time of its broker.
+//! This node's clock against Kafka's: a topic refuses timestamps that are too far from the time of its
+//! broker.
 //!
-//! The Kafka protocol has no request for the time. What comes closest without writing anything is DescribeQuorum (KIP-836): the leader
-//! of the controllers names the time at which it answers as its own last fetch. It is asked for from Kafka 3.3 on, without ZooKeeper, and
-//! needs Describe on the cluster. Brokers whose clock differs from their controller's are not found like this.
+//! The Kafka protocol has no request for the time. What comes closest without writing anything is
+//! DescribeQuorum (KIP-836): the leader of the controllers names the time at which it answers as its own last
+//! fetch. It is asked for from Kafka 3.3 on, without ZooKeeper, and needs Describe on the cluster. Brokers
+//! whose clock differs from their controller's are not found like this.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

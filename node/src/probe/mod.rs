@@ -1,9 +1,9 @@
-//! The way of a bridge to Kafka, walked step by step as an operator would: names, ports, TLS, login, brokers, topics,
-//! rights, limits, clocks, group.
+//! The way of a bridge to Kafka, walked step by step as an operator would: names, ports, TLS, login, brokers,
+//! topics, rights, limits, clocks, group.
 //!
 //! Invariants:
-//! * Nothing is written, created, joined or committed. (Kafka itself makes its topic of offsets when somebody first asks
-//!   for a group.)
+//! * Nothing is written, created, joined or committed. (Kafka itself makes its topic of offsets when somebody
+//!   first asks for a group.)
 //! * A step that makes the later ones pointless is the last one; each has a time limit, and so has the walk
 //!   ([`TOTAL`]), which is shorter than callers of the admin link wait.
 //! * What is found is said in plain words, with what to do about it; secrets are in none of them.
@@ -42,8 +42,8 @@ pub enum Verdict {
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Subject of the step: `settings`, `dns`, `tcp`, `tls`, `login`, `brokers`, `topic`, `acl`, `max.message.bytes`,
-    /// `min.insync.replicas`, `producer id`, `clock`, `group`, `time`.
+    /// Subject of the step: `settings`, `dns`, `tcp`, `tls`, `login`, `brokers`, `topic`, `acl`,
+    /// `max.message.bytes`, `min.insync.replicas`, `producer id`, `clock`, `group`, `time`.
     pub step: String,
     /// Whose: a host, a topic, a group.
     pub about: String,

@@ -218,8 +218,8 @@ fn in_sync(topic: &str, answer: &MetadataResponseTopic, needed: usize, acks: Req
     notes.ok(STEP, topic, format!("{needed} of {replicas} replicas, at least {alive} are in sync"));
 }
 
-/// Asks again for a while where Kafka is only not ready yet: it makes its topic of offsets when somebody first asks for
-/// a group, and gives no producer ids in its first moments.
+/// Asks again for a while where Kafka is only not ready yet: it makes its topic of offsets when somebody
+/// first asks for a group, and gives no producer ids in its first moments.
 async fn patiently<T, A: Future<Output = Result<T, Error>>>(ask: impl Fn() -> A) -> Result<T, Error> {
     let deadline = Instant::now() + NOT_READY;
     loop {

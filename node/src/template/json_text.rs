@@ -1,7 +1,7 @@
 //! Reading JSON where it stands: the members of a text are slices of it, not a tree of copies.
 //!
-//! A number is its digits, so an integer of any length stays what the device sent. Devices send more than RFC 8259
-//! allows, and one odd member must not hide the others. Accepted beyond the standard:
+//! A number is its digits, so an integer of any length stays what the device sent. Devices send more than RFC
+//! 8259 allows, and one odd member must not hide the others. Accepted beyond the standard:
 //!
 //! | in the text | becomes |
 //! |---|---|
@@ -35,8 +35,8 @@ pub(crate) fn document(text: &[u8]) -> Result<&[u8], NotJson> {
     Ok(value)
 }
 
-/// The member `name` of a text that is an object: its value as it stands. Of duplicates the last one counts. `None` where
-/// there is no such member, or the text is another kind of JSON.
+/// The member `name` of a text that is an object: its value as it stands. Of duplicates the last one counts.
+/// `None` where there is no such member, or the text is another kind of JSON.
 pub(crate) fn member<'t>(text: &'t [u8], name: &str) -> Result<Option<&'t [u8]>, NotJson> {
     let mut reader = Reader::new(text);
     if reader.peek() != Some(b'{') {
@@ -54,8 +54,8 @@ pub(crate) fn member<'t>(text: &'t [u8], name: &str) -> Result<Option<&'t [u8]>,
     Ok(found)
 }
 
-/// Visits the members of an object in order, duplicates included: name, and value as it stands. False where the value is
-/// no object.
+/// Visits the members of an object in order, duplicates included: name, and value as it stands. False where
+/// the value is no object.
 pub(crate) fn each_member(value: &[u8], mut visit: impl FnMut(&str, &[u8])) -> bool {
     let mut reader = Reader::new(value);
     reader.peek() == Some(b'{')
@@ -163,7 +163,8 @@ fn unescaped(inside: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text)
 }
 
-/// The character of a `\u` escape, whose four digits `rest` begins with, and of the one behind it where both are a pair.
+/// The character of a `\u` escape, whose four digits `rest` begins with, and of the one behind it where both
+/// are a pair.
 fn escaped_character(rest: &mut &[u8]) -> char {
     let unit = |text: &[u8]| {
         let digits = std::str::from_utf8(text.get(..4)?).ok()?;
@@ -452,7 +453,8 @@ mod tests {
         assert_eq!(string(b"12"), None);
     }
 
-    /// Texts made at random of pieces of JSON: whatever the widely used reader takes, this one reads the same.
+    /// Texts made at random of pieces of JSON: whatever the widely used reader takes, this one reads the
+    /// same.
     #[test]
     fn it_agrees_with_a_full_parser_on_everything_that_one_takes() {
         const PIECES: [&str; 22] = [

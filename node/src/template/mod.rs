@@ -5,7 +5,8 @@
 //!
 //! * `${name}`, `${.name}`, `${a.b.c}`; leading dots are ignored; `${.}` is the whole environment as JSON.
 //! * A name that is missing renders as nothing. An object or array renders as compact JSON.
-//! * A step into a text decodes it as JSON first; a text that is not JSON has no members, and the scope is told of it.
+//! * A step into a text decodes it as JSON first; a text that is not JSON has no members, and the scope is
+//!   told of it.
 //! * An integer renders digit by digit as it stands, a fraction with up to 10 decimals.
 //! * Everything outside placeholders is literal, an unterminated `${` included.
 //!
@@ -57,8 +58,9 @@ pub trait Scope {
         None
     }
 
-    /// Visits the members of an object slot (or of a member of it) in order, lent; false where this scope knows no better
-    /// way than to build the object. Duplicate names are visited where the value that is named has them.
+    /// Visits the members of an object slot (or of a member of it) in order, lent; false where this scope
+    /// knows no better way than to build the object. Duplicate names are visited where the value that is
+    /// named has them.
     fn members<'s>(
         &'s self,
         slot: Self::Slot,
@@ -188,7 +190,8 @@ impl<N: Slot> Template<N> {
         }
     }
 
-    /// As [`Self::render`]; false, with what was written so far, where a placeholder has no value (or `null`).
+    /// As [`Self::render`]; false, with what was written so far, where a placeholder has no value (or
+    /// `null`).
     pub fn render_whole<S: Scope<Slot = N>>(&self, scope: &S, out: &mut Vec<u8>) -> bool {
         for segment in &self.segments {
             match segment {
@@ -279,7 +282,8 @@ impl<N: Slot> Template<N> {
     }
 }
 
-/// The integer below a number that is written with a fraction or an exponent, if it is in the range of an `i64`.
+/// The integer below a number that is written with a fraction or an exponent, if it is in the range of an
+/// `i64`.
 fn floor(text: &str) -> Option<i64> {
     // 2^63, the first double beyond the range.
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
@@ -363,8 +367,8 @@ fn write_value(value: &Value<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Integers as they stand; fractions with up to 10 decimals, trailing zeros cut, at least one decimal. A number that a double
-/// cannot hold stays as it stands: its digits may be what tells two devices apart.
+/// Integers as they stand; fractions with up to 10 decimals, trailing zeros cut, at least one decimal. A
+/// number that a double cannot hold stays as it stands: its digits may be what tells two devices apart.
 fn write_number(number: &[u8], out: &mut Vec<u8>) {
     // 2^53: beyond it a double holds not every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;

@@ -61,7 +61,8 @@ fn nowhere() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// W11. Kafka goes, more comes than fits into the memory, and Kafka comes back. In `staged`, it was never there.
+/// W11. Kafka goes, more comes than fits into the memory, and Kafka comes back. In `staged`, it was never
+/// there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_into_the_memory_waits_in_files_and_is_sent_in_order() {
     const KEYS: u32 = 5;
@@ -128,7 +129,8 @@ async fn topics_that_messages_name_wait_in_files_as_well() {
     let settings = r#"topic = "to-${.payload.n}", message.key = "${topic}", message.value = "${.payload.v}"
         reconnect_delay = 50ms, max_batch_bytes = 2KB"#;
     let message = |number: u32| format!(r#"{{"n": {}, "v": "{number:0>100}"}}"#, number % 2).into_bytes();
-    // By the bound of each partition, and by that of the memory of all topics, of which what is under way has some: five batches a topic.
+    // By the bound of each partition, and by that of the memory of all topics, of which what is under way has
+    // some: five batches a topic.
     for (buffer, memory) in [("8KB", "256MB"), ("1MB", "64KB")] {
         let buffer = format!("buffer {{ mode = hybrid, segment_bytes = {buffer} }}");
         let topics = format!("dynamic_topics {{ memory_limit = {memory} }}");
@@ -159,7 +161,8 @@ async fn topics_that_messages_name_wait_in_files_as_well() {
     kafka.stop().await;
 }
 
-/// The limit is that of memory and files together: beyond it the oldest without a publisher who waits are dropped, and the others wait.
+/// The limit is that of memory and files together: beyond it the oldest without a publisher who waits are
+/// dropped, and the others wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_counts_memory_and_files_together() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;
@@ -193,7 +196,8 @@ async fn the_limit_counts_memory_and_files_together() {
     kafka.stop().await;
 }
 
-/// What waits in files goes to whatever the changed bridge is: another hybrid one, one in memory, one on disk.
+/// What waits in files goes to whatever the changed bridge is: another hybrid one, one in memory, one on
+/// disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_bridge_takes_over_what_is_in_files() {
     for to in [HYBRID, "buffer.mode = memory", "buffer.mode = disk"] {

@@ -182,7 +182,8 @@ async fn the_memory_of_the_node_bounds_what_bridges_hold() {
     kafka.stop().await;
 }
 
-/// Kafka works on one request of a connection at a time, so a partition that is slow holds up those behind it.
+/// Kafka works on one request of a connection at a time, so a partition that is slow holds up those behind
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_spread_over_the_connections_of_the_pool() {
     for (connections, is_held_up) in [(1, true), (2, false)] {
@@ -285,8 +286,8 @@ async fn what_is_sent_again_is_counted_as_retried_and_its_end_once() {
     kafka.stop().await;
 }
 
-/// P25. What Kafka makes of it is not heard: what it refuses counts as success, too, as does what is sent into the connection
-/// that Kafka closes upon that.
+/// P25. What Kafka makes of it is not heard: what it refuses counts as success, too, as does what is sent
+/// into the connection that Kafka closes upon that.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_acks_a_batch_is_a_success_once_it_is_sent() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;

@@ -15,7 +15,8 @@ fn tls() -> Tls {
     Tls { certificate: own.cert.pem(), key: own.signing_key.serialize_pem(), ..Tls::default() }
 }
 
-/// P3, P20. Kerberos is in `tests/tests/kerberos.rs`, all of it on Apache Kafka in `tests/tests/e2e/security.rs`.
+/// P3, P20. Kerberos is in `tests/tests/kerberos.rs`, all of it on Apache Kafka in
+/// `tests/tests/e2e/security.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_login_transport_mode_and_strategy_carries_records() {
     const PARTITIONS: i32 = 4;

@@ -121,8 +121,8 @@ async fn a_link_that_is_cut_shows_as_connecting_and_holds_what_comes() {
     kafka.stop().await;
 }
 
-/// L18. Differs: there is no health check that could be slow. Answers that do not come in their time are what is seen: by a
-/// bridge that never had one as a reason to be disconnected, by one that works not at all.
+/// L18. Differs: there is no health check that could be slow. Answers that do not come in their time are what
+/// is seen: by a bridge that never had one as a reason to be disconnected, by one that works not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_take_too_long_are_the_reason_of_the_status() {
     let kafka = kafka(&[TopicSpec::new("in", 1)]).await;

@@ -178,7 +178,8 @@ async fn a_record_that_is_refused_for_its_timestamp_reaches_the_dead_letter_topi
     kafka.stop().await;
 }
 
-/// P13. Whatever Kafka refuses a record for, the dead letter may meet the same fate: it is counted, and the publisher hears of it.
+/// P13. Whatever Kafka refuses a record for, the dead letter may meet the same fate: it is counted, and the
+/// publisher hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_refused_as_its_record_was_is_counted_as_lost() {
     let kafka = kafka(&[TopicSpec::new("in", 1), TopicSpec::new("dead", 1)]).await;

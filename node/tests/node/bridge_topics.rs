@@ -88,7 +88,8 @@ async fn a_topic_that_kafka_does_not_know_is_looked_for_twice_and_then_not_for_a
     kafka.stop().await;
 }
 
-/// P17, with access control: Kafka tells that we may not write to a topic with the metadata, or, where we may see it, with the answer to a batch.
+/// P17, with access control: Kafka tells that we may not write to a topic with the metadata, or, where we may
+/// see it, with the answer to a batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_we_may_not_write_to_is_asked_for_twice_and_then_not_for_a_while() {
     const FORBIDDEN: i16 = 29;
@@ -185,8 +186,8 @@ async fn a_topic_that_is_deleted_fails_what_it_holds() {
     kafka.stop().await;
 }
 
-/// P18. Differs: it is allowed. What was answered without Kafka comes to its topic, and to the dead letters where Kafka has no
-/// such topic.
+/// P18. Differs: it is allowed. What was answered without Kafka comes to its topic, and to the dead letters
+/// where Kafka has no such topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_on_the_disk_come_back_and_what_has_no_topic_is_a_dead_letter() {
     let kafka =

@@ -229,7 +229,8 @@ impl Node {
         Self { process, output, folder }
     }
 
-    /// What it has open, as it says: the lines up to that of the admin link, which is the last; fewer if it ends.
+    /// What it has open, as it says: the lines up to that of the admin link, which is the last; fewer if it
+    /// ends.
     fn listening(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut line = String::new();
@@ -280,7 +281,8 @@ fn a_node_that_names_only_a_tls_listener_opens_nothing_else_to_clients() {
 
 #[test]
 fn listeners_of_both_families_share_a_port_and_each_takes_its_own() {
-    // A port that is free in both families. Another process may take it before the node does: then another one.
+    // A port that is free in both families. Another process may take it before the node does: then another
+    // one.
     let free = || TcpListener::bind("[::]:0").map(|listener| listener.local_addr().unwrap().port());
     if free().is_err() {
         eprintln!("skipped: this machine has no IPv6");

@@ -1,5 +1,5 @@
-//! The producer while things go wrong: lost requests and answers, errors by code, moving leaders, brokers that vanish,
-//! partitions that come.
+//! The producer while things go wrong: lost requests and answers, errors by code, moving leaders, brokers
+//! that vanish, partitions that come.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

@@ -83,7 +83,8 @@ async fn what_is_acknowledged_right_before_disconnect_is_acknowledged() {
     }
 }
 
-/// Acknowledgements reach the disk a little later than the client; until then it has room for further deliveries.
+/// Acknowledgements reach the disk a little later than the client; until then it has room for further
+/// deliveries.
 #[tokio::test]
 async fn after_a_crash_deliveries_beyond_one_window_are_marked_as_repetitions_too() {
     let lasting = Lasting::new();

@@ -1,5 +1,5 @@
-//! What CONNACK announces and reasons explain: switches, keep-alive, response information, topic aliases towards
-//! clients, and clients that go away while they have to wait.
+//! What CONNACK announces and reasons explain: switches, keep-alive, response information, topic aliases
+//! towards clients, and clients that go away while they have to wait.
 
 use std::{
     sync::{Arc, atomic::Ordering},

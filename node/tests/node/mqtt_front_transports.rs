@@ -340,7 +340,8 @@ async fn the_reason_of_a_close_arrives_before_the_goodbye_of_each_transport() {
             client.send(&causeway_protocol::mqtt::Packet::Connect(Box::new(connect(Version::V5, "x")))).await;
         }
         assert_eq!(client.next().await, Seen::Disconnect(ReasonCode::ProtocolError));
-        // rustls' client calls an end without close_notify an error, and the WebSocket's checks its close frame.
+        // rustls' client calls an end without close_notify an error, and the WebSocket's checks its close
+        // frame.
         let end = timeout(PATIENCE, client.socket.read(&mut [0; 16])).await.unwrap();
         assert_eq!(end.unwrap(), 0);
     }

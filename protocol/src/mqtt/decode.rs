@@ -216,7 +216,8 @@ impl Decoder {
         let ignored = match (self.version, kind) {
             // Which version it is stands behind the fixed header: see `Decoder::connect`.
             (None, kind::CONNECT) => 0b1111,
-            // MQTT 3.1 does not use these flags, marks re-deliveries of three kinds too, and forbids no value (MQTT-3.1 2.1).
+            // MQTT 3.1 does not use these flags, marks re-deliveries of three kinds too, and forbids no value
+            // (MQTT-3.1 2.1).
             (Some(Version::V31), _) if expected == 0 => 0b1111,
             (Some(Version::V31), _) => 0b1001,
             _ => 0,

@@ -1,8 +1,8 @@
-//! The node's hand changes what the node runs with: restarts with another configuration, bridges that start late,
-//! partitions that are added while the node is down.
+//! The node's hand changes what the node runs with: restarts with another configuration, bridges that start
+//! late, partitions that are added while the node is down.
 //!
-//! Each of these is undone before the hand goes on: then every bridge is enabled, with its own buffer. What stays are
-//! limits, topics and partitions.
+//! Each of these is undone before the hand goes on: then every bridge is enabled, with its own buffer. What
+//! stays are limits, topics and partitions.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use super::way_back;
 use crate::kafka::free_ports;
 use crate::node::Node;
 
-/// What a bridge may do whose disk buffer was not there for a while: the marks of QoS 2 messages that were under way are
-/// believed only where nothing can have passed unseen.
+/// What a bridge may do whose disk buffer was not there for a while: the marks of QoS 2 messages that were
+/// under way are believed only where nothing can have passed unseen.
 const FORGETFUL: Leniency = Leniency { may_double_by_death: true, may_reorder: false, may_recount: false };
 
 /// How long the end of a device's session is waited for.
@@ -155,8 +155,8 @@ impl NodeHand<'_> {
         self.restart_with(node, &self.configuration.text(), rng, tally, || Ok(()))
     }
 
-    /// A disk buffer gives way to another one and comes back. A buffer in memory does not become a disk buffer: what is
-    /// acknowledged then would wait on the disk for a bridge that does not look there.
+    /// A disk buffer gives way to another one and comes back. A buffer in memory does not become a disk
+    /// buffer: what is acknowledged then would wait on the disk for a bridge that does not look there.
     fn change_buffer(&self, node: &mut Node, rng: &mut StdRng, tally: &mut Tally) -> Result<()> {
         let place = self.any_bridge(rng);
         let bridge = &self.configuration.bridges[place];
@@ -305,8 +305,8 @@ impl NodeHand<'_> {
         self.start(node)
     }
 
-    /// The node ends when those that end their sessions now and then have none, so that the next life may begin some
-    /// with what was theirs.
+    /// The node ends when those that end their sessions now and then have none, so that the next life may
+    /// begin some with what was theirs.
     fn end_after_sessions(&self, node: &mut Node, rng: &mut StdRng, tally: &mut Tally) -> Result<()> {
         let until = Instant::now() + REST_PATIENCE;
         self.signals.end_sessions(true);

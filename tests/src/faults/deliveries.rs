@@ -1,13 +1,14 @@
 //! What subscribers were given against what was acknowledged to devices and what is in Kafka.
 //!
 //! For each session, and for each group of a shared subscription as one:
-//! * *lost*: a message with QoS 1 or 2 on both ways, acknowledged to its device, or in Kafka, and never delivered.
-//! * *twice*: QoS 2 on both ways: delivered more than once. QoS 0: more often than its device sent it (QoS 1), or than
-//!   lives of the node the device sent it to (QoS 2). QoS 1 may be delivered again; what comes again without DUP is
-//!   counted. A record of Kafka may be delivered again, because its offset may be committed later than it is handed
-//!   over.
-//! * *out of order* (QoS 1 and 2, not for groups): the first delivery of a message comes behind that of a later one of its device,
-//!   or of its partition.
+//! * *lost*: a message with QoS 1 or 2 on both ways, acknowledged to its device, or in Kafka, and never
+//!   delivered.
+//! * *twice*: QoS 2 on both ways: delivered more than once. QoS 0: more often than its device sent it (QoS
+//!   1), or than lives of the node the device sent it to (QoS 2). QoS 1 may be delivered again; what comes
+//!   again without DUP is counted. A record of Kafka may be delivered again, because its offset may be
+//!   committed later than it is handed over.
+//! * *out of order* (QoS 1 and 2, not for groups): the first delivery of a message comes behind that of a
+//!   later one of its device, or of its partition.
 //! * *held up*: as lost, but for those who are there, while absentees are away. In a group: what was sent and
 //!   acknowledged while a member was there all the time and each absentee was known to be away.
 //!
@@ -146,8 +147,8 @@ impl Books<'_> {
         due
     }
 
-    /// Judges all that was delivered; `due` and `held_up` are what is still missing of [`Self::due`], and was missing of
-    /// [`Self::due_to_present`].
+    /// Judges all that was delivered; `due` and `held_up` are what is still missing of [`Self::due`], and was
+    /// missing of [`Self::due_to_present`].
     pub fn judge(&self, receptions: &[Mutex<Reception>], due: &[Due], held_up: &[Due]) -> Verdict {
         let mut verdict = Verdict::default();
         let receptions: Vec<_> = receptions.iter().map(lock).collect();
@@ -291,7 +292,8 @@ impl Books<'_> {
     }
 }
 
-/// Whether a message had to go to a present member of a group, because one was there all the time and no absentee was.
+/// Whether a message had to go to a present member of a group, because one was there all the time and no
+/// absentee was.
 fn is_for_present(
     receptions: &[Mutex<Reception>],
     present: &[usize],
@@ -328,8 +330,8 @@ fn is_for_present(
     present.iter().any(is_there) && absent.iter().all(is_away)
 }
 
-/// Waits until nothing is missing any more, `is_done` says so as well, and nothing has come for as long as `quiet`;
-/// returns what is missing at `patience`.
+/// Waits until nothing is missing any more, `is_done` says so as well, and nothing has come for as long as
+/// `quiet`; returns what is missing at `patience`.
 pub fn wait_for(
     receptions: &[Mutex<Reception>],
     mut due: Vec<Due>,

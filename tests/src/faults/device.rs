@@ -1,12 +1,12 @@
 //! A device that publishes numbered messages and remembers precisely what it did and what it was told.
 //!
-//! It keeps one session through all its connections (MQTT 5: expiry; before: clean session off) and does what the
-//! standard tells it after each of them: PUBLISH again with DUP what was not answered, PUBREL again what was
-//! (MQTT-4.4.0-1), in the order of the first time. It also leaves by itself: without a word, with answers unread. What
-//! the node must not do in an answer is written down as a [`Complaint`].
+//! It keeps one session through all its connections (MQTT 5: expiry; before: clean session off) and does what
+//! the standard tells it after each of them: PUBLISH again with DUP what was not answered, PUBREL again what
+//! was (MQTT-4.4.0-1), in the order of the first time. It also leaves by itself: without a word, with answers
+//! unread. What the node must not do in an answer is written down as a [`Complaint`].
 //!
-//! Some devices end their session now and then (clean start), give up what is open, and begin another one with the
-//! packet identifiers of the first.
+//! Some devices end their session now and then (clean start), give up what is open, and begin another one
+//! with the packet identifiers of the first.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -79,7 +79,8 @@ struct Link {
     stream: TcpStream,
     input: Vec<u8>,
     number: u16,
-    /// Places of messages whose PUBACK or PUBREC is due, in the order in which they have to come (MQTT-4.6.0-2).
+    /// Places of messages whose PUBACK or PUBREC is due, in the order in which they have to come
+    /// (MQTT-4.6.0-2).
     due: VecDeque<usize>,
     /// As many PUBLISHes may be unanswered (QoS 2: until PUBCOMP).
     receive_maximum: usize,
@@ -89,19 +90,19 @@ struct Link {
     released_at: Instant,
 }
 
-/// The session that the device expects to find. A life is the one from before the CONNECT, so the node has not died
-/// since if it is still the same.
+/// The session that the device expects to find. A life is the one from before the CONNECT, so the node has
+/// not died since if it is still the same.
 #[derive(Debug, Clone, Copy)]
 enum Session {
     /// None, there has never been one.
     Never,
-    /// None: it was ended in this life of the node. The end is not waited for: with a death of the node the session
-    /// may be there again.
+    /// None: it was ended in this life of the node. The end is not waited for: with a death of the node the
+    /// session may be there again.
     Ended { life: u32 },
     /// One, or none, or an old one, because a CONNECT was not answered: it has to be ended.
     Unknown,
-    /// The one begun in this life. Its beginning is not waited for: until it is known to be on the disk, a death of the
-    /// node may take it.
+    /// The one begun in this life. Its beginning is not waited for: until it is known to be on the disk, a
+    /// death of the node may take it.
     Lasting { life: u32, began: Instant, is_stored: bool },
 }
 
@@ -314,8 +315,8 @@ impl<'a> Device<'a> {
         Ok(Some(link))
     }
 
-    /// Ends a connection whose session ends with it, and rests: for a moment, or until the node has died, so that the
-    /// next session may be the first of the node's next life.
+    /// Ends a connection whose session ends with it, and rests: for a moment, or until the node has died, so
+    /// that the next session may be the first of the node's next life.
     fn leave_for_good(&mut self, link: &mut Link, life: u32) -> Result<Option<Link>> {
         link.stream.write_all(&DISCONNECT)?;
         let until = Instant::now() + CONNECT_PATIENCE;
@@ -346,7 +347,8 @@ impl<'a> Device<'a> {
 
     /// One connection to its end, which is told in words.
     fn converse(&mut self, link: &mut Link) -> Result<&'static str> {
-        // PUBREL first or PUBLISH first is the same to the standard; each kind in the order of the first time.
+        // PUBREL first or PUBLISH first is the same to the standard; each kind in the order of the first
+        // time.
         for place in self.open.clone() {
             if self.history.messages[place].is_received {
                 self.release(link, place)?;

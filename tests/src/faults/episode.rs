@@ -41,7 +41,8 @@ const WAY_BACK_PARTITIONS: usize = 2;
 /// When no delivery has come for as long, none comes any more.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Places of the mappings of the consumer bridge: with QoS 1, with QoS 0; the third is added later, with QoS 1.
+/// Places of the mappings of the consumer bridge: with QoS 1, with QoS 0; the third is added later, with
+/// QoS 1.
 const TELEMETRY: usize = 1;
 
 /// Records of a round for each partition of the topic with QoS 0.
@@ -127,7 +128,8 @@ impl Episode {
         let count = rng.random_range(6..14);
         let mut devices: Vec<Habits> = (1..=count)
             .map(|number| {
-                // Identifiers of messages that are received and not released yet are what these two are about.
+                // Identifiers of messages that are received and not released yet are what these two are
+                // about.
                 let is_about_identifiers = has(Kind::SessionEnd) || has(Kind::LateBridge);
                 let window = pick(&mut rng, &[1, 5, 20, 60]);
                 let mut habits = Habits {

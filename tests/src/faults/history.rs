@@ -90,9 +90,9 @@ impl Message {
         !self.is_acknowledged() && self.events.iter().any(|event| event.what == What::Abandoned)
     }
 
-    /// From when to when the node may have decided where an acknowledged message goes. QoS 1: a PUBLISH that is
-    /// repeated is a new one, unless an earlier one is still held (see [`History::decided`]). QoS 2: only the first that
-    /// arrived counts.
+    /// From when to when the node may have decided where an acknowledged message goes. QoS 1: a PUBLISH that
+    /// is repeated is a new one, unless an earlier one is still held (see [`History::decided`]). QoS 2: only
+    /// the first that arrived counts.
     pub fn decided(&self, qos: u8) -> Option<(Duration, Duration)> {
         let is_sent = |event: &&Event| matches!(event.what, What::Sent | What::SentAgain);
         let told =
@@ -198,8 +198,9 @@ impl History {
         self.connections.push(Connection { began, life, ended: None });
     }
 
-    /// From when to when the node may have decided where an acknowledged message goes: [`Message::decided`], and for QoS 1
-    /// from the first PUBLISH to the same life of the node on, which may have been held when the repetition came.
+    /// From when to when the node may have decided where an acknowledged message goes: [`Message::decided`],
+    /// and for QoS 1 from the first PUBLISH to the same life of the node on, which may have been held when
+    /// the repetition came.
     pub fn decided(&self, message: &Message) -> Option<(Duration, Duration)> {
         let (from, to) = message.decided(self.habits.qos)?;
         let life_of = |event: &Event| Some(self.connections.get(usize::from(event.connection))?.life);
@@ -210,8 +211,8 @@ impl History {
         Some((held.map_or(from, |held| held.at.min(from)), to))
     }
 
-    /// For each PUBLISH of a message, from when to when the node may have decided where it goes: until an answer came, or
-    /// the connection ended.
+    /// For each PUBLISH of a message, from when to when the node may have decided where it goes: until an
+    /// answer came, or the connection ended.
     pub fn undecided(&self, message: &Message) -> impl Iterator<Item = (Duration, Duration)> {
         let is_answer =
             |event: &&Event| matches!(event.what, What::Acknowledged | What::Received | What::Refused(_));

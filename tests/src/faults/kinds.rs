@@ -1,17 +1,18 @@
-//! The kinds of trouble that an episode may have beside faults of Kafka, of the node's process and of its disk.
+//! The kinds of trouble that an episode may have beside faults of Kafka, of the node's process and of its
+//! disk.
 
 use std::fmt;
 
 /// A kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The node is restarted with another configuration: a bridge is disabled for a while, the buffer of a bridge
-    /// changes and changes back, limits change, a topic is added to a consumer bridge.
+    /// The node is restarted with another configuration: a bridge is disabled for a while, the buffer of a
+    /// bridge changes and changes back, limits change, a topic is added to a consumer bridge.
     Configuration,
     /// Stored sessions are away while the node is restarted, and come back later.
     Absence,
-    /// A bridge starts later than the node: enabled at run time, its buffer in the hands of another process, its Kafka
-    /// unreachable.
+    /// A bridge starts later than the node: enabled at run time, its buffer in the hands of another process,
+    /// its Kafka unreachable.
     LateBridge,
     /// Devices end their sessions and begin new ones, with the packet identifiers of the old ones.
     SessionEnd,

@@ -1,17 +1,18 @@
-//! The judge: devices publish numbered messages while everything that can break breaks at random; then an independent
-//! client reads Kafka, and every acknowledgement is held against what is there.
+//! The judge: devices publish numbered messages while everything that can break breaks at random; then an
+//! independent client reads Kafka, and every acknowledgement is held against what is there.
 //!
-//! * An *episode* is a Kafka, a node, some devices and some bridges, for half a minute or so; everything about it that
-//!   can be chosen follows from one seed ([`Episode`]). When things happen depends on the machine, so a
-//!   seed that convicts once may need a few runs to do so again.
-//! * Subscribers with sessions that last come and go; some are away while the node is restarted ([`subscriber`]). Records
-//!   come from Kafka as well ([`way_back`]).
-//! * Two hands strike at once: one at the node its configuration ([`changes`]) and its disk ([`node_hand`]), one at Kafka and the way to it
-//!   ([`kafka_hand`]). Devices leave by themselves as well ([`device`]).
-//! * When the hands rest, devices begin nothing new; what is open must come to its end. Then subscribers that are there
-//!   must have been given what is theirs, and at last those that come back.
-//! * [`verdict`] says what is lost, twice, out of order, astray, damaged or open, with the history of the first offenders;
-//!   [`deliveries`] says so of what subscribers were given. The books of the bridges must balance all the time.
+//! * An *episode* is a Kafka, a node, some devices and some bridges, for half a minute or so; everything
+//!   about it that can be chosen follows from one seed ([`Episode`]). When things happen depends on the
+//!   machine, so a seed that convicts once may need a few runs to do so again.
+//! * Subscribers with sessions that last come and go; some are away while the node is restarted
+//!   ([`subscriber`]). Records come from Kafka as well ([`way_back`]).
+//! * Two hands strike at once: one at the node its configuration ([`changes`]) and its disk ([`node_hand`]),
+//!   one at Kafka and the way to it ([`kafka_hand`]). Devices leave by themselves as well ([`device`]).
+//! * When the hands rest, devices begin nothing new; what is open must come to its end. Then subscribers that
+//!   are there must have been given what is theirs, and at last those that come back.
+//! * [`verdict`] says what is lost, twice, out of order, astray, damaged or open, with the history of the
+//!   first offenders; [`deliveries`] says so of what subscribers were given. The books of the bridges must
+//!   balance all the time.
 
 mod changes;
 pub mod configuration;
@@ -114,8 +115,8 @@ pub struct Options {
     pub place: Where,
     /// Only bridges with this buffer. `None`: whatever the seed says, of those that the node has.
     pub buffer: Option<Buffer>,
-    /// These kinds of trouble beside faults of Kafka, of the node's process and of its disk. `None`: whatever the seed
-    /// says.
+    /// These kinds of trouble beside faults of Kafka, of the node's process and of its disk. `None`: whatever
+    /// the seed says.
     pub kinds: Option<Vec<Kind>>,
 }
 
@@ -159,7 +160,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs episode after episode until the time is over. The first that convicts is an error with all that is known.
+/// Runs episode after episode until the time is over. The first that convicts is an error with all that is
+/// known.
 pub fn run(options: &Options) -> Result<Report> {
     let began = Instant::now();
     let mut report = Report::default();

@@ -21,8 +21,8 @@ const LEAVING: Duration = Duration::from_secs(3);
 /// How long devices go on after the restart that absentees miss at the end.
 const AFTERMATH: Duration = Duration::from_millis(1500);
 
-/// Strikes at the node until calm is called; then it runs, with every bridge enabled, and its disk has room. The
-/// configuration that it runs with changes in `changes`.
+/// Strikes at the node until calm is called; then it runs, with every bridge enabled, and its disk has room.
+/// The configuration that it runs with changes in `changes`.
 pub struct NodeHand<'a> {
     /// The node.
     pub node: &'a Mutex<Node>,

@@ -1,5 +1,5 @@
-//! What everybody in an episode knows: the time, whether to go on, which life the node is in, which bridges are
-//! disabled when, and what was done to whom when.
+//! What everybody in an episode knows: the time, whether to go on, which life the node is in, which bridges
+//! are disabled when, and what was done to whom when.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};

@@ -1,7 +1,9 @@
-//! A subscriber whose session lasts: it comes and goes, does what MQTT tells a receiver, and remembers every delivery.
+//! A subscriber whose session lasts: it comes and goes, does what MQTT tells a receiver, and remembers every
+//! delivery.
 //!
-//! It subscribes once, before the first fault. Two kinds: *present* ones leave for moments only and are back as soon as
-//! the faults stop; *absentees* are away most of the time, also when the faults stop, until they are called home.
+//! It subscribes once, before the first fault. Two kinds: *present* ones leave for moments only and are back
+//! as soon as the faults stop; *absentees* are away most of the time, also when the faults stop, until they
+//! are called home.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -81,7 +83,8 @@ pub enum Origin {
     },
 }
 
-/// A message that was delivered. A QoS 2 message that is sent again before its release is not delivered again.
+/// A message that was delivered. A QoS 2 message that is sent again before its release is not delivered
+/// again.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery {
     /// Since the beginning of the episode.

@@ -1,18 +1,18 @@
 //! What is in Kafka against what was acknowledged.
 //!
 //! For each bridge and device:
-//! * *lost*: acknowledged (PUBACK, PUBREC) and not there, unless the bridge may have been disabled when the node decided
-//!   where the message goes.
-//! * *twice*: QoS 1: more copies than the device sent; QoS 2: more than one. Where the death of the node may double
-//!   (a buffer in memory), one copy for each of its lives that the device sent PUBLISH to.
-//! * *out of order* (keyed bridges): the first copy of a message comes behind that of a later one; or the numbers fall more
-//!   often than the device connected again, which are the only moments at which it goes back. A message may come late
-//!   if the bridge may have been disabled when the node took one of its copies.
+//! * *lost*: acknowledged (PUBACK, PUBREC) and not there, unless the bridge may have been disabled when the
+//!   node decided where the message goes.
+//! * *twice*: QoS 1: more copies than the device sent; QoS 2: more than one. Where the death of the node may
+//!   double (a buffer in memory), one copy for each of its lives that the device sent PUBLISH to.
+//! * *out of order* (keyed bridges): the first copy of a message comes behind that of a later one; or the
+//!   numbers fall more often than the device connected again, which are the only moments at which it goes
+//!   back. A message may come late if the bridge may have been disabled when the node took one of its copies.
 //! * *astray* (keyed bridges): not in the partition of the device's first record.
 //! * *damaged*: not a payload that was sent, or not under the device's key.
 //!
-//! And for each device: *open*: never answered although the faults had stopped. What subscribers were given is judged
-//! in [`super::deliveries`].
+//! And for each device: *open*: never answered although the faults had stopped. What subscribers were given
+//! is judged in [`super::deliveries`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -63,8 +63,8 @@ impl Law {
             .is_some_and(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
     }
 
-    /// Whether any PUBLISH of a message may have passed by because the bridge was disabled, also one that was not
-    /// answered: what the device sent behind it may then be in Kafka before it.
+    /// Whether any PUBLISH of a message may have passed by because the bridge was disabled, also one that was
+    /// not answered: what the device sent behind it may then be in Kafka before it.
     fn may_have_missed(&self, history: &History, message: &Message) -> bool {
         let mut copies = history.undecided(message);
         copies.any(|(from, to)| self.off.iter().any(|off| off.0 <= to && from <= off.1))
@@ -80,7 +80,8 @@ pub struct Verdict {
     pub acknowledged: u64,
     /// Records in Kafka.
     pub found: u64,
-    /// Records beyond the first of a message, of which the device had sent it again, or by a death that allows it.
+    /// Records beyond the first of a message, of which the device had sent it again, or by a death that
+    /// allows it.
     pub repeated: u64,
     /// See the module.
     pub lost: u64,
@@ -100,7 +101,8 @@ pub struct Verdict {
     pub books: u64,
     /// Deliveries to subscribers.
     pub deliveries: u64,
-    /// Messages of QoS 1 that a subscriber was given again without DUP, though their device had not sent them again.
+    /// Messages of QoS 1 that a subscriber was given again without DUP, though their device had not sent them
+    /// again.
     pub again_as_new: u64,
     /// Messages that subscribers were not given while others were away.
     pub held_up: u64,
@@ -346,7 +348,8 @@ mod tests {
         off: Vec::new(),
     };
 
-    /// A device whose first connection sent 0 to 3, and whose second one, to the next life of the node, 2 and 3 again.
+    /// A device whose first connection sent 0 to 3, and whose second one, to the next life of the node, 2 and
+    /// 3 again.
     fn device(qos: u8) -> History {
         let habits = Habits {
             number: 7,

@@ -1,12 +1,14 @@
 //! Damaged packets and sessions against a running node.
 //!
-//! * A *packet stream* is one connection with some hundred changed packets, most of them still legal, some damaged in
-//!   any way; behind each goes a PINGREQ, whose answers say how many packets were dealt with before one was refused.
-//! * A *session* is a conversation whose packets leave, come twice, change places or are damaged, in any pieces, with
-//!   one of a few client identifiers, so that sessions are resumed and taken over.
+//! * A *packet stream* is one connection with some hundred changed packets, most of them still legal, some
+//!   damaged in any way; behind each goes a PINGREQ, whose answers say how many packets were dealt with
+//!   before one was refused.
+//! * A *session* is a conversation whose packets leave, come twice, change places or are damaged, in any
+//!   pieces, with one of a few client identifiers, so that sessions are resumed and taken over.
 //!
-//! All the while the node must live, answer a control client in time, and send nothing but well-formed packets;
-//! nothing may panic or hang. At the end connections, sessions and memory must be back where they were.
+//! All the while the node must live, answer a control client in time, and send nothing but well-formed
+//! packets; nothing may panic or hang. At the end connections, sessions and memory must be back where they
+//! were.
 //!
 //! Everything follows from one seed: connection `n` of a run has a seed of its own, and can be run alone.
 
@@ -29,7 +31,8 @@ use crate::mqtt::{Client, Connect, Trace};
 use crate::node::Node;
 use crate::{eventually, need, process};
 
-/// What the node is told: sessions end soon, and what lasts is bounded, so that all of it can be seen to go away.
+/// What the node is told: sessions end soon, and what lasts is bounded, so that all of it can be seen to go
+/// away.
 pub const CONFIGURATION: &str = "mqtt {
     session_expiry_interval = 1s, max_session_expiry_interval = 1s, connect_timeout = 2s
     max_mqueue = 200, max_mqueue_bytes = 256KB
@@ -337,7 +340,8 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Reads to the end of the connection, packet by packet. Each must be one that a server sends, and well-formed.
+/// Reads to the end of the connection, packet by packet. Each must be one that a server sends, and
+/// well-formed.
 fn read_all(
     stream: &mut TcpStream,
     version: Version,

@@ -21,7 +21,8 @@ fn fit(packet: &[u8]) -> Vec<u8> {
     [&[*first][..], &variable_byte_integer(body.len() as u32), body].concat()
 }
 
-/// A change after which most packets are still legal: bytes towards the end of it, where payloads and texts are.
+/// A change after which most packets are still legal: bytes towards the end of it, where payloads and texts
+/// are.
 pub(super) fn mildly(random: &mut StdRng, packet: &mut [u8]) {
     let from = (header(packet) + 4).min(packet.len());
     if from >= packet.len() {

@@ -1,7 +1,7 @@
 //! One connection of a case.
 //!
-//! Every wait has a deadline, and everything that went over the connection is in the [`Trace`], which is shown when
-//! the case fails.
+//! Every wait has a deadline, and everything that went over the connection is in the [`Trace`], which is
+//! shown when the case fails.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -27,8 +27,8 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// For servers that end connections somehow: a refusal is any end, whatever is said before it, and a reset as
-    /// well. What is left are differences in what they do.
+    /// For servers that end connections somehow: a refusal is any end, whatever is said before it, and a
+    /// reset as well. What is left are differences in what they do.
     pub fn lenient() -> Self {
         Self { lenient: true, ..Self::default() }
     }
@@ -197,8 +197,8 @@ impl Client {
         }
     }
 
-    /// The server ends a running connection for this reason: before 5.0 it just closes, in 5.0 it says so in a
-    /// DISCONNECT (MQTT-5.0 4.13, MQTT-3.1.1 4.8).
+    /// The server ends a running connection for this reason: before 5.0 it just closes, in 5.0 it says so in
+    /// a DISCONNECT (MQTT-5.0 4.13, MQTT-3.1.1 4.8).
     pub fn refused(&mut self, reason: u8) -> Result<()> {
         if self.version == Version::V5 && !self.trace.lenient {
             let answer = self.packet()?.disconnect()?;
@@ -212,8 +212,8 @@ impl Client {
         self.closed()
     }
 
-    /// The server refuses a CONNECT: in 5.0 with a CONNACK that has this reason code, before with this return code,
-    /// or by closing where there is none.
+    /// The server refuses a CONNECT: in 5.0 with a CONNACK that has this reason code, before with this return
+    /// code, or by closing where there is none.
     pub fn not_connected(&mut self, return_code: Option<u8>, reason: u8) -> Result<()> {
         let wanted = if self.version == Version::V5 { Some(reason) } else { return_code };
         if let Some(wanted) = wanted
@@ -266,7 +266,8 @@ impl Client {
         Ok(answer.reason)
     }
 
-    /// Everything that was sent so far is dealt with, and nothing has come: PINGREQ is answered by PINGRESP at once.
+    /// Everything that was sent so far is dealt with, and nothing has come: PINGREQ is answered by PINGRESP
+    /// at once.
     pub fn quiet(&mut self) -> Result<()> {
         self.send(&PINGREQ)?;
         self.expect(&[first::PINGRESP, 0])
@@ -316,7 +317,8 @@ impl Client {
         Ok(unsuback.reasons)
     }
 
-    /// Publishes with QoS 0, 1 or 2 and goes through with it; in the end everybody who takes it has it in his queue.
+    /// Publishes with QoS 0, 1 or 2 and goes through with it; in the end everybody who takes it has it in his
+    /// queue.
     pub fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>, qos: u8) -> Result<()> {
         self.deliver(Publish::new(self.version, topic, payload), qos)
     }

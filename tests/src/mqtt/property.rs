@@ -131,8 +131,8 @@ pub struct Property {
     pub value: Value,
 }
 
-/// Reads length and properties, each of which must be in `allowed` and be there once: only user properties repeat,
-/// and subscription identifiers in a PUBLISH.
+/// Reads length and properties, each of which must be in `allowed` and be there once: only user properties
+/// repeat, and subscription identifiers in a PUBLISH.
 pub fn read(reader: &mut Reader<'_>, allowed: &[u8], repeats: bool) -> Result<Vec<Property>> {
     let length = reader.variable_byte_integer().context("the property length")?;
     let mut section = Reader::new(reader.take(length as usize).context("the properties")?);

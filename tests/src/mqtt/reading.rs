@@ -1,5 +1,5 @@
-//! Packets that a server sends, taken apart to the letter: a wrong flag or a property in the wrong place fails the case
-//! that saw it.
+//! Packets that a server sends, taken apart to the letter: a wrong flag or a property in the wrong place
+//! fails the case that saw it.
 
 use anyhow::{Context, Result, bail, ensure};
 

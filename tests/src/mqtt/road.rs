@@ -1,7 +1,9 @@
-//! How a client's bytes reach the server: TCP, TLS, WebSocket, and WebSocket in TLS (MQTT-5.0 4.2 and 6, RFC 6455).
+//! How a client's bytes reach the server: TCP, TLS, WebSocket, and WebSocket in TLS (MQTT-5.0 4.2 and 6, RFC
+//! 6455).
 //!
-//! The WebSocket half is written here, so that a wrong frame of the server cannot be read by the code that made it.
-//! What it reads is held to the letter: an end without a close frame, or one of TLS without close_notify, is an error.
+//! The WebSocket half is written here, so that a wrong frame of the server cannot be read by the code that
+//! made it. What it reads is held to the letter: an end without a close frame, or one of TLS without
+//! close_notify, is an error.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;

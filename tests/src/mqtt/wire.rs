@@ -1,7 +1,7 @@
 //! Packets from their parts; [`super::reading`] is the way back.
 //!
-//! What is built is legal unless the caller wants otherwise: every builder lets flags and fields be whatever a case
-//! needs.
+//! What is built is legal unless the caller wants otherwise: every builder lets flags and fields be whatever
+//! a case needs.
 
 use super::property::{self, id};
 pub use super::reading::{Answer, ConnAck, Packet, Published, Reader, SubAck, hex};

@@ -1,4 +1,5 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP from a publisher's side: MQTT-3.1.1 3.4 to 3.7 and 4.3, MQTT-5.0 the same.
+//! PUBACK, PUBREC, PUBREL and PUBCOMP from a publisher's side: MQTT-3.1.1 3.4 to 3.7 and 4.3, MQTT-5.0 the
+//! same.
 
 use anyhow::{Context, Result, ensure};
 use causeway_tests::mqtt::property::{self, id};

@@ -1,5 +1,6 @@
-//! Who may come in and what he may do: enhanced authentication with SCRAM-SHA-256 (MQTT-5.0 3.15, 4.12), user name and
-//! password, and rules (MQTT-3.1.1 5.4, MQTT-5.0 5.4), with a node that has users: see [`Instance::Access`].
+//! Who may come in and what he may do: enhanced authentication with SCRAM-SHA-256 (MQTT-5.0 3.15, 4.12), user
+//! name and password, and rules (MQTT-3.1.1 5.4, MQTT-5.0 5.4), with a node that has users: see
+//! [`Instance::Access`].
 
 use anyhow::{Context, Result, ensure};
 use causeway_tests::mqtt::property::{self, Property, Value, id};

@@ -1,4 +1,5 @@
-//! CONNECT and CONNACK: MQTT-3.1.1 3.1 and 3.2, MQTT-5.0 3.1 and 3.2. Wills and sessions have files of their own.
+//! CONNECT and CONNACK: MQTT-3.1.1 3.1 and 3.2, MQTT-5.0 3.1 and 3.2. Wills and sessions have files of their
+//! own.
 
 use std::time::{Duration, Instant};
 

@@ -15,7 +15,8 @@ use crate::suite::{Bench, Suite};
 /// Long enough that the first part is read alone almost always.
 const APART: Duration = Duration::from_millis(3);
 
-/// Sends `bytes` once for each boundary, in two parts; `prepare` makes the connection, `check` looks at what follows.
+/// Sends `bytes` once for each boundary, in two parts; `prepare` makes the connection, `check` looks at what
+/// follows.
 fn everywhere(
     bytes: &[u8],
     mut prepare: impl FnMut() -> Result<Client>,
@@ -143,7 +144,8 @@ fn fragments(s: &mut Suite) {
         [(first::PUBACK, "PUBACK", 1), (first::PUBREC, "PUBREC", 2), (first::PUBCOMP, "PUBCOMP", 2)]
     {
         s.both("4.2", "4.2", format!("{name} cut at every byte"), move |t| {
-            // The first delivery of a session has the identifier 1 or any other; all are cut in the same places.
+            // The first delivery of a session has the identifier 1 or any other; all are cut in the same
+            // places.
             for at in 1..=3 {
                 let topic = t.topic(&format!("x{at}"));
                 let mut client = t.subscriber(&format!("c{at}"), &topic, qos)?;

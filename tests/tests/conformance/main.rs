@@ -1,8 +1,9 @@
-//! MQTT 3.1, 3.1.1 and 5.0, section by section: exact bytes to the real binary, exact packets and reason codes back.
+//! MQTT 3.1, 3.1.1 and 5.0, section by section: exact bytes to the real binary, exact packets and reason
+//! codes back.
 //!
-//! Every case is a test of this target and names the section and statement that it holds the server to. They share
-//! no code with the node: see `causeway_tests::mqtt`. What is covered and where we deviate on purpose is in
-//! `docs/mqtt-conformance.md`.
+//! Every case is a test of this target and names the section and statement that it holds the server to. They
+//! share no code with the node: see `causeway_tests::mqtt`. What is covered and where we deviate on purpose
+//! is in `docs/mqtt-conformance.md`.
 //!
 //! ```text
 //! cargo test -p causeway-tests --test conformance -- [WORDS]      cases whose title contains WORDS

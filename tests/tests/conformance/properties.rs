@@ -149,7 +149,8 @@ impl Carrier {
         client.refused(reason)
     }
 
-    /// What it may carry at once without another meaning: no method nobody has, no identifier only servers send.
+    /// What it may carry at once without another meaning: no method nobody has, no identifier only servers
+    /// send.
     fn harmless(&self) -> Vec<Vec<u8>> {
         let excluded = |id: u8| {
             matches!(id, id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA)

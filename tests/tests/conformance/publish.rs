@@ -1,5 +1,5 @@
-//! PUBLISH: MQTT-3.1.1 3.3, MQTT-5.0 3.3, and message expiry. Retained messages and deliveries have files of their
-//! own.
+//! PUBLISH: MQTT-3.1.1 3.3, MQTT-5.0 3.3, and message expiry. Retained messages and deliveries have files of
+//! their own.
 
 use std::time::Duration;
 

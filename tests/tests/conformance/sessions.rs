@@ -1,4 +1,5 @@
-//! Sessions: clean, resumed, taken over, expired. MQTT-3.1.1 3.1.2.4, 3.1.4 and 4.1, MQTT-5.0 the same and 3.1.2.11.2.
+//! Sessions: clean, resumed, taken over, expired. MQTT-3.1.1 3.1.2.4, 3.1.4 and 4.1, MQTT-5.0 the same and
+//! 3.1.2.11.2.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! SUBSCRIBE and SUBACK: MQTT-3.1.1 3.8 and 3.9, MQTT-5.0 3.8 and 3.9, with subscription options and identifiers.
+//! SUBSCRIBE and SUBACK: MQTT-3.1.1 3.8 and 3.9, MQTT-5.0 3.8 and 3.9, with subscription options and
+//! identifiers.
 
 use anyhow::{Context, Result, ensure};
 use causeway_tests::mqtt::property::{self, Properties, id};

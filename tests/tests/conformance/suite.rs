@@ -1,5 +1,5 @@
-//! What a case is, and how they are run: many at once, each over connections, client identifiers and topics of its
-//! own.
+//! What a case is, and how they are run: many at once, each over connections, client identifiers and topics
+//! of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -149,7 +149,8 @@ impl Suite {
         self.transport = before;
     }
 
-    /// Every case that speaks to the default node over TCP, once more over each other transport: the same bytes.
+    /// Every case that speaks to the default node over TCP, once more over each other transport: the same
+    /// bytes.
     pub(crate) fn repeat_over_other_transports(&mut self) {
         let own = |case: &&Case| case.instance == Instance::Default && case.transport == Transport::Tcp;
         let cases: Vec<Case> = self.cases.iter().filter(own).cloned().collect();

@@ -1,5 +1,5 @@
-//! MQTT over WebSocket (MQTT-3.1.1 6, MQTT-5.0 6, RFC 6455): frames by hand. The other cases go over it as well, see
-//! [`Suite::repeat_over_other_transports`].
+//! MQTT over WebSocket (MQTT-3.1.1 6, MQTT-5.0 6, RFC 6455): frames by hand. The other cases go over it as
+//! well, see [`Suite::repeat_over_other_transports`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,5 @@
-//! Access control with the real binary: users by `causeway ctl`, other people's clients, rules, storms, the log.
+//! Access control with the real binary: users by `causeway ctl`, other people's clients, rules, storms, the
+//! log.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,8 +41,8 @@ fn mosquitto_pub(node: &Node, password: &str, arguments: &[&str]) -> Result<Opti
 }
 
 on_every_kafka! {
-    /// What is denied reaches neither Kafka nor a subscriber who comes later; users survive a restart; the log
-    /// holds no password.
+    /// What is denied reaches neither Kafka nor a subscriber who comes later; users survive a restart; the
+    /// log holds no password.
     fn a_denied_publication_stays_out_and_users_stay_in(target) {
         let kafka = target.shared()?;
         let topic = unique("access");
@@ -336,8 +337,8 @@ async fn everybody(node: &Node, wave: u32, users: u32) -> Result<Wave> {
     Ok(Wave { took: started.elapsed(), cpu: usage(node.pid()?)?.cpu_seconds - before, busy })
 }
 
-/// Each user has a password of his own to be checked: nothing can be shared. By default a check costs a tenth of what
-/// is recommended, with `CAUSEWAY_FULL=1` all of it.
+/// Each user has a password of his own to be checked: nothing can be shared. By default a check costs a tenth
+/// of what is recommended, with `CAUSEWAY_FULL=1` all of it.
 #[test]
 fn two_thousand_users_come_back_at_once_and_the_second_time_costs_no_check() -> Result<()> {
     const USERS_IN_STORM: u32 = 2000;

@@ -1,5 +1,5 @@
-//! Bridges are changed, disabled, restarted and deleted while MQTT clients publish: what was acknowledged is in Kafka
-//! once and in order, and what went on purpose stays counted.
+//! Bridges are changed, disabled, restarted and deleted while MQTT clients publish: what was acknowledged is
+//! in Kafka once and in order, and what went on purpose stays counted.
 
 use std::time::Duration;
 
@@ -58,7 +58,8 @@ fn end(load: Running) -> Result<(Vec<Published>, u64)> {
 }
 
 on_every_kafka! {
-    /// Compression, server, topic, batches: each changed under publishers of QoS 1 and of QoS 2, and a restart in between.
+    /// Compression, server, topic, batches: each changed under publishers of QoS 1 and of QoS 2, and a
+    /// restart in between.
     fn changes_under_load_lose_double_and_reorder_nothing(target) {
         let kafka = target.shared()?;
         let names = ["once", "twice"];
@@ -121,7 +122,8 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// L13, L14. What is published to a disabled bridge is not its business; enabled, it goes on, with counters from zero.
+    /// L13, L14. What is published to a disabled bridge is not its business; enabled, it goes on, with
+    /// counters from zero.
     fn a_disabled_bridge_takes_nothing_and_goes_on_when_it_is_enabled(target) {
         let kafka = target.shared()?;
         let topic = unique("switch");
@@ -186,7 +188,8 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// A bridge that holds messages is deleted only by force, which says how much goes and keeps it in the books.
+    /// A bridge that holds messages is deleted only by force, which says how much goes and keeps it in the
+    /// books.
     fn a_bridge_that_holds_messages_is_deleted_by_force_and_stays_in_the_books(target) {
         let mut kafka = target.own()?;
         let topic = unique("held");
@@ -272,7 +275,8 @@ on_every_kafka! {
             [(&here, lz4.as_str()), (&elsewhere, &linger), (&here, "compression = zstd"), (&here, DISK)]
         {
             more(&load)?;
-            // What the disk holds goes before what is in memory: until it has, the next change is refused, and nothing has changed.
+            // What the disk holds goes before what is in memory: until it has, the next change is refused,
+            // and nothing has changed.
             let changed = eventually(PATIENCE, || match node.change_bridges(&bridge(bootstrap, settings)) {
                 Err(error) if format!("{error:#}").contains("is not sent yet; change it again") => Err(error),
                 changed => Ok(changed),

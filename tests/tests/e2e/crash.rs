@@ -35,7 +35,8 @@ on_every_kafka! {
             node.start_again()?;
         }
         let published = load.join()?;
-        // One that still waits to try again when the next kill comes has missed a node: not every client sees all.
+        // One that still waits to try again when the next kill comes has missed a node: not every client sees
+        // all.
         for client in &published {
             ensure!(client.reconnects > 0, "client {} never lost its connection", client.client);
         }

@@ -1,5 +1,5 @@
-//! A bridge with a disk buffer answers its publishers when their messages are on the disk: they must be in Kafka in the end,
-//! once and in order, whatever became of the node and of Kafka.
+//! A bridge with a disk buffer answers its publishers when their messages are on the disk: they must be in
+//! Kafka in the end, once and in order, whatever became of the node and of Kafka.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -150,7 +150,8 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// A device that did not get its PUBREC sends again; a device that has its PUBCOMP uses the identifier again.
+    /// A device that did not get its PUBREC sends again; a device that has its PUBCOMP uses the identifier
+    /// again.
     fn qos_2_is_written_once_though_the_node_dies_before_pubrec_and_before_pubcomp(target) {
         let kafka = target.shared()?;
         let topic = unique("disk");
@@ -190,7 +191,8 @@ on_every_kafka! {
         each_once(&oracle, 4)
     }
 
-    /// The disk fills up while a batch is open. Kafka comes back first: it gets all that was acknowledged; room comes later.
+    /// The disk fills up while a batch is open. Kafka comes back first: it gets all that was acknowledged;
+    /// room comes later.
     fn what_was_acknowledged_before_the_disk_was_full_does_not_wait_for_room(target) {
         let disk = match SmallDisk::mount(64) {
             Ok(disk) => disk,

@@ -1,5 +1,6 @@
-//! Stored sessions: the node is killed with -9 at moments that a seed chooses, while publishers and subscribers with
-//! sessions that survive do what MQTT tells them. What was acknowledged must have reached every session.
+//! Stored sessions: the node is killed with -9 at moments that a seed chooses, while publishers and
+//! subscribers with sessions that survive do what MQTT tells them. What was acknowledged must have reached
+//! every session.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

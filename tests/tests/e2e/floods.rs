@@ -1,7 +1,7 @@
 //! Floods: what some clients do too much of leaves others alone, and memory where it was.
 //!
-//! While a flood runs, a client that has nothing to do with it sends itself messages of QoS 1 and measures how long
-//! they take. The bounds are generous: the flood, the node and the test share the machine.
+//! While a flood runs, a client that has nothing to do with it sends itself messages of QoS 1 and measures
+//! how long they take. The bounds are generous: the flood, the node and the test share the machine.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -33,7 +33,8 @@ fn client(node: &Node, name: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Sends itself messages until `over`; the round trips in ascending order and the most memory that was seen, in MB.
+/// Sends itself messages until `over`; the round trips in ascending order and the most memory that was seen,
+/// in MB.
 fn bystander(node: &Node, over: &AtomicBool) -> Result<(Vec<Duration>, u64)> {
     let mut client = client(node, "bystander")?;
     client.subscribe("bystander", 1)?;
@@ -111,7 +112,8 @@ fn a_flood_of_connections_leaves_others_alone() -> Result<()> {
             }
             let mut socket = TcpStream::connect(node.mqtt())?;
             if n % 2 == 0 {
-                // Half-open: nothing is ever said. At most some hundred at a time, for the sake of open files.
+                // Half-open: nothing is ever said. At most some hundred at a time, for the sake of open
+                // files.
                 silent.push(socket);
                 if silent.len() == 400 {
                     silent.clear();
@@ -130,8 +132,8 @@ fn a_flood_of_connections_leaves_others_alone() -> Result<()> {
     Ok(())
 }
 
-/// Clients take every file descriptor of a node and more of them wait to be accepted: `causeway ctl` gets in, again and
-/// again, and so do clients when others have left.
+/// Clients take every file descriptor of a node and more of them wait to be accepted: `causeway ctl` gets in,
+/// again and again, and so do clients when others have left.
 #[test]
 fn a_node_without_file_descriptors_lets_its_administrator_in() -> Result<()> {
     let node = Node::start("")?;
@@ -248,7 +250,8 @@ fn clients_that_send_byte_by_byte_leave_others_alone() -> Result<()> {
     })
 }
 
-/// Half of a packet that claims to be as large as allowed, on many connections: what is not there takes no memory.
+/// Half of a packet that claims to be as large as allowed, on many connections: what is not there takes no
+/// memory.
 #[test]
 fn lengths_that_are_claimed_take_no_memory() -> Result<()> {
     let node = node()?;

@@ -73,8 +73,8 @@ fn publish(mut command: Command, arguments: &[&str]) -> Result<()> {
 }
 
 on_every_kafka! {
-    /// P1. `mqttx pub -i emqx_c -t t/1 -m '{ "msg": "Hello Kafka" }'` and its way into `testtopic-in`, then the way
-    /// from `testtopic-out` to a subscriber.
+    /// P1. `mqttx pub -i emqx_c -t t/1 -m '{ "msg": "Hello Kafka" }'` and its way into `testtopic-in`, then
+    /// the way from `testtopic-out` to a subscriber.
     fn the_guides_test_of_the_bridge(target) {
         let kafka = target.shared()?;
         create_topics(&kafka)?;

@@ -1,5 +1,5 @@
-//! A bridge with a hybrid buffer: what does not fit into the memory waits in files, is sent in order, and publishers are answered when
-//! Kafka has it.
+//! A bridge with a hybrid buffer: what does not fit into the memory waits in files, is sent in order, and
+//! publishers are answered when Kafka has it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -66,7 +66,8 @@ on_every_kafka! {
         node.stop()
     }
 
-    /// Files are for room: what a node that dies has in them was not answered, and its publishers send it again.
+    /// Files are for room: what a node that dies has in them was not answered, and its publishers send it
+    /// again.
     fn what_was_in_files_at_a_kill_9_is_sent_again_by_its_publishers(target) {
         let mut kafka = target.own()?;
         let topic = unique("hybrid");

@@ -28,8 +28,8 @@ fn status(node: &Node) -> Result<(String, String)> {
 }
 
 on_every_kafka! {
-    /// L1. With the right password messages arrive; with a wrong one the status says why, and messages wait until
-    /// the right one is set at run time.
+    /// L1. With the right password messages arrive; with a wrong one the status says why, and messages wait
+    /// until the right one is set at run time.
     fn a_bridge_logs_in_with_sasl_plain(target) {
         let topic = unique("login");
         let (_kafka, bootstrap) = target.with_login(&topic)?;

@@ -1,5 +1,5 @@
-//! `causeway ctl bridges probe` and `causeway doctor` against a real Kafka: each fault is named by its step and with what to
-//! do about it, and whoever looks leaves nothing behind.
+//! `causeway ctl bridges probe` and `causeway doctor` against a real Kafka: each fault is named by its step
+//! and with what to do about it, and whoever looks leaves nothing behind.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -54,7 +54,8 @@ fn login(password: &str) -> String {
     format!("authentication {{ mechanism = plain, username = {user}, password = \"{password}\" }}")
 }
 
-/// A bridge with the step at which its walk has to stumble, how badly, and words of what is found and of the fix.
+/// A bridge with the step at which its walk has to stumble, how badly, and words of what is found and of the
+/// fix.
 struct Case {
     id: &'static str,
     config: String,
@@ -269,7 +270,8 @@ fn faults_are_named_and_nothing_is_left_behind(target: &Target) -> Result<()> {
             need(status == "connected", || format!("{bridge} is {status}: {reason}"))
         })?;
     }
-    // Kafka makes its topic of offsets when it is first asked for a group, and takes its time where the machine is busy.
+    // Kafka makes its topic of offsets when it is first asked for a group, and takes its time where the
+    // machine is busy.
     eventually(PATIENCE, || {
         let steps = node.probe("kafka_consumer:fine")?;
         need(!has_failed(&steps), || format!("{steps:#?}"))

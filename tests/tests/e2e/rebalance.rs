@@ -138,8 +138,8 @@ on_every_kafka! {
         two.check_books()
     }
 
-    /// A topic that is added to the mapping while the node restarts, within its session timeout: Kafka gives the node the
-    /// assignment that it had, alone and beside another node.
+    /// A topic that is added to the mapping while the node restarts, within its session timeout: Kafka gives
+    /// the node the assignment that it had, alone and beside another node.
     fn a_topic_added_during_a_restart_is_read(target) {
         let kafka = target.shared()?;
         let bootstrap = kafka.bootstrap();

@@ -1,5 +1,5 @@
-//! What a record may have beside key and value: headers, nulls, timestamps; and where it may go: topics that messages name, the
-//! dead-letter topic. Written by the node or its producer, read by rskafka and kcat.
+//! What a record may have beside key and value: headers, nulls, timestamps; and where it may go: topics that
+//! messages name, the dead-letter topic. Written by the node or its producer, read by rskafka and kcat.
 
 use std::time::Duration;
 
@@ -83,7 +83,8 @@ fn kcat(bootstrap: &str, topic: &str, format: &str) -> Result<Option<Vec<String>
     Ok(Some(read.stdout.lines().map(str::to_owned).collect()))
 }
 
-/// Creates a topic that takes timestamps which are at most so many milliseconds before and after the broker's time.
+/// Creates a topic that takes timestamps which are at most so many milliseconds before and after the broker's
+/// time.
 fn create_within(kafka: &Broker, topic: &str, before: i64, after: i64) -> Result<()> {
     let (before, after) = (before.to_string(), after.to_string());
     let settings = [
@@ -203,7 +204,8 @@ on_every_kafka! {
         Ok(())
     }
 
-    /// P13. What real brokers do with timestamps that are out of a topic's range, and with none: a dead letter is written in any case.
+    /// P13. What real brokers do with timestamps that are out of a topic's range, and with none: a dead
+    /// letter is written in any case.
     fn a_record_with_a_timestamp_that_kafka_refuses_is_in_the_dead_letter_topic(target) {
         let kafka = target.shared()?;
         let (topic, dead) = (unique("records"), unique("dead"));

@@ -1,6 +1,6 @@
-//! Bridges towards a Kafka that wants TLS, certificates and logins: through each kind of listener a producer and a
-//! consumer bridge, messages counted on both sides, logins renewed meanwhile; and what the status says where
-//! something is wrong.
+//! Bridges towards a Kafka that wants TLS, certificates and logins: through each kind of listener a producer
+//! and a consumer bridge, messages counted on both sides, logins renewed meanwhile; and what the status says
+//! where something is wrong.
 //!
 //! Real Kafka only; against the development Kafka the client's own tests do the same.
 
@@ -26,15 +26,16 @@ use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// Clients that publish to each bridge, and messages of each: at [`RATE`] they take longer than a login lasts.
+/// Clients that publish to each bridge, and messages of each: at [`RATE`] they take longer than a login
+/// lasts.
 const CLIENTS: u32 = 2;
 const EACH: u64 = 200;
 const RATE: u64 = 25;
 /// `connections.max.reauth.ms` of the listeners that limit a login.
 const LOGIN_MS: u32 = 3_000;
 
-/// The user of SCRAM. Kafka's tools take neither a comma nor a bracket in a password; what is beyond ASCII shows
-/// that both sides make the same bytes of it.
+/// The user of SCRAM. Kafka's tools take neither a comma nor a bracket in a password; what is beyond ASCII
+/// shows that both sides make the same bytes of it.
 const SCRAM_USER: (&str, &str) = ("a-bridge", "pass=wörd-ⅸ");
 const PLAIN_USER: (&str, &str) = ("causeway", "secret");
 
@@ -83,8 +84,8 @@ fn issue_expired(
     Ok(())
 }
 
-/// A token endpoint for one client, whose tokens are JSON web tokens without a signature: what Kafka takes as long
-/// as no key is configured.
+/// A token endpoint for one client, whose tokens are JSON web tokens without a signature: what Kafka takes as
+/// long as no key is configured.
 struct TokenEndpoint {
     url: String,
     asked: Arc<AtomicU32>,
@@ -287,7 +288,8 @@ fn consumer(name: &str, bootstrap: &str, security: &str, topic: &str) -> String 
     )
 }
 
-/// P3, L21. Every way in carries every message once, in both directions, and logins that lapse are renewed on the way.
+/// P3, L21. Every way in carries every message once, in both directions, and logins that lapse are renewed on
+/// the way.
 fn every_way_in_carries_everything(ground: &Ground) -> Result<()> {
     let plain = ground.kafka.bootstrap();
     let ways = ground.ways();

@@ -13,8 +13,8 @@ use causeway_tests::{eventually, need};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Subscribes to argv[2] with QoS 1, prints `subscribed` and then `got TOPIC PAYLOAD`. With argv[3] = hold it never
-/// acknowledges.
+/// Subscribes to argv[2] with QoS 1, prints `subscribed` and then `got TOPIC PAYLOAD`. With argv[3] = hold it
+/// never acknowledges.
 const PAHO: &str = r#"
 import sys
 import paho.mqtt.client as mqtt

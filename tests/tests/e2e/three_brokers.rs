@@ -1,5 +1,5 @@
-//! Three brokers of Apache Kafka with three replicas: acks from all in-sync replicas through everything that one of
-//! them can survive. What was acknowledged is there, once, in order.
+//! Three brokers of Apache Kafka with three replicas: acks from all in-sync replicas through everything that
+//! one of them can survive. What was acknowledged is there, once, in order.
 
 use std::time::{Duration, Instant};
 
@@ -78,8 +78,8 @@ fn brokers_restart_in_turn(version: &Version) -> Result<()> {
     scene.finish()
 }
 
-/// Two of three brokers are killed: one replica is left, two are asked for. Nothing is acknowledged until another one
-/// is back, and the status tells why.
+/// Two of three brokers are killed: one replica is left, two are asked for. Nothing is acknowledged until
+/// another one is back, and the status tells why.
 fn too_few_replicas(version: &Version) -> Result<()> {
     // The controller stays, or nobody could say that there are too few.
     let mut scene = Scene::set(version, &Plan { one_controller: true, ..Plan::default() }, 4_000.0)?;
@@ -103,8 +103,8 @@ fn too_few_replicas(version: &Version) -> Result<()> {
     scene.finish()
 }
 
-/// A broker stands still, with its connections open, for 20 s: long enough that others lead its partitions, and that it
-/// wakes up with requests before it that it must not take any more.
+/// A broker stands still, with its connections open, for 20 s: long enough that others lead its partitions,
+/// and that it wakes up with requests before it that it must not take any more.
 fn a_broker_stands_still(version: &Version) -> Result<()> {
     let mut scene = Scene::set(version, &Plan::default(), 1_500.0)?;
     let leads = |partitions: Vec<_>| {
@@ -125,8 +125,9 @@ fn a_broker_stands_still(version: &Version) -> Result<()> {
     scene.finish()
 }
 
-/// One test for the newest release, and one for 3.9 that only a full run takes. Not for 3.3: brokers of 3.3.1 give up
-/// on replicas now and then (`marked as failed`), and then neither end in order nor come back in sync, whoever writes.
+/// One test for the newest release, and one for 3.9 that only a full run takes. Not for 3.3: brokers of 3.3.1
+/// give up on replicas now and then (`marked as failed`), and then neither end in order nor come back in
+/// sync, whoever writes.
 macro_rules! on_three_brokers {
     ($($(#[doc = $doc:literal])* $name:ident: $scenario:ident;)*) => {$(
         $(#[doc = $doc])*

@@ -257,8 +257,8 @@ pub(crate) async fn mqtt_to_kafka(scenario: &MqttToKafka, server_pid: &[u32]) ->
 /// Without a new record for this long, what has not arrived will not.
 const STALL: Duration = Duration::from_secs(10);
 
-/// Waits until `expected` records are in the topic, or no new ones come; says how many are, and how long the last
-/// of them took to come.
+/// Waits until `expected` records are in the topic, or no new ones come; says how many are, and how long the
+/// last of them took to come.
 async fn settle(topic: &Topic, start: &BTreeMap<i32, i64>, expected: u64) -> Result<(u64, Duration)> {
     let began = Instant::now();
     let mut arrived = topic.len_from(start).await?;

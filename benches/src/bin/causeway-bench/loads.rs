@@ -1,5 +1,5 @@
-//! The rows of the comparison: what each load asks of the broker, how the generator is called for it, and which
-//! figure is shown.
+//! The rows of the comparison: what each load asks of the broker, how the generator is called for it, and
+//! which figure is shown.
 
 use anyhow::Result;
 use causeway_benches::brokers::Broker;

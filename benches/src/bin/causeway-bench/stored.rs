@@ -1,8 +1,8 @@
 //! How long a node with many stored sessions takes to start, and what it needs then.
 //!
-//! Sessions are made over MQTT, each with its own messages in its queue. Then the node is stopped and started, and
-//! killed and started: what counts is the time from the start of the process to the first CONNACK, which is the
-//! time that a fleet waits.
+//! Sessions are made over MQTT, each with its own messages in its queue. Then the node is stopped and
+//! started, and killed and started: what counts is the time from the start of the process to the first
+//! CONNACK, which is the time that a fleet waits.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -102,8 +102,8 @@ pub enum Command {
     },
 }
 
-/// Subcommand of `causeway ctl users`. Passwords are asked for, or read from the first line of standard input; they are
-/// no arguments, which other users of the machine could see.
+/// Subcommand of `causeway ctl users`. Passwords are asked for, or read from the first line of standard
+/// input; they are no arguments, which other users of the machine could see.
 #[derive(Debug, Clone, Subcommand)]
 pub enum UsersCommand {
     /// List them

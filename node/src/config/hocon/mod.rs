@@ -2,10 +2,10 @@
 //!
 //! Text comes from operators and, through the admin link, from other machines while the node runs. Hence:
 //!
-//! * Every byte outside comments is read or refused. Text to which the specification gives another meaning than a
-//!   reader expects (see `docs/decisions/029-own-hocon-reader.md`) is refused or warned about.
-//! * No text can crash the process: nesting, includes and the work for substitutions are bounded, which bounds the
-//!   depth of the stack.
+//! * Every byte outside comments is read or refused. Text to which the specification gives another meaning
+//!   than a reader expects (see `docs/decisions/029-own-hocon-reader.md`) is refused or warned about.
+//! * No text can crash the process: nesting, includes and the work for substitutions are bounded, which
+//!   bounds the depth of the stack.
 //! * Messages name a line and a remedy, and never show a value: it may be a secret.
 //!
 //! The stages: [`lexer`] makes tokens, [`parser`] makes definitions by key in the order of the text and
@@ -24,7 +24,8 @@ use indexmap::IndexMap;
 use super::lines::{LineIndex, Place};
 use super::tree::Problem;
 
-/// Maximum nesting of keys, braces and brackets. Each level takes a few stack frames in reading, merging and dropping.
+/// Maximum nesting of keys, braces and brackets. Each level takes a few stack frames in reading, merging and
+/// dropping.
 const MAX_DEPTH: usize = 64;
 
 /// A value and the place of its key.

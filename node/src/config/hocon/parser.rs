@@ -29,8 +29,8 @@ pub(super) enum Expression {
     Join(Vec<Expression>),
     /// A substitution.
     Reference(Substitution),
-    /// `+=`: elements that are added to the list that the key has already. Without an earlier definition in the same object,
-    /// the substitution finds that list.
+    /// `+=`: elements that are added to the list that the key has already. Without an earlier definition in
+    /// the same object, the substitution finds that list.
     Append(Option<Substitution>, Vec<Layer>),
 }
 
@@ -99,7 +99,8 @@ impl Slot {
                 known.append(&mut added);
             }
             (expression, _) => {
-                // A text or `null` replaces all earlier definitions, so that none of them is asked for any more.
+                // A text or `null` replaces all earlier definitions, so that none of them is asked for any
+                // more.
                 if matches!(expression, Expression::Null | Expression::Text { .. }) {
                     self.layers.clear();
                 }
@@ -108,7 +109,8 @@ impl Slot {
         }
     }
 
-    /// The object that takes definitions of keys below this one; a new one where the last definition is no object.
+    /// The object that takes definitions of keys below this one; a new one where the last definition is no
+    /// object.
     fn object(&mut self, place: Place) -> Option<&mut Fields> {
         if !matches!(self.layers.last(), Some(Layer { expression: Expression::Object(_), .. })) {
             self.layers.push(Layer { expression: Expression::Object(Fields::default()), place });

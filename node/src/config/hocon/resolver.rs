@@ -1,9 +1,9 @@
 //! Definitions into values: replaces substitutions and merges repeated definitions of a key.
 //!
-//! Evaluation is lazy: a path is followed through definitions without evaluating the keys beside it, so that objects may
-//! refer to their own other keys. A key that is asked for while one of its
-//! definitions is being evaluated stands for its earlier definitions (`path = ${path} more`); with none, the
-//! substitution goes round in a circle and is refused. Every other recursion ends at a bound.
+//! Evaluation is lazy: a path is followed through definitions without evaluating the keys beside it, so that
+//! objects may refer to their own other keys. A key that is asked for while one of its definitions is being
+//! evaluated stands for its earlier definitions (`path = ${path} more`); with none, the substitution goes
+//! round in a circle and is refused. Every other recursion ends at a bound.
 
 use std::ptr;
 
@@ -17,8 +17,8 @@ use crate::config::lines::{Place, join};
 /// Maximum nesting of values and substitutions.
 const MAX_LEVELS: usize = 2 * MAX_DEPTH;
 
-/// Maximum number of steps for a whole configuration; a hundred thousand keys take less than a tenth of it. Without a bound,
-/// substitutions that each name the one before them twice would take exponential time.
+/// Maximum number of steps for a whole configuration; a hundred thousand keys take less than a tenth of it.
+/// Without a bound, substitutions that each name the one before them twice would take exponential time.
 const MAX_STEPS: usize = 10_000_000;
 
 /// Bytes of text that count as one step.

@@ -1,7 +1,9 @@
-//! Fetch: whole batches from the one that holds the wanted offset on, waiting for new ones when there are too few.
+//! Fetch: whole batches from the one that holds the wanted offset on, waiting for new ones when there are too
+//! few.
 //!
-//! The answer comes when `min_bytes` are there, when `max_wait_ms` is over, or at once when any partition answers an error. An append wakes
-//! the wait immediately. Limits hold for the request and per partition, but the first batch found is always returned whole (KIP-74).
+//! The answer comes when `min_bytes` are there, when `max_wait_ms` is over, or at once when any partition
+//! answers an error. An append wakes the wait immediately. Limits hold for the request and per partition, but
+//! the first batch found is always returned whole (KIP-74).
 
 use std::sync::Arc;
 use std::time::Duration;

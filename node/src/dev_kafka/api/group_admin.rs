@@ -1,4 +1,5 @@
-//! Requests of tools and commits about groups: OffsetCommit, OffsetFetch, OffsetDelete, ListGroups, DescribeGroups, DeleteGroups.
+//! Requests of tools and commits about groups: OffsetCommit, OffsetFetch, OffsetDelete, ListGroups,
+//! DescribeGroups, DeleteGroups.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
@@ -211,7 +212,8 @@ pub(super) fn offset_delete(context: &mut Context, request: OffsetDeleteRequest)
         let mut answers = OffsetDeleteResponseTopic::default().with_name(topic.name.clone());
         for wanted in topic.partitions {
             let index = wanted.partition_index;
-            // Which topics a member subscribed to stands in its metadata, which is opaque here: any member protects all.
+            // Which topics a member subscribed to stands in its metadata, which is opaque here: any member
+            // protects all.
             let result = if empty == Some(true) {
                 let is_it = |name: &str, partition: i32| name == topic.name.as_str() && partition == index;
                 context.cluster.groups.forget(&context.cluster, &group, is_it).map(|_| ())

@@ -1,7 +1,8 @@
 //! Requests: which APIs and versions are served, how a request is taken apart and its answer put together.
 //!
-//! A request that cannot be decoded, or has a version that was not offered, closes its connection, as in Kafka. The one exception is
-//! ApiVersions, which answers any unknown version in version 0 with the list of what there is (KIP-511).
+//! A request that cannot be decoded, or has a version that was not offered, closes its connection, as in
+//! Kafka. The one exception is ApiVersions, which answers any unknown version in version 0 with the list of
+//! what there is (KIP-511).
 
 #![allow(clippy::needless_pass_by_value, reason = "a handler owns its request")]
 
@@ -158,7 +159,8 @@ impl Context {
         Some((StrBytes::from_string(ip.to_canonical().to_string()), i32::from(address.port())))
     }
 
-    /// Whether this broker may serve the partition for a client that knows `epoch` (-1: does not say), KIP-320.
+    /// Whether this broker may serve the partition for a client that knows `epoch` (-1: does not say),
+    /// KIP-320.
     fn check_leader(&self, partition: &Partition, epoch: i32) -> Result<(), ResponseError> {
         let leader = partition.leader();
         if leader.broker != self.broker {

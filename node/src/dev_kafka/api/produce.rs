@@ -162,7 +162,8 @@ fn produce_one(
     Ok((appended, start))
 }
 
-/// Refuses timestamps that are too far from the broker's time, as far as the header tells; none at all (-1) is taken. In Kafka's words.
+/// Refuses timestamps that are too far from the broker's time, as far as the header tells; none at all (-1)
+/// is taken. In Kafka's words.
 fn check_timestamps(header: &BatchHeader, (before, after): (i64, i64)) -> Result<(), Refusal> {
     let now = now_ms();
     let range = now.saturating_sub(before)..=now.saturating_add(after);

@@ -326,7 +326,8 @@ impl Group {
         let skip = join.supports_skip_assignment;
         self.update(now, &new_id, join, answers);
         if self.state == State::Stable && self.select_protocol().as_deref() == Some(&selected) {
-            // The assignment stands, as in Kafka, even if the member wants other topics than before. A leader of an old version must not compute one: it is told the old id leads.
+            // The assignment stands, as in Kafka, even if the member wants other topics than before. A leader
+            // of an old version must not compute one: it is told the old id leads.
             let mut joined = self.joined(&new_id);
             joined.skip_assignment = was_leader && skip;
             if was_leader && !skip {
@@ -347,7 +348,8 @@ impl Group {
     }
 
     fn select_protocol(&self) -> Option<String> {
-        // Each member votes for the first of its assignors that all support; ties go to the name, so that the choice is stable.
+        // Each member votes for the first of its assignors that all support; ties go to the name, so that the
+        // choice is stable.
         let mut votes = BTreeMap::new();
         for member in self.members.values() {
             let vote = member.protocols.iter().find(|(name, _)| self.all_support(name));
@@ -503,7 +505,8 @@ impl Group {
     fn assign(&mut self, now: Instant, assignments: Vec<(String, Bytes)>, answers: &mut Answers) {
         let mut assignments: BTreeMap<_, _> = assignments.into_iter().collect();
         self.state = State::Stable;
-        // Members that have not asked yet get theirs when they do; their sessions watch over them from here on.
+        // Members that have not asked yet get theirs when they do; their sessions watch over them from here
+        // on.
         self.phase_ends = None;
         let mut waiting = Vec::new();
         for (id, member) in &mut self.members {

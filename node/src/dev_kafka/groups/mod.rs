@@ -1,12 +1,13 @@
 //! The group coordinator: classic consumer groups as a pure state machine.
 //!
-//! Time is an argument, nothing here waits: a join or sync that has to wait is kept with its [`Token`], and its answer appears in
-//! [`Coordinator::take_answers`] later, through what another member does or through [`Coordinator::poll`]. The shell around it is
-//! `coordinator.rs`.
+//! Time is an argument, nothing here waits: a join or sync that has to wait is kept with its [`Token`], and
+//! its answer appears in [`Coordinator::take_answers`] later, through what another member does or through
+//! [`Coordinator::poll`]. The shell around it is `coordinator.rs`.
 //!
-//! Invariants, as in Kafka's GroupCoordinator: a generation is complete when all members have joined or the rebalance timeout took those
-//! who did not; only the leader's assignment ends a rebalance; a member that sends neither heartbeat nor join within its session timeout is
-//! removed; a static member (KIP-345) that comes back keeps its place, and the one it replaces is fenced; every token is answered once.
+//! Invariants, as in Kafka's GroupCoordinator: a generation is complete when all members have joined or the
+//! rebalance timeout took those who did not; only the leader's assignment ends a rebalance; a member that
+//! sends neither heartbeat nor join within its session timeout is removed; a static member (KIP-345) that
+//! comes back keeps its place, and the one it replaces is fenced; every token is answered once.
 
 mod group;
 mod offsets;
@@ -201,7 +202,8 @@ impl Coordinator {
         }
     }
 
-    /// LeaveGroup of one member, by member id or by instance id with an empty member id. Answers the id of the member that left.
+    /// LeaveGroup of one member, by member id or by instance id with an empty member id. Answers the id of
+    /// the member that left.
     pub(crate) fn leave(&mut self, now: Instant, caller: &Caller) -> Result<String, ResponseError> {
         match self.groups.get_mut(&caller.group) {
             Some(group) => {

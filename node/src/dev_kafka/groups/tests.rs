@@ -310,7 +310,8 @@ fn commits_are_checked_against_generation_and_state() {
     assert_eq!(in_between, Err(ResponseError::RebalanceInProgress));
 }
 
-/// Members that join, sync, heartbeat, fall silent and leave in any order: whoever keeps to the protocol ends in one stable group.
+/// Members that join, sync, heartbeat, fall silent and leave in any order: whoever keeps to the protocol ends
+/// in one stable group.
 #[test]
 fn whatever_happened_before_those_who_stay_end_in_one_stable_generation() {
     for seed in 0..300 {

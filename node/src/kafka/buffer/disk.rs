@@ -1,7 +1,8 @@
-//! The file system as the buffer sees it: few operations, all of which can fail and none of which is durable until it
-//! has been synced.
+//! The file system as the buffer sees it: few operations, all of which can fail and none of which is durable
+//! until it has been synced.
 //!
-//! A file's bytes are durable after [`Disk::sync`] of it, a file's existence (or absence) after [`Disk::sync_dir`].
+//! A file's bytes are durable after [`Disk::sync`] of it, a file's existence (or absence) after
+//! [`Disk::sync_dir`].
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};

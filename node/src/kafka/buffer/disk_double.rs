@@ -87,7 +87,8 @@ impl Double {
         self.0.lock().ignore_syncs = true;
     }
 
-    /// The power goes: what was not synced survives as far as chance wants, pages and names each for themselves.
+    /// The power goes: what was not synced survives as far as chance wants, pages and names each for
+    /// themselves.
     pub(in crate::kafka) fn lose_power(&self, rng: &mut SmallRng) {
         let mut state = self.0.lock();
         let mut names = state.durable_names.clone();

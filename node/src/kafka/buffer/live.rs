@@ -1,7 +1,7 @@
 //! Which record numbers are still needed, and in which file they are.
 //!
-//! An interval map: consecutive numbers in one file are one interval, so that a backlog of millions costs as much as
-//! the runs it was written in.
+//! An interval map: consecutive numbers in one file are one interval, so that a backlog of millions costs as
+//! much as the runs it was written in.
 
 use std::collections::BTreeMap;
 

@@ -1,21 +1,25 @@
 //! The log of one bridge's buffer: records, seals and what is done, in files that are only ever appended to.
 //!
-//! Knows nothing of threads or time. Entries are put in ([`Log::put_records`] and others), and [`Log::commit`] makes
-//! all of them durable with one sync. Record numbers rise in the order in which records are put in, over all places, and
-//! stay for the record's life.
+//! Knows nothing of threads or time. Entries are put in ([`Log::put_records`] and others), and
+//! [`Log::commit`] makes all of them durable with one sync. Record numbers rise in the order in which records
+//! are put in, over all places, and stay for the record's life.
 //!
 //! Invariants:
 //! * What [`Log::commit`] reported durable is found by the next [`Log::open`], in order, until it is done.
-//! * A file begins after the one before it is durable, so that a broken entry in any file but the last is damage.
+//! * A file begins after the one before it is durable, so that a broken entry in any file but the last is
+//!   damage.
 //! * Files go from the oldest on, one after the other: what a file says of records in older ones is needed as
 //!   long as those are there.
-//! * A file that is nearly done with does not hold up the others: what it still holds is written again at the end.
-//! * Marks ([`Mark`]) become durable with the records they were put in with, and stay until they are forgotten: each file
-//!   begins with all that there are, so that none depends on an older file. They are those of a life of the node; another
-//!   one that goes on with them says so ([`Log::believe`]), and until then the files say what they said.
+//! * A file that is nearly done with does not hold up the others: what it still holds is written again at the
+//!   end.
+//! * Marks ([`Mark`]) become durable with the records they were put in with, and stay until they are
+//!   forgotten: each file begins with all that there are, so that none depends on an older file. They are
+//!   those of a life of the node; another one that goes on with them says so ([`Log::believe`]), and until
+//!   then the files say what they said.
 //! * On a full disk the newest file goes as well, when nothing in it is needed: what waits for room gets it.
-//! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost: what was put in stays, and
-//!   seals and ends go first, into room that is kept for them, so that the backlog can leave.
+//! * A failed sync ends the log's use ([`Error::Failed`]). Without room ([`Error::Full`]) nothing is lost:
+//!   what was put in stays, and seals and ends go first, into room that is kept for them, so that the backlog
+//!   can leave.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -134,8 +138,8 @@ pub struct Found {
     pub damage: Vec<Damage>,
     /// Record numbers that damage has taken: at most this many records are lost.
     pub lost: u64,
-    /// Records that may have been sent, and cannot be sent as they were, because of damage: to their batch, or to what may have
-    /// said what became of them. At most this many are there twice.
+    /// Records that may have been sent, and cannot be sent as they were, because of damage: to their batch,
+    /// or to what may have said what became of them. At most this many are there twice.
     pub unsealed: BTreeMap<Place, u64>,
     /// Bytes of a torn end that were cut.
     pub torn: u64,
@@ -150,7 +154,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads the records that are needed from the disk on which they were found, and visits them in order, each once, until it is enough.
+    /// Reads the records that are needed from the disk on which they were found, and visits them in order,
+    /// each once, until it is enough.
     ///
     /// # Errors
     /// A file cannot be read, or has changed meanwhile.
@@ -260,7 +265,8 @@ impl Found {
             self.lost = self.missing();
         }
         let live = &self.live;
-        // A run may be in two files, after a crash while it was written again: what counts is the younger one.
+        // A run may be in two files, after a crash while it was written again: what counts is the younger
+        // one.
         let needed = |run: StoredRun| {
             let parts = live.within(run.numbers, run.file).into_iter();
             parts.map(move |numbers| StoredRun { numbers, ..run.clone() })
@@ -348,7 +354,8 @@ pub struct Log<D> {
 const NOBODYS: u64 = 0;
 
 impl<D: Disk> Log<D> {
-    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the next.
+    /// Opens what is there, or begins anew. `segment_bytes`: a file that has reached it is followed by the
+    /// next.
     pub fn open(mut disk: D, segment_bytes: u64) -> Result<(Self, Found), OpenError> {
         let mut found = Found::default();
         let mut numbers = numbered_files(&mut disk)?;
@@ -485,7 +492,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Of the marks that were found these count in the life `now`, in which they are kept up to date from here on.
+    /// Of the marks that were found these count in the life `now`, in which they are kept up to date from
+    /// here on.
     pub fn believe(&mut self, now: u64, marks: BTreeSet<Mark>) {
         (self.life, self.marks) = (now, marks);
         self.put_all_marks();
@@ -534,8 +542,8 @@ impl<D: Disk> Log<D> {
     /// Makes durable what was put in.
     ///
     /// # Errors
-    /// [`Error::Full`]: seals and ends are durable if [`Self::has_control`] is false afterwards; the rest waits for the
-    /// next call. [`Error::Failed`]: for good.
+    /// [`Error::Full`]: seals and ends are durable if [`Self::has_control`] is false afterwards; the rest
+    /// waits for the next call. [`Error::Failed`]: for good.
     pub fn commit(&mut self) -> Result<(), Error> {
         if self.failed {
             return Err(Error::Failed(io::Error::other("it failed before")));
@@ -592,7 +600,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Appends and syncs: seals and ends, and records `with` them. Nothing has happened where it returns `Full`.
+    /// Appends and syncs: seals and ends, and records `with` them. Nothing has happened where it returns
+    /// `Full`.
     fn append(&mut self, with_records: bool) -> Result<(), Error> {
         let Some(file) = self.files.back_mut() else { return Ok(()) };
         let name = file.name();
@@ -635,7 +644,8 @@ impl<D: Disk> Log<D> {
         self.files.back().map_or(0, |file| file.len)
     }
 
-    /// As [`Self::begin_file`], where nothing can be written without: on a full disk in the room that is kept.
+    /// As [`Self::begin_file`], where nothing can be written without: on a full disk in the room that is
+    /// kept.
     fn begin_first_file(&mut self) -> io::Result<()> {
         match self.begin_file() {
             Err(error) if is_full(&error) && self.disk.list()?.iter().any(|name| name == RESERVE_NAME) => {
@@ -682,8 +692,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Removes files from the oldest on that hold nothing needed. Their seals are not needed either: the records of a
-    /// batch are in the file of its seal or in older ones.
+    /// Removes files from the oldest on that hold nothing needed. Their seals are not needed either: the
+    /// records of a batch are in the file of its seal or in older ones.
     fn remove_unneeded(&mut self) -> io::Result<()> {
         while self.files.len() > 1
             && let Some(oldest) = self.files.front()
@@ -770,8 +780,8 @@ fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// How many of the files are more than the attempt to begin one. Where that fails for want of room the file before goes on growing, and a
-/// crash may bring back what was removed: nobody was told of anything in it.
+/// How many of the files are more than the attempt to begin one. Where that fails for want of room the file
+/// before goes on growing, and a crash may bring back what was removed: nobody was told of anything in it.
 fn begun_files(disk: &mut impl Disk, numbers: &[u64]) -> io::Result<usize> {
     for (index, number) in numbers.iter().enumerate().rev() {
         let bytes = disk.read(&file_name(*number))?;

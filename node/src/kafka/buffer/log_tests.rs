@@ -499,7 +499,8 @@ fn the_files_say_in_which_life_marks_were_kept_up_to_date() {
     assert_eq!(found().0, NOBODYS);
 }
 
-/// Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done; two marks, one forgotten.
+/// Two records for t/-1, three for t/0, the first two of them sealed, the first for t/-1 done; two marks, one
+/// forgotten.
 fn golden(golden: &[u8]) -> (Double, Found) {
     let mut disk = Double::default();
     disk.create(&file_name(1)).unwrap();

@@ -8,7 +8,8 @@
 //!
 //! * [`writer`]: the thread and what others see of it.
 //! * [`log`]: the log of a bridge, without threads; [`live`]: which of its records are still needed.
-//! * [`v2`]: the format of its files, described in `docs/buffer-format.md`; [`v1`]: the one before, which is still read.
+//! * [`v2`]: the format of its files, described in `docs/buffer-format.md`; [`v1`]: the one before, which is
+//!   still read.
 //! * [`disk`]: the few operations that it needs of a file system.
 
 pub mod disk;

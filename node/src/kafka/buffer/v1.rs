@@ -1,7 +1,8 @@
 //! Version 1 of the buffer's files, which is read and no longer written.
 //!
-//! It differs from version 2 ([`super::v2`]) in its marks: the number of a session (8 bytes) in place of the session's identity.
-//! A number could be given to another session after a crash, so these marks prove nothing and are not believed.
+//! It differs from version 2 ([`super::v2`]) in its marks: the number of a session (8 bytes) in place of the
+//! session's identity. A number could be given to another session after a crash, so these marks prove nothing
+//! and are not believed.
 
 use super::v2::{ALL_MARKS, Entry, FORGOTTEN, MARKS, Reader};
 
@@ -11,8 +12,8 @@ pub const VERSION: u16 = 1;
 /// Bytes of a mark.
 const MARK_LEN: usize = 10;
 
-/// The body of an entry that version 2 cannot read. What both versions write alike is read there: the length of the marks tells the
-/// versions apart.
+/// The body of an entry that version 2 cannot read. What both versions write alike is read there: the length
+/// of the marks tells the versions apart.
 pub(super) fn read_marks(body: &[u8]) -> Option<Entry<'static>> {
     let mut reader = Reader(body);
     let &[kind] = reader.take(1)? else { return None };

@@ -1,8 +1,8 @@
 //! The thread that makes records durable: one for each bridge with a disk buffer.
 //!
-//! It takes what all partitions of the bridge have gathered, writes it in one piece, syncs once, and then tells
-//! everybody: inboxes (which release their tickets) and partition producers (whose batches may go). While it
-//! writes, the next round gathers, so a slow disk makes rounds larger, not longer queues.
+//! It takes what all partitions of the bridge have gathered, writes it in one piece, syncs once, and then
+//! tells everybody: inboxes (which release their tickets) and partition producers (whose batches may go).
+//! While it writes, the next round gathers, so a slow disk makes rounds larger, not longer queues.
 //!
 //! Invariants:
 //! * Nobody is told before the sync has returned; after a failed one nobody is told anything any more.
@@ -26,8 +26,8 @@ use super::log::{Error, Found, Log, OpenError};
 use super::v2::{Place, Seal};
 use crate::flow::{HandOver, Mark, Remembers, SessionId, Wake};
 
-/// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then stays small beside
-/// that of the messages, and an acknowledgement waits this much longer at most.
+/// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then
+/// stays small beside that of the messages, and an acknowledgement waits this much longer at most.
 const PACE: Duration = Duration::from_millis(3);
 
 /// Ends of batches wait for company so long; nothing waits for them.
@@ -39,18 +39,19 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Longest wait for a flush.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Bytes of records in a round, and one run more: what comes beyond waits for the next one, so that neither a backlog nor its copy here
-/// grows with what publishers wrote during a slow sync, and acknowledgements come in between.
+/// Bytes of records in a round, and one run more: what comes beyond waits for the next one, so that neither a
+/// backlog nor its copy here grows with what publishers wrote during a slow sync, and acknowledgements come
+/// in between.
 const ROUND_BYTES: usize = 8 << 20;
 
-/// Takes a run of encoded records (how many, the base of their timestamps, the bytes, marks of some of them) and gives
-/// their numbers; `None` where the round is full.
+/// Takes a run of encoded records (how many, the base of their timestamps, the bytes, marks of some of them)
+/// and gives their numbers; `None` where the round is full.
 pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8], &[Mark]) -> Option<Numbers> + 'a;
 
 /// Where records gather.
 pub trait Source: Send + Sync {
-    /// Gives what was never given, in order, until there is nothing or the round is full. True where something is left: it will be asked
-    /// again without having called [`Wake::wake`].
+    /// Gives what was never given, in order, until there is nothing or the round is full. True where
+    /// something is left: it will be asked again without having called [`Wake::wake`].
     fn collect(&self, put: &mut Put<'_>) -> bool;
 
     /// Records with numbers below this one are durable.
@@ -254,14 +255,16 @@ impl Buffer {
         recalled.contains(&mark)
     }
 
-    /// Forgets all marks, those that are still to be put in included: publications are about to be released unheard.
+    /// Forgets all marks, those that are still to be put in included: publications are about to be released
+    /// unheard.
     pub fn forget_all(&self) {
         self.recalled.lock().clear();
         self.queue.lock().forget_all = true;
         self.work.notify_one();
     }
 
-    /// True where the next life of the node may believe the marks that are on the disk: releases must be heard until it begins.
+    /// True where the next life of the node may believe the marks that are on the disk: releases must be
+    /// heard until it begins.
     pub fn must_hear(&self) -> bool {
         self.claims.load(Ordering::Acquire)
     }
@@ -416,7 +419,8 @@ impl Buffer {
             self.full.store(matches!(result, Err(Error::Full(_))), Ordering::Release);
             match &result {
                 Ok(()) => {
-                    // Records that came while the disk was full, or during the round, has been announced before.
+                    // Records that came while the disk was full, or during the round, has been announced
+                    // before.
                     self.queue.lock().dirty |= left;
                     let below = log.next_number();
                     for source in &sources {

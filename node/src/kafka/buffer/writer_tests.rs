@@ -205,7 +205,8 @@ async fn of_what_was_found_only_that_counts_which_is_meant_and_whose_session_exi
     buffer.close().await;
 }
 
-/// Releases are no longer heard when it is closed: neither what it had nor what came last may count for the next life.
+/// Releases are no longer heard when it is closed: neither what it had nor what came last may count for the
+/// next life.
 #[tokio::test]
 async fn one_that_forgets_all_claims_nothing_any_more_and_one_that_cannot_says_so() {
     let disk = Double::default();

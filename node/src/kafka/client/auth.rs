@@ -50,8 +50,8 @@ impl Authentication {
         }
     }
 
-    /// A new conversation with the broker on `host`; `None` where no login is wanted. May take time: a token is got
-    /// where there is none that will last.
+    /// A new conversation with the broker on `host`; `None` where no login is wanted. May take time: a token
+    /// is got where there is none that will last.
     pub(super) async fn start(&self, host: &str) -> Result<Option<Conversation>, String> {
         Ok(Some(match self {
             Self::None => return Ok(None),

@@ -12,8 +12,8 @@
 //! * What is queued or unanswered is bounded in bytes ([`ClientOptions::max_in_flight_bytes`]); more
 //!   waits in [`BrokerConnection::submit`].
 //! * No lock is held while a completion runs.
-//! * While a login is renewed (see [`renewal`]) nothing else goes out; what is accepted meanwhile follows in its
-//!   order.
+//! * While a login is renewed (see [`renewal`]) nothing else goes out; what is accepted meanwhile follows in
+//!   its order.
 //!
 //! A broker that closes a connection on which nothing is outstanding does what its
 //! `connections.max.idle.ms` says: that is no error.
@@ -142,7 +142,8 @@ struct Shared {
     /// There was no login.
     anonymous: bool,
     started: Instant,
-    /// Milliseconds after `started` from which on it should not be used any more: its login is about to lapse.
+    /// Milliseconds after `started` from which on it should not be used any more: its login is about to
+    /// lapse.
     retire_after: AtomicU64,
     /// Tells that everything is answered, to who waits for it before a login is renewed.
     drained: Notify,
@@ -177,7 +178,8 @@ impl Shared {
         }
     }
 
-    /// Queues a request; `room` is `None` for one that renews the login, which goes before those that are held.
+    /// Queues a request; `room` is `None` for one that renews the login, which goes before those that are
+    /// held.
     fn enqueue(
         &self,
         request: &RawRequest,
@@ -387,7 +389,8 @@ impl BrokerConnection {
         self.call_in_version(request, version, timeout).await
     }
 
-    /// As [`Self::call_within`], in a version that both sides know, for a request that not every version can carry.
+    /// As [`Self::call_within`], in a version that both sides know, for a request that not every version can
+    /// carry.
     pub async fn call_in_version<R: Request>(
         &self,
         request: &R,

@@ -71,7 +71,8 @@ impl<'a> Greeting<'a> {
             .collect())
     }
 
-    /// Carries the login's conversation through. Returns how long the login lasts, where the broker limits it.
+    /// Carries the login's conversation through. Returns how long the login lasts, where the broker limits
+    /// it.
     pub(super) async fn authenticate(
         &mut self,
         versions: &HashMap<i16, VersionRange>,

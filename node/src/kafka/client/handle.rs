@@ -191,9 +191,9 @@ impl Client {
         self.inner.options.bootstrap.first().cloned().unwrap_or_else(|| Address::new("", 0))
     }
 
-    /// Asks a broker for its picture of `topics` (all where `None`, none where empty), now. Hosts that cannot be
-    /// reached within [`ClientOptions::connect_timeout`] are passed over; the answer of the one that can may take
-    /// [`ClientOptions::metadata_request_timeout`].
+    /// Asks a broker for its picture of `topics` (all where `None`, none where empty), now. Hosts that cannot
+    /// be reached within [`ClientOptions::connect_timeout`] are passed over; the answer of the one that can
+    /// may take [`ClientOptions::metadata_request_timeout`].
     pub async fn metadata(
         &self,
         topics: Option<&[&str]>,

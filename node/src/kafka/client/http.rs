@@ -1,7 +1,7 @@
 //! One small HTTP request: what a token endpoint is asked with (RFC 6749 section 4.4).
 //!
-//! HTTP/1.1 over a connection of its own, no redirects, no compression. Everything that the server sends is bounded:
-//! [`MAX_HEAD`], [`MAX_BODY`]; the caller bounds the time.
+//! HTTP/1.1 over a connection of its own, no redirects, no compression. Everything that the server sends is
+//! bounded: [`MAX_HEAD`], [`MAX_BODY`]; the caller bounds the time.
 
 use std::fmt::Write;
 use std::time::Duration;

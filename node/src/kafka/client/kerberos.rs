@@ -1,8 +1,9 @@
-//! SASL with Kerberos (GSSAPI, RFC 4752): tickets are got and renewed with a key table, and a broker is asked for as
-//! `kafka/HOST`. No security layer is taken: that is what TLS is for, and Kafka's own clients do the same.
+//! SASL with Kerberos (GSSAPI, RFC 4752): tickets are got and renewed with a key table, and a broker is asked
+//! for as `kafka/HOST`. No security layer is taken: that is what TLS is for, and Kafka's own clients do the
+//! same.
 //!
-//! The Kerberos library is the system's (MIT krb5), with its configuration (`/etc/krb5.conf`, or `KRB5_CONFIG`), and
-//! in builds with the feature `gssapi` only.
+//! The Kerberos library is the system's (MIT krb5), with its configuration (`/etc/krb5.conf`, or
+//! `KRB5_CONFIG`), and in builds with the feature `gssapi` only.
 
 #[cfg(feature = "gssapi")]
 mod conversation;

@@ -1,10 +1,10 @@
-//! Tokens for OAUTHBEARER (RFC 7628, KIP-255, KIP-768): got from a token endpoint with the client's credentials, or
-//! read from a file.
+//! Tokens for OAUTHBEARER (RFC 7628, KIP-255, KIP-768): got from a token endpoint with the client's
+//! credentials, or read from a file.
 //!
 //! Invariants:
 //! * All connections with the same settings object share one token; it is asked for by one of them at a time.
-//! * A token is renewed when four fifths of its life are over, at the login that comes next. Where that fails the
-//!   old one is used for as long as it is valid.
+//! * A token is renewed when four fifths of its life are over, at the login that comes next. Where that fails
+//!   the old one is used for as long as it is valid.
 //! * A token or secret is in no message and no log.
 
 use std::collections::BTreeMap;

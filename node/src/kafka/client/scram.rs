@@ -1,16 +1,16 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677), the client's side, as a pure state machine: messages in,
-//! messages out, the nonce is an argument.
+//! SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677), the client's side, as a pure state machine: messages
+//! in, messages out, the nonce is an argument.
 //!
 //! Invariants:
-//! * A login counts only after the server proved that it knows the password, too: [`Scram::step`] says so with
-//!   [`Step::Done`] and never otherwise.
+//! * A login counts only after the server proved that it knows the password, too: [`Scram::step`] says so
+//!   with [`Step::Done`] and never otherwise.
 //! * The password leaves in no message; what is sent of it is worth nothing in another exchange.
-//! * What a server sends bounds our work: at most [`MAX_ITERATIONS`] rounds, messages of at most [`MAX_MESSAGE`]
-//!   bytes.
+//! * What a server sends bounds our work: at most [`MAX_ITERATIONS`] rounds, messages of at most
+//!   [`MAX_MESSAGE`] bytes.
 //!
-//! User name and password go into the computation as the UTF-8 that was written, without SASLprep: Kafka stores
-//! them so (see `docs/decisions/014-tls-and-logins-to-kafka.md`). Control characters, which SASLprep forbids, are
-//! refused.
+//! User name and password go into the computation as the UTF-8 that was written, without SASLprep: Kafka
+//! stores them so (see `docs/decisions/014-tls-and-logins-to-kafka.md`). Control characters, which SASLprep
+//! forbids, are refused.
 
 use std::fmt::Write;
 

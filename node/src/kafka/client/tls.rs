@@ -1,8 +1,8 @@
 //! TLS towards Kafka: from PEM texts to a connector, and the handshake.
 //!
-//! Everything that can be wrong with certificates and keys of ours is found by [`Tls::new`], before anything is
-//! connected. What is wrong with the broker's, or with ours in the broker's eyes, is told in words that name the
-//! fix: see [`words`].
+//! Everything that can be wrong with certificates and keys of ours is found by [`Tls::new`], before anything
+//! is connected. What is wrong with the broker's, or with ours in the broker's eyes, is told in words that
+//! name the fix: see [`words`].
 //!
 //! Invariants:
 //! * With [`TlsSettings::verify`] a connection is usable only after the broker's certificate led to a trusted
@@ -106,7 +106,8 @@ impl TlsError {
     }
 }
 
-/// TLS ready for use. Two of them are equal where their settings are; clones share sessions that can be resumed.
+/// TLS ready for use. Two of them are equal where their settings are; clones share sessions that can be
+/// resumed.
 #[derive(Clone)]
 pub struct Tls {
     settings: Arc<TlsSettings>,

@@ -27,7 +27,8 @@ const FIRST_FRAME_BUFFER: usize = 256 * 1024;
 /// A TLS record that carries an alert, version 3.x: what a TLS port answers when it does not understand us.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// How far a connection is while it comes up: for the text of a timeout, and to know which address it failed at.
+/// How far a connection is while it comes up: for the text of a timeout, and to know which address it failed
+/// at.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     at: AtomicU8,
@@ -62,8 +63,8 @@ impl Stage {
     }
 }
 
-/// Opens a stream to `address`, trying every address that the name stands for, and speaks TLS over it where the
-/// options say so. The caller bounds the time.
+/// Opens a stream to `address`, trying every address that the name stands for, and speaks TLS over it where
+/// the options say so. The caller bounds the time.
 pub(super) async fn open(
     address: &Address,
     options: &ClientOptions,
@@ -84,8 +85,8 @@ pub(super) async fn open(
     Ok((Box::new(Explained { read, has_identity }), Box::new(write)))
 }
 
-/// Opens a TCP connection to `address`, trying every address that the name stands for. The caller bounds the time, by
-/// `budget`.
+/// Opens a TCP connection to `address`, trying every address that the name stands for. The caller bounds the
+/// time, by `budget`.
 pub(super) async fn connect(
     address: &Address,
     options: &SocketOptions,

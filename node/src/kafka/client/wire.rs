@@ -8,9 +8,9 @@ use kafka_protocol::protocol::{Decodable, Request, VersionRange};
 
 use super::{Address, Error, layout};
 
-/// Highest versions that our callers are written for, where that is less than the messages allow.
-/// Produce 13 names topics by id, Fetch 14 and later bring nothing that we use; FindCoordinator 4 and OffsetFetch 8 are for several groups
-/// at once; Metadata 13 and ListOffsets 8 bring nothing that we use.
+/// Highest versions that our callers are written for, where that is less than the messages allow. Produce 13
+/// names topics by id, Fetch 14 and later bring nothing that we use; FindCoordinator 4 and OffsetFetch 8 are
+/// for several groups at once; Metadata 13 and ListOffsets 8 bring nothing that we use.
 pub(super) fn our_versions(api: i16, messages: VersionRange) -> VersionRange {
     let ceiling = match ApiKey::try_from(api) {
         Ok(ApiKey::Produce | ApiKey::Metadata) => 12,

@@ -67,8 +67,8 @@ fn versioned(message: &impl Encodable, version: i16) -> Bytes {
     }
 }
 
-/// Our subscription: what we want and what we had. A coordinator takes a follower that joins again with the same
-/// bytes for one that changed nothing; another `revision` makes it assign anew.
+/// Our subscription: what we want and what we had. A coordinator takes a follower that joins again with the
+/// same bytes for one that changed nothing; another `revision` makes it assign anew.
 pub(super) fn encode_subscription(topics: &[Arc<str>], owned: &[TopicPartition], revision: u32) -> Bytes {
     let owned = group_by_topic(owned).into_iter().map(|(topic, partitions)| {
         OwnedTopic::default().with_topic(TopicName(name(&topic))).with_partitions(partitions)
@@ -105,7 +105,8 @@ pub(super) fn encode_assignment(partitions: &[TopicPartition]) -> Bytes {
     versioned(&assignment, ASSIGNMENT_VERSION)
 }
 
-/// Partitions assigned to this member; `None` where it is malformed. A member that gets nothing may get no bytes.
+/// Partitions assigned to this member; `None` where it is malformed. A member that gets nothing may get no
+/// bytes.
 pub(super) fn decode_assignment(mut bytes: Bytes) -> Option<Vec<TopicPartition>> {
     if bytes.is_empty() {
         return Some(Vec::new());

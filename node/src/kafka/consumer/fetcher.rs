@@ -23,8 +23,8 @@ use super::topics::TopicId;
 use super::{OffsetReset, TopicPartition};
 use crate::kafka::client::{BrokerConnection, Error, Purpose, ResponseError};
 
-/// First version of Fetch that names topics by their ids (Kafka 3.1): what was asked of a topic that was deleted is
-/// then not answered with the records of one that has its name.
+/// First version of Fetch that names topics by their ids (Kafka 3.1): what was asked of a topic that was
+/// deleted is then not answered with the records of one that has its name.
 const TOPIC_IDS_SINCE: i16 = 13;
 
 /// Partitions of one fetcher.

@@ -9,10 +9,10 @@
 //!   always taken back ([`Action::Revoke`] or [`Action::Lose`]) before the group is joined again.
 //! * An answer that belongs to an earlier attempt (see [`Group::attempt`]) changes nothing.
 //! * At most one heartbeat, one search for the coordinator and one join is outstanding.
-//! * A member that another one fenced (KIP-345) joins again only when nobody in the group has its instance id:
-//!   two members of one id would otherwise fence each other for ever.
-//! * [`Standing::Stable`] means that every partition of our topics, as far as Kafka has told us of it, has exactly
-//!   one owner in the group. While that is not so a member makes the group assign anew.
+//! * A member that another one fenced (KIP-345) joins again only when nobody in the group has its instance
+//!   id: two members of one id would otherwise fence each other for ever.
+//! * [`Standing::Stable`] means that every partition of our topics, as far as Kafka has told us of it, has
+//!   exactly one owner in the group. While that is not so a member makes the group assign anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -43,7 +43,8 @@ const STATIC_JOIN_VERSION: i16 = 5;
 /// Between attempts that only an operator can make succeed (no permission, wrong settings).
 const OPERATOR_PAUSE: Duration = Duration::from_secs(10);
 
-/// Between attempts to make the group assign anew that changed nothing: each one stops all members for a moment.
+/// Between attempts to make the group assign anew that changed nothing: each one stops all members for a
+/// moment.
 const REASSIGN_BACKOFF: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_mins(5) };
 
 /// So many attempts to get every partition assigned are in vain before the member says that it needs help.
@@ -63,8 +64,8 @@ enum Phase {
     Stable,
     Revoking(Then),
     Leaving,
-    /// Another member has our instance id; looks whether it is still there, not before this moment; true while
-    /// asking.
+    /// Another member has our instance id; looks whether it is still there, not before this moment; true
+    /// while asking.
     Fenced(Instant, bool),
     Stopped,
 }
@@ -398,9 +399,9 @@ impl Group {
         }
     }
 
-    /// Makes the group assign anew while its assignment is not what our topics ask for. The leader acts at once,
-    /// and so does a member that has just joined: the others may have no reason to look. Else the leader is
-    /// left some time to notice.
+    /// Makes the group assign anew while its assignment is not what our topics ask for. The leader acts at
+    /// once, and so does a member that has just joined: the others may have no reason to look. Else the
+    /// leader is left some time to notice.
     fn mind_the_gap(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if !matches!(self.phase, Phase::Stable) {
             return;
@@ -483,8 +484,8 @@ impl Group {
         };
     }
 
-    /// Whether `member` has our instance id. Before Kafka 2.4 only its member id shows it: coordinators make that of
-    /// the instance id and a UUID.
+    /// Whether `member` has our instance id. Before Kafka 2.4 only its member id shows it: coordinators make
+    /// that of the instance id and a UUID.
     fn has_our_instance(&self, member: &DescribedMember) -> bool {
         const UUID: usize = 36;
 
@@ -607,7 +608,8 @@ impl Group {
             let failure = Failure::Lost("the group's leader sent a malformed assignment".to_owned());
             return self.join_failed(&failure, now);
         };
-        // A former assignment, or a leader, may name topics that we do not ask for: they are not ours to read.
+        // A former assignment, or a leader, may name topics that we do not ask for: they are not ours to
+        // read.
         let topics: BTreeSet<&Arc<str>> = self.settings.topics.iter().collect();
         let assigned = partitions.len();
         self.assignment =

@@ -300,7 +300,8 @@ impl State {
             self.act(action, myself);
         }
         let standing = self.group.standing();
-        // The first setback and then each doubling: something that lasts must neither be silent nor fill the log.
+        // The first setback and then each doubling: something that lasts must neither be silent nor fill the
+        // log.
         if self.group.setbacks() > setbacks
             && self.group.setbacks().is_power_of_two()
             && let Standing::Joining(reason) | Standing::Out(reason) = &standing
@@ -592,8 +593,8 @@ async fn positions(
     Ok(topics.lock().positions(&partitions, &committed))
 }
 
-/// How many partitions the topics have; none for those that Kafka does not know. Of our own topics no fewer than
-/// we know of already.
+/// How many partitions the topics have; none for those that Kafka does not know. Of our own topics no fewer
+/// than we know of already.
 async fn count(
     client: &Client,
     topics: BTreeSet<Arc<str>>,

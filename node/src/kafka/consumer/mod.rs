@@ -87,8 +87,8 @@ pub struct ConsumerOptions {
     /// Makes the member static (KIP-345): a restart within `session_timeout` does not rebalance. Needs
     /// Kafka 2.3; before, the member is dynamic.
     pub group_instance_id: Option<Arc<str>>,
-    /// A static member that an earlier release may have left behind, which is removed from the group before the first
-    /// join (Kafka 2.4 and later; before, it waits out its session).
+    /// A static member that an earlier release may have left behind, which is removed from the group before
+    /// the first join (Kafka 2.4 and later; before, it waits out its session).
     pub former_instance_id: Option<Arc<str>>,
     /// Topics to read.
     pub topics: Vec<Arc<str>>,

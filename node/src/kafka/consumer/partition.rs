@@ -165,9 +165,9 @@ impl Partition {
         state.start = Start::Policy;
     }
 
-    /// Says to which incarnation of its topic the partition belongs. Where it belonged to a former one everything
-    /// fetched or out is void (what is out may still be handed over, and moves no offset), and it begins at the
-    /// beginning; then the answer is true.
+    /// Says to which incarnation of its topic the partition belongs. Where it belonged to a former one
+    /// everything fetched or out is void (what is out may still be handed over, and moves no offset), and it
+    /// begins at the beginning; then the answer is true.
     pub(super) fn belongs_to(&self, topic_id: TopicId) -> bool {
         let mut state = self.state.lock();
         if topic_id == TopicId::default() || state.topic_id == topic_id {
@@ -286,8 +286,8 @@ impl Partition {
         self.state.lock().tracker.position()
     }
 
-    /// Position to commit and the incarnation of the topic that it is about, where it is known and not committed yet;
-    /// with `again` also where it is.
+    /// Position to commit and the incarnation of the topic that it is about, where it is known and not
+    /// committed yet; with `again` also where it is.
     pub(super) fn to_commit(&self, again: bool) -> Option<(i64, TopicId)> {
         let state = self.state.lock();
         // Without an offset nothing was read: there is nothing to say.

@@ -2,13 +2,13 @@
 //! before the consumer's group first looked. Pure.
 //!
 //! Three questions are answered here:
-//! * How many partitions a topic has. Answers come from whichever broker was asked, and one that lags tells of fewer
-//!   than another told before: the number only rises within one incarnation of a topic.
-//! * Whether a topic was deleted and made again: it then has another id (KIP-516, Kafka 2.8). An id that was replaced
-//!   is not believed again. Offsets of one incarnation mean nothing in another.
-//! * Where a partition without a committed offset begins. The reset policy is about what was in Kafka before the group
-//!   came; a partition that appeared later begins at its beginning. So that this holds in later lives and on
-//!   other nodes, each commit carries an [`Origin`].
+//! * How many partitions a topic has. Answers come from whichever broker was asked, and one that lags tells
+//!   of fewer than another told before: the number only rises within one incarnation of a topic.
+//! * Whether a topic was deleted and made again: it then has another id (KIP-516, Kafka 2.8). An id that was
+//!   replaced is not believed again. Offsets of one incarnation mean nothing in another.
+//! * Where a partition without a committed offset begins. The reset policy is about what was in Kafka before
+//!   the group came; a partition that appeared later begins at its beginning. So that this holds in later
+//!   lives and on other nodes, each commit carries an [`Origin`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,8 +26,8 @@ pub(super) type TopicId = [u8; 16];
 /// Replaced ids that are remembered of one topic.
 const RETIRED_IDS: usize = 16;
 
-/// Kafka deletes a group's offsets of a deleted topic by name and in its own time, and then those of the new topic as
-/// well. For so long they are committed again and again.
+/// Kafka deletes a group's offsets of a deleted topic by name and in its own time, and then those of the new
+/// topic as well. For so long they are committed again and again.
 const FORGETFUL_FOR: Duration = Duration::from_mins(2);
 
 /// Beginning of the metadata of a committed offset.
@@ -208,8 +208,8 @@ impl Topics {
         let mut valid: BTreeMap<&TopicPartition, i64> = BTreeMap::new();
         for (name, offset) in committed {
             let Some(known) = self.known.get_mut(&name.topic) else { continue };
-            // A commit without an origin does not tell what was there before it; what has no commit beside it is
-            // taken for new, since reading too much is better than leaving out.
+            // A commit without an origin does not tell what was there before it; what has no commit beside it
+            // is taken for new, since reading too much is better than leaving out.
             let foreign = Origin { topic_id: known.topic_id, preexisting: 0 };
             let origin = offset.origin.unwrap_or(foreign);
             if differ(known.topic_id, origin.topic_id) {

@@ -1,7 +1,7 @@
 //! Bytes that several inboxes share: the topics of one bridge whose topic is a template.
 //!
-//! Invariant: what has been reserved or added and not released is at most [`Budget::limit`], but for what was added
-//! ([`Budget::add`]) because it had been accepted before.
+//! Invariant: what has been reserved or added and not released is at most [`Budget::limit`], but for what was
+//! added ([`Budget::add`]) because it had been accepted before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -2,33 +2,38 @@
 //! clock, no tasks; events and the time come in through methods, [`Output`]s come out.
 //!
 //! Invariants (with idempotence, that is `required_acks = all_isr`):
-//! * Batches are numbered without gaps per (producer id, epoch); a record's sequence is the base sequence of its
-//!   batch plus its place, and a split keeps it.
-//! * At most [`IDEMPOTENT_WINDOW`] batches lie beyond the oldest one without an answer: a broker recognises a resend
-//!   only among the last five it appended.
-//! * After any answer but success nothing is sent until every outstanding answer is in or given up for lost; then
-//!   all that is unacknowledged goes again, in order, with the sequences it had.
-//! * Until the broker has acknowledged something under the current producer id and epoch (and again after an error or a
-//!   minute of silence) only one batch is outstanding. A broker that knows nothing of a producer id takes any first
-//!   sequence (KIP-360): were two under way and the first refused, the second would be appended before it.
-//! * Without idempotence only one batch is outstanding: a broker appends what is behind a batch that it refuses, and the halves
-//!   or the resend of that batch would come out behind it.
-//! * A batch is given up (retries used up, too old) only while it is the oldest and no attempt of it is in doubt; without
-//!   idempotence there is nothing that could end a doubt, and it is not waited for.
-//! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the old ones
-//!   is known; where the broker has forgotten it, the records are reported as [`Output::PossibleDuplicates`].
+//! * Batches are numbered without gaps per (producer id, epoch); a record's sequence is the base sequence of
+//!   its batch plus its place, and a split keeps it.
+//! * At most [`IDEMPOTENT_WINDOW`] batches lie beyond the oldest one without an answer: a broker recognises a
+//!   resend only among the last five it appended.
+//! * After any answer but success nothing is sent until every outstanding answer is in or given up for lost;
+//!   then all that is unacknowledged goes again, in order, with the sequences it had.
+//! * Until the broker has acknowledged something under the current producer id and epoch (and again after an
+//!   error or a minute of silence) only one batch is outstanding. A broker that knows nothing of a producer
+//!   id takes any first sequence (KIP-360): were two under way and the first refused, the second would be
+//!   appended before it.
+//! * Without idempotence only one batch is outstanding: a broker appends what is behind a batch that it
+//!   refuses, and the halves or the resend of that batch would come out behind it.
+//! * A batch is given up (retries used up, too old) only while it is the oldest and no attempt of it is in
+//!   doubt; without idempotence there is nothing that could end a doubt, and it is not waited for.
+//! * Sequences are given anew (next epoch, or a new producer id) only when the fate of all that carried the
+//!   old ones is known; where the broker has forgotten it, the records are reported as
+//!   [`Output::PossibleDuplicates`].
 //!
 //! With a disk buffer ([`Options::stored`]):
-//! * No batch is sent before a seal with its present stamp is durable ([`Output::WriteSeals`], [`PartitionCore::seals_durable`]).
-//! * The window is counted from the oldest batch whose end is not durable: after a crash all that may have been
-//!   appended is among the last five that the broker remembers.
-//! * Batches from before a crash go first, with the stamps they had, also where the broker does not know their
-//!   producer id: a request of before the crash may still lie in its queue. Not known, they are reported as
-//!   [`Output::PossibleDuplicates`]. What is new gets a new producer id ([`PartitionCore::resume`]).
-//! * Batches are taken and sealed ahead of the window, so that several seals, and the ends of those before, share a sync.
+//! * No batch is sent before a seal with its present stamp is durable ([`Output::WriteSeals`],
+//!   [`PartitionCore::seals_durable`]).
+//! * The window is counted from the oldest batch whose end is not durable: after a crash all that may have
+//!   been appended is among the last five that the broker remembers.
+//! * Batches from before a crash go first, with the stamps they had, also where the broker does not know
+//!   their producer id: a request of before the crash may still lie in its queue. Not known, they are
+//!   reported as [`Output::PossibleDuplicates`]. What is new gets a new producer id
+//!   ([`PartitionCore::resume`]).
+//! * Batches are taken and sealed ahead of the window, so that several seals, and the ends of those before,
+//!   share a sync.
 //!
-//! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind it the
-//! error merely follows from what happened before them):
+//! Transitions for the sequence errors, all taken for the oldest unacknowledged batch only (for those behind
+//! it the error merely follows from what happened before them):
 //!
 //! | code | meaning | transition |
 //! |---|---|---|
@@ -51,7 +56,8 @@ use super::verdict::{CORRUPT_ATTEMPTS, TOO_LARGE, Verdict, verdict};
 pub const IDEMPOTENT_WINDOW: usize = 5;
 
 /// An answer older than this no longer proves that the broker knows our producer id. Kafka forgets after
-/// `producer.id.expiration.ms`, a day unless set lower; the price of being wrong on this side is one round trip.
+/// `producer.id.expiration.ms`, a day unless set lower; the price of being wrong on this side is one round
+/// trip.
 const CONFIRMED_FOR: Duration = Duration::from_mins(1);
 
 /// First pause after an error: a leader election on a healthy cluster is over in about this time.
@@ -179,13 +185,14 @@ pub enum Output<B, W> {
         /// The id that cannot be used any longer.
         instead_of: Option<i64>,
     },
-    /// Write the stamps of all batches held ([`PartitionCore::batches`]) to the disk, after the ends of those that were completed
-    /// before; [`PartitionCore::seals_durable`] with this number is owed.
+    /// Write the stamps of all batches held ([`PartitionCore::batches`]) to the disk, after the ends of those
+    /// that were completed before; [`PartitionCore::seals_durable`] with this number is owed.
     WriteSeals {
         /// Rises.
         generation: u64,
     },
-    /// Ask Kafka whether it knows this producer id in this partition; [`PartitionCore::producer_is_known`] is owed.
+    /// Ask Kafka whether it knows this producer id in this partition; [`PartitionCore::producer_is_known`] is
+    /// owed.
     AskForProducer {
         /// The leader, which knows.
         leader: i32,
@@ -322,8 +329,8 @@ impl<B: Batch> PartitionCore<B> {
         core
     }
 
-    /// A core that goes on with batches that were sealed before a crash, all by one producer id and epoch and without a
-    /// gap. Each may have been appended.
+    /// A core that goes on with batches that were sealed before a crash, all by one producer id and epoch and
+    /// without a gap. Each may have been appended.
     pub fn resume(options: Options, first: ProducerIdentity, batches: impl IntoIterator<Item = B>) -> Self {
         let mut core = Self::new(options);
         core.outputs.clear();
@@ -339,7 +346,8 @@ impl<B: Batch> PartitionCore<B> {
         core
     }
 
-    /// As [`Self::resume`], where it is not known whether the batches' seals became durable: none is sent before they are.
+    /// As [`Self::resume`], where it is not known whether the batches' seals became durable: none is sent
+    /// before they are.
     pub fn resume_unsealed(
         options: Options,
         first: ProducerIdentity,
@@ -429,8 +437,8 @@ impl<B: Batch> PartitionCore<B> {
         }
     }
 
-    /// The stamp that the next batch must be sealed with. `None` while [`Self::appetite`] is nothing for want of a
-    /// producer id.
+    /// The stamp that the next batch must be sealed with. `None` while [`Self::appetite`] is nothing for want
+    /// of a producer id.
     pub fn next_stamp(&self) -> Option<ProducerIdentity> {
         if !self.options.idempotent {
             return Some(ProducerIdentity::NONE);
@@ -514,8 +522,8 @@ impl<B: Batch> PartitionCore<B> {
         self.settle(now);
     }
 
-    /// Metadata names this leader. A change ends a pause, and gives up waiting for the old leader's answers where a
-    /// resend is harmless.
+    /// Metadata names this leader. A change ends a pause, and gives up waiting for the old leader's answers
+    /// where a resend is harmless.
     pub fn leader_is(&mut self, now: Instant, leader: Option<i32>) {
         if self.leader == leader {
             return;
@@ -581,8 +589,8 @@ impl<B: Batch> PartitionCore<B> {
         if self.is_confirmed(now) { most.min(IDEMPOTENT_WINDOW) } else { 1 }
     }
 
-    /// Batches taken, sent or not. With a disk buffer more than may be sent: a batch whose seal and whose predecessors'
-    /// ends are durable by the time that its turn comes need not wait for a sync of its own.
+    /// Batches taken, sent or not. With a disk buffer more than may be sent: a batch whose seal and whose
+    /// predecessors' ends are durable by the time that its turn comes need not wait for a sync of its own.
     fn most_held(&self, now: Instant) -> usize {
         if self.options.stored && self.is_confirmed(now) {
             IDEMPOTENT_WINDOW
@@ -770,7 +778,8 @@ impl<B: Batch> PartitionCore<B> {
                 }
                 Verdict::Corrupt => {
                     entry.corrupt += 1;
-                    // Other attempts may have arrived undamaged: only a batch whose every attempt was refused goes.
+                    // Other attempts may have arrived undamaged: only a batch whose every attempt was refused
+                    // goes.
                     if oldest && entry.corrupt >= CORRUPT_ATTEMPTS && !entry.in_doubt {
                         let (reason, code) = (ReasonCode::ImplementationSpecificError, entry.code);
                         self.give_up_oldest(Fate::Refused { reason, code });

@@ -1,9 +1,9 @@
-//! The core against a simulated broker that keeps Kafka's rules for idempotent producers, over a network that loses,
-//! delays and repeats. Every schedule comes from one seed, which is printed when an invariant breaks.
+//! The core against a simulated broker that keeps Kafka's rules for idempotent producers, over a network that
+//! loses, delays and repeats. Every schedule comes from one seed, which is printed when an invariant breaks.
 //!
-//! What the broker does follows `ProducerAppendInfo.checkSequence`, `ProducerStateEntry` and KIP-360: a resend of one of
-//! the last five batches succeeds, another sequence than the next is refused, and a producer id that it
-//! does not know may start anywhere.
+//! What the broker does follows `ProducerAppendInfo.checkSequence`, `ProducerStateEntry` and KIP-360: a
+//! resend of one of the last five batches succeeds, another sequence than the next is refused, and a producer
+//! id that it does not know may start anywhere.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -601,8 +601,8 @@ fn a_batch_that_could_not_be_sent_expires_and_one_that_may_be_in_the_log_does_no
     }
 }
 
-/// What a broker refuses, or refuses for a while, does not change the order of what it takes. (What may be there twice because an answer
-/// was lost can turn up late: it is the first appearance that counts.)
+/// What a broker refuses, or refuses for a while, does not change the order of what it takes. (What may be
+/// there twice because an answer was lost can turn up late: it is the first appearance that counts.)
 #[test]
 fn without_idempotence_nothing_is_lost_and_the_first_appearances_are_in_order() {
     const RECORDS: u32 = 50;

@@ -1,7 +1,7 @@
 //! The dead-letter topic of a bridge: records that were given up for good, with the reason in their headers.
 //!
-//! A dead letter is the record as it was (key, value, headers) with the time at which it was given up as its timestamp, or none where Kafka
-//! does not take that, and with more headers behind its own:
+//! A dead letter is the record as it was (key, value, headers) with the time at which it was given up as its
+//! timestamp, or none where Kafka does not take that, and with more headers behind its own:
 //!
 //! | header | value |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | `dead_letter.timestamp` | timestamp of the record, milliseconds since 1970 |
 //!
 //! Invariants:
-//! * Whoever published a record hears of its end when its dead letter is in Kafka, or lost, or [`PATIENCE`] is over: a dead-letter topic
-//!   that does not work holds nothing up for longer.
+//! * Whoever published a record hears of its end when its dead letter is in Kafka, or lost, or [`PATIENCE`]
+//!   is over: a dead-letter topic that does not work holds nothing up for longer.
 //! * A dead letter is not counted again in the books of its bridge: it has its own two numbers,
 //!   [`DeadLetters::written`] and [`DeadLetters::lost`].
 //! * What waits for the dead-letter topic is bounded like any inbox; what does not fit is lost, and counted.
@@ -35,8 +35,8 @@ use super::timestamps::{TimestampSource, now_ms};
 use super::topic_producer::{TopicProducer, TopicProducerHandle, TopicProducerOptions};
 use crate::flow::{Accepted, AckSink, Outcome, SequenceRange, Ticket, WakeList};
 
-/// How long the publisher of a record that was given up waits for its dead letter to be written. Longer than a leader
-/// election; short beside the patience of MQTT clients.
+/// How long the publisher of a record that was given up waits for its dead letter to be written. Longer than
+/// a leader election; short beside the patience of MQTT clients.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most bytes that wait for a partition of the dead-letter topic.
@@ -76,7 +76,8 @@ impl std::fmt::Debug for DeadLetters {
 }
 
 impl DeadLetters {
-    /// Starts the producer of the dead-letter topic that `options` name. Must be called within a tokio runtime.
+    /// Starts the producer of the dead-letter topic that `options` name. Must be called within a tokio
+    /// runtime.
     pub fn start(bridge: &str, dispatchers: Arc<Dispatchers>, options: TopicProducerOptions) -> Arc<Self> {
         let options = TopicProducerOptions {
             per_partition_limit: options.per_partition_limit.min(BYTES),
@@ -127,7 +128,8 @@ impl DeadLetters {
         self.close(burial);
     }
 
-    /// Writes the dead letter of a message that no batch saw; its publisher hears `reason`, by the ticket or at once.
+    /// Writes the dead letter of a message that no batch saw; its publisher hears `reason`, by the ticket or
+    /// at once.
     pub fn bury_message(
         &self,
         cause: Cause<'_>,

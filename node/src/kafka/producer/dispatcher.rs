@@ -1,13 +1,14 @@
 //! Produce requests to one broker, made of the ready batches of all partitions that it leads.
 //!
-//! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and one produce connection of
-//! the broker. It has no task of its own: whoever brings a parcel or an answer fills the line.
+//! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and one produce
+//! connection of the broker. It has no task of its own: whoever brings a parcel or an answer fills the line.
 //!
-//! How many requests are under way: Kafka works on one request of a connection at a time (it does not even read the next one
-//! before the answer has left), so a second request on the wire is all it takes to keep the broker busy without a pause; further ones
-//! only hide a long network, and would leave half empty. So [`ALWAYS`] requests may be under way whatever they carry,
-//! and up to [`AT_MOST`] as long as each carries [`WORTH_IT`] bytes. At low load that means no waiting
-//! at all; under load, batches gather behind the two and leave together.
+//! How many requests are under way: Kafka works on one request of a connection at a time (it does not even
+//! read the next one before the answer has left), so a second request on the wire is all it takes to keep the
+//! broker busy without a pause; further ones only hide a long network, and would leave half empty. So
+//! [`ALWAYS`] requests may be under way whatever they carry, and up to [`AT_MOST`] as long as each carries
+//! [`WORTH_IT`] bytes. At low load that means no waiting at all; under load, batches gather behind the two
+//! and leave together.
 //!
 //! Invariants:
 //! * Parcels of one partition leave in the order they came, at most one in a request.
@@ -33,15 +34,17 @@ use crate::kafka::client::{BrokerConnection, Client, Completion, Error, Purpose,
 const ALWAYS: usize = 2;
 /// Requests under way where each is worth it.
 const AT_MOST: usize = 5;
-/// Bytes that make another request worth it: at 512 KiB its own cost is below a hundredth of that of its records.
+/// Bytes that make another request worth it: at 512 KiB its own cost is below a hundredth of that of its
+/// records.
 const WORTH_IT: usize = 512 * 1024;
-/// Most bytes of batches in one request. Brokers take 100 MiB (`socket.request.max.bytes`) unless told otherwise; smaller
-/// requests let other partitions' answers come sooner.
+/// Most bytes of batches in one request. Brokers take 100 MiB (`socket.request.max.bytes`) unless told
+/// otherwise; smaller requests let other partitions' answers come sooner.
 const REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Hears the answer to a parcel. Called from any thread; must not block.
 pub trait AnswerSink: Send + Sync {
-    /// The end of `attempt`; `reason` tells in words why no answer came, or what the broker says about a refusal.
+    /// The end of `attempt`; `reason` tells in words why no answer came, or what the broker says about a
+    /// refusal.
     fn answered(&self, attempt: u64, answer: Answer, reason: Option<Arc<str>>);
 
     /// Without acks: the broker has handled this many records and did not close the connection over them.
@@ -267,8 +270,9 @@ impl Dispatcher {
         }
     }
 
-    /// A broker handles the requests of a connection one after the other, so the answer to one that has an answer tells that those before
-    /// it were handled. One at a time, however many batches are written meanwhile.
+    /// A broker handles the requests of a connection one after the other, so the answer to one that has an
+    /// answer tells that those before it were handled. One at a time, however many batches are written
+    /// meanwhile.
     async fn hear(self: Arc<Self>) {
         loop {
             let (connection, batches) = {
@@ -411,8 +415,8 @@ fn gather(state: &mut State) -> Vec<Parcel> {
     chosen
 }
 
-/// The dispatchers of one client: one a broker and set of options, as long as somebody holds it. Topic producers that
-/// share it share requests.
+/// The dispatchers of one client: one a broker and set of options, as long as somebody holds it. Topic
+/// producers that share it share requests.
 pub struct Dispatchers {
     client: Client,
     dispatchers: Mutex<HashMap<(i32, RequestOptions), Weak<Dispatcher>>>,

@@ -1,14 +1,14 @@
 //! The topics of a bridge whose topic is a template: a producer for each, opened when its first record comes.
 //!
 //! Invariants:
-//! * At most [`DynamicOptions::max_topics`] producers are open, not counting as many again whose topic takes nothing for the moment: one topic that
-//!   waits does not take the place of another. One that has had nothing to do for
-//!   [`DynamicOptions::idle_timeout`] is closed; earlier, where another topic needs its place. Only empty ones are closed, so
-//!   that the order of a topic's records outlasts its producer.
-//! * What all of them hold together stays within one [`Budget`]. Without room or place a record with a ticket is refused until there is
-//!   some, and one without is dropped and counted.
-//! * A topic that Kafka does not know, or that we may not write to, in two answers in a row is not asked for again for [`UNUSABLE_FOR`];
-//!   its records are refused at once meanwhile ([`NoTopic`]).
+//! * At most [`DynamicOptions::max_topics`] producers are open, not counting as many again whose topic takes
+//!   nothing for the moment: one topic that waits does not take the place of another. One that has had
+//!   nothing to do for [`DynamicOptions::idle_timeout`] is closed; earlier, where another topic needs its
+//!   place. Only empty ones are closed, so that the order of a topic's records outlasts its producer.
+//! * What all of them hold together stays within one [`Budget`]. Without room or place a record with a ticket
+//!   is refused until there is some, and one without is dropped and counted.
+//! * A topic that Kafka does not know, or that we may not write to, in two answers in a row is not asked for
+//!   again for [`UNUSABLE_FOR`]; its records are refused at once meanwhile ([`NoTopic`]).
 //! * Books outlast their producers: [`DynamicTopics::ledger`] is the sum of all there ever were.
 
 use std::collections::HashMap;
@@ -66,7 +66,8 @@ pub(super) struct Open {
     /// Records it had taken, and written, by the last sweep.
     matched: u64,
     written: u64,
-    /// Sweeps in a row at which something waited, in trouble, and nothing had been written since the one before.
+    /// Sweeps in a row at which something waited, in trouble, and nothing had been written since the one
+    /// before.
     stuck: u8,
 }
 
@@ -118,7 +119,8 @@ impl DynamicTopics {
         topics
     }
 
-    /// Opens a topic with what `restore` finds for it in the disk buffer, however many are open. Before the first record.
+    /// Opens a topic with what `restore` finds for it in the disk buffer, however many are open. Before the
+    /// first record.
     ///
     /// # Errors
     /// That of `restore`: then it is not opened.
@@ -204,7 +206,8 @@ impl DynamicTopics {
         }
     }
 
-    /// Closes a producer whose topic is of no use, or else the one that has been idle for longest; false where all have something to do.
+    /// Closes a producer whose topic is of no use, or else the one that has been idle for longest; false
+    /// where all have something to do.
     fn make_place(&self, open: &mut HashMap<Box<str>, Open>) -> bool {
         let idle = open.iter().filter(|(_, open)| open.is_empty());
         let idle = idle.filter_map(|(topic, open)| {
@@ -303,8 +306,8 @@ impl DynamicTopics {
         StopReport { given_up: reports.iter().map(|report| report.given_up).sum() }
     }
 
-    /// Looks for idle producers and closes those that have been for long enough, and for those that do not move. The trouble of one that is
-    /// in any.
+    /// Looks for idle producers and closes those that have been for long enough, and for those that do not
+    /// move. The trouble of one that is in any.
     fn sweep(&self) -> Troubles {
         let now = Instant::now();
         let mut all = self.open.write();

@@ -1,28 +1,30 @@
 //! The mailbox of a partition, which *is* the open record batch: publishers append records in place.
 //!
-//! A [`PartitionInbox`] owns what waits for its partition (a queue of segments, each a batch under construction with
-//! the tickets of its records) and the partition's [`Ledger`]. Publishers call [`PartitionInbox::append`] from any thread; the
-//! partition producer takes segments from the front, and reports their end through the [`Obligations`] that came
-//! with them.
+//! A [`PartitionInbox`] owns what waits for its partition (a queue of segments, each a batch under
+//! construction with the tickets of its records) and the partition's [`Ledger`]. Publishers call
+//! [`PartitionInbox::append`] from any thread; the partition producer takes segments from the front, and
+//! reports their end through the [`Obligations`] that came with them.
 //!
 //! Invariants:
-//! * Every movement changes the queue and the ledger in one critical section: append is matched + queuing, take is
-//!   queuing to in flight, the end is in flight to success, failed or dropped.
-//! * What is held (waiting and in flight) stays within [`InboxLimits::bytes`]. A record with a ticket that does not fit is refused
-//!   and leaves no trace; one without makes room by dropping the oldest waiting records without a ticket, never one
-//!   with a ticket and never one in flight.
-//! * Where ages matter ([`InboxLimits::max_age`], [`InboxLimits::late_after`]) a segment takes records for an eighth of the shorter one only,
-//!   so that the age of its first record stands for all of them. Where they do not, a clock is read once a batch.
-//! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a count, and removed when
-//!   it is taken, when nothing else is in it, or, where it holds others as well, when they are more than half of it, so that memory stays
-//!   within twice the limit.
-//! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The tickets of
-//!   durable records are released then, where the bridge promises no more, and their place is held by a ticket nobody hears of:
-//!   they are never dropped.
-//! * With files for room ([`InboxLimits::spill`]) segments may be in a file (see `inbox_spilling.rs`): whom to tell of their records stays here, what
-//!   they hold counts against the limit and not as memory, and they are taken when they have been read back.
-//! * A segment's records are durable, then given to the buffer, then neither, in this order. While the disk is full the durable ones
-//!   go without the others.
+//! * Every movement changes the queue and the ledger in one critical section: append is matched + queuing,
+//!   take is queuing to in flight, the end is in flight to success, failed or dropped.
+//! * What is held (waiting and in flight) stays within [`InboxLimits::bytes`]. A record with a ticket that
+//!   does not fit is refused and leaves no trace; one without makes room by dropping the oldest waiting
+//!   records without a ticket, never one with a ticket and never one in flight.
+//! * Where ages matter ([`InboxLimits::max_age`], [`InboxLimits::late_after`]) a segment takes records for an
+//!   eighth of the shorter one only, so that the age of its first record stands for all of them. Where they
+//!   do not, a clock is read once a batch.
+//! * Dropping costs amortised constant time: the oldest records without ticket of a segment are marked by a
+//!   count, and removed when it is taken, when nothing else is in it, or, where it holds others as well, when
+//!   they are more than half of it, so that memory stays within twice the limit.
+//! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The
+//!   tickets of durable records are released then, where the bridge promises no more, and their place is held
+//!   by a ticket nobody hears of: they are never dropped.
+//! * With files for room ([`InboxLimits::spill`]) segments may be in a file (see `inbox_spilling.rs`): whom
+//!   to tell of their records stays here, what they hold counts against the limit and not as memory, and they
+//!   are taken when they have been read back.
+//! * A segment's records are durable, then given to the buffer, then neither, in this order. While the disk
+//!   is full the durable ones go without the others.
 //! * Obligations that are dropped unfinished (a task that panicked) count as failed: no ticket is forgotten.
 
 use std::collections::VecDeque;
@@ -58,7 +60,8 @@ pub struct InboxLimits {
     pub bytes: usize,
     /// A batch is closed before it grows beyond this, header included; a larger record travels alone.
     pub batch_bytes: usize,
-    /// Records that have waited longer are to be given up, a batch at a time: see [`PartitionInbox::take_expired`].
+    /// Records that have waited longer are to be given up, a batch at a time: see
+    /// [`PartitionInbox::take_expired`].
     pub max_age: Option<Duration>,
     /// Successes that took longer count as late replies.
     pub late_after: Option<Duration>,
@@ -66,7 +69,8 @@ pub struct InboxLimits {
     pub budget: Option<Arc<Budget>>,
     /// Memory that all inboxes of the node share.
     pub node: Option<Arc<NodeMemory>>,
-    /// While the machine is short of memory, records come in place of older ones once more than this is held. `None`: as ever.
+    /// While the machine is short of memory, records come in place of older ones once more than this is held.
+    /// `None`: as ever.
     pub when_short: Option<usize>,
     /// Takes down how long successes took.
     pub latency: Option<Arc<LatencyHistogram>>,
@@ -231,7 +235,8 @@ struct Segment {
     closed: bool,
     /// When its first record came.
     since: Option<Instant>,
-    /// The numbers of its first records on the disk: of `given` of them, which are `given_bytes` of the builder.
+    /// The numbers of its first records on the disk: of `given` of them, which are `given_bytes` of the
+    /// builder.
     numbers: Vec<Numbers>,
     given: usize,
     given_bytes: usize,
@@ -516,8 +521,9 @@ impl PartitionInbox {
 
     /// Appends a record.
     ///
-    /// [`Accepted::Full`] comes only with a ticket. Its [`Room`] is notified at each occasion on which space is freed; a caller
-    /// that shares it with others registers (`notified()`, `enable()`) before it tries again, or it may miss the last one.
+    /// [`Accepted::Full`] comes only with a ticket. Its [`Room`] is notified at each occasion on which space
+    /// is freed; a caller that shares it with others registers (`notified()`, `enable()`) before it tries
+    /// again, or it may miss the last one.
     pub fn append(&self, record: &Record<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
         let most = BatchBuilder::encoded_len(record);
         self.append_locked(&mut self.state.lock(), most, record, ticket, wakes)
@@ -581,7 +587,8 @@ impl PartitionInbox {
                 });
             }
             if !state.drop_oldest(most) {
-                // All that is left is in flight or has a ticket: the newcomer is the oldest that may be dropped.
+                // All that is left is in flight or has a ticket: the newcomer is the oldest that may be
+                // dropped.
                 state.ledger.matched += 1;
                 state.ledger.dropped_queue_full += 1;
                 return Accepted::Done(Outcome::Failed(ReasonCode::QuotaExceeded));
@@ -607,7 +614,8 @@ impl PartitionInbox {
         Accepted::Taken
     }
 
-    /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted before.
+    /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted
+    /// before.
     pub(super) fn adopt(
         &self,
         record: &RecordRef<'_>,
@@ -688,8 +696,8 @@ impl PartitionInbox {
         state.force_share();
     }
 
-    /// True where at least `bytes` (and at least one record) wait. Otherwise the sleeper will be woken when they do;
-    /// with `None` it will not be.
+    /// True where at least `bytes` (and at least one record) wait. Otherwise the sleeper will be woken when
+    /// they do; with `None` it will not be.
     pub fn sleep_until(&self, bytes: Option<u64>) -> bool {
         let mut state = self.state.lock();
         let Some(bytes) = bytes else {
@@ -718,8 +726,9 @@ impl PartitionInbox {
         Some(self.taken_from(state, segment, records))
     }
 
-    /// As [`Self::take`], durable or not: what is not counts as not stored. One that is in a file is read, which blocks the thread, if its
-    /// `records` are wanted; where they are not, or cannot be read, [`Taken::builder`] is empty.
+    /// As [`Self::take`], durable or not: what is not counts as not stored. One that is in a file is read,
+    /// which blocks the thread, if its `records` are wanted; where they are not, or cannot be read,
+    /// [`Taken::builder`] is empty.
     pub fn take_in_any_case(self: &Arc<Self>, records: bool) -> Option<Taken> {
         let mut state = self.state.lock();
         state.part_front();
@@ -982,8 +991,8 @@ impl State {
         }
     }
 
-    /// Whether the front batch may go. One that may not takes no more records, so that it soon may; while the disk is full
-    /// its durable records go without the others.
+    /// Whether the front batch may go. One that may not takes no more records, so that it soon may; while the
+    /// disk is full its durable records go without the others.
     fn front_is_ready(&mut self, me: &Weak<PartitionInbox>) -> bool {
         if self.ledger.queuing_in_files > 0 && !self.front_is_in_memory(me) {
             return false;
@@ -1128,8 +1137,9 @@ impl State {
         segment
     }
 
-    /// Drops the oldest records without ticket until `most` bytes fit (where memory is what lacks, the oldest in memory; while the
-    /// machine is short of it, at least that many bytes); false where they do not fit even then.
+    /// Drops the oldest records without ticket until `most` bytes fit (where memory is what lacks, the oldest
+    /// in memory; while the machine is short of it, at least that many bytes); false where they do not fit
+    /// even then.
     fn drop_oldest(&mut self, most: usize) -> bool {
         let until = if self.is_short() {
             self.held.saturating_sub(most.saturating_sub(ESTIMATE))
@@ -1162,7 +1172,8 @@ impl State {
                 self.dropped_from_file(index, gone);
                 continue;
             }
-            // A closed one goes as a whole where all of it may go: that is at most a batch too much, and no copy.
+            // A closed one goes as a whole where all of it may go: that is at most a batch too much, and no
+            // copy.
             let at_once = index < last && self.limits.store.is_none() && segment.is_plain();
             if segment.bytes == 0 || (segment.dropped_bytes > segment.bytes && !at_once) {
                 let gone = segment.compact();

@@ -1,17 +1,20 @@
-//! The part of an inbox that concerns files: which of its batches are written to one, and when they are read back.
+//! The part of an inbox that concerns files: which of its batches are written to one, and when they are read
+//! back.
 //!
-//! Records waiting in memory stay within [`InboxLimits::spill`]'s bytes and a batch, whatever waits in all (twice as much where publishers are faster
-//! than the disk for a while). Beyond them the newest batch
-//! that is whole goes to a file: a copy of its encoded records is written by the bridge's thread, then the batch gives its memory back.
-//! The batch keeps its place in the queue, so nothing about order changes. When the line has taken what is before it, it is read back,
-//! some batches ahead of its turn. When nothing is in files any more, it is as if there were none.
+//! Records waiting in memory stay within [`InboxLimits::spill`]'s bytes and a batch, whatever waits in all
+//! (twice as much where publishers are faster than the disk for a while). Beyond them the newest batch that
+//! is whole goes to a file: a copy of its encoded records is written by the bridge's thread, then the batch
+//! gives its memory back. The batch keeps its place in the queue, so nothing about order changes. When the
+//! line has taken what is before it, it is read back, some batches ahead of its turn. When nothing is in
+//! files any more, it is as if there were none.
 //!
 //! Invariants:
-//! * A batch is whole in memory until all of it is in a file, and in the file until all of it is in memory: a write or a read that
-//!   fails changes nothing. What has become of a batch meanwhile (it was taken, dropped from, moved) is seen by its job number.
+//! * A batch is whole in memory until all of it is in a file, and in the file until all of it is in memory: a
+//!   write or a read that fails changes nothing. What has become of a batch meanwhile (it was taken, dropped
+//!   from, moved) is seen by its job number.
 //! * Bytes in files count against [`InboxLimits::bytes`], and against no budget of memory.
-//! * Publishers who come faster than the disk takes batches are treated as by a full queue: with a ticket they wait, without one the
-//!   oldest in memory make room.
+//! * Publishers who come faster than the disk takes batches are treated as by a full queue: with a ticket
+//!   they wait, without one the oldest in memory make room.
 //! * A batch that its file no longer has (somebody removed it) counts as failed, and its publishers are told.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,8 +61,8 @@ pub(super) struct Spilling {
     spill: Option<Arc<Spill>>,
     /// Bytes that wait in memory before any are written.
     memory: usize,
-    /// Bytes beyond them that are taken while files are written: as much again, so that a disk (or a thread) that is late for some tenths
-    /// of a second costs nobody anything.
+    /// Bytes beyond them that are taken while files are written: as much again, so that a disk (or a thread)
+    /// that is late for some tenths of a second costs nobody anything.
     spare: usize,
     /// Bytes that are read ahead.
     ahead: usize,
@@ -106,8 +109,8 @@ impl Spilling {
         }
     }
 
-    /// Whether a record may wait in memory. One that is larger than all there is to spare may do so where the queue has not
-    /// begun to use it.
+    /// Whether a record may wait in memory. One that is larger than all there is to spare may do so where the
+    /// queue has not begun to use it.
     pub(super) fn admits(&self, ledger: &Ledger, most: usize) -> bool {
         let waits = in_memory(ledger);
         waits.saturating_add(most.min(self.spare)) <= self.memory.saturating_add(self.spare)
@@ -139,7 +142,8 @@ enum Job {
 }
 
 impl Segment {
-    /// Puts what was in a file into memory, at once: this blocks the thread. False where it cannot be read; then there are no records.
+    /// Puts what was in a file into memory, at once: this blocks the thread. False where it cannot be read;
+    /// then there are no records.
     pub(super) fn put_back(&mut self, filed: &Filed) -> bool {
         match filed.piece.read(HEADER_LEN) {
             Ok(buf) => {
@@ -156,7 +160,8 @@ impl Segment {
         }
     }
 
-    /// Makes the runs those of the records that are left, where the records themselves are not needed any more.
+    /// Makes the runs those of the records that are left, where the records themselves are not needed any
+    /// more.
     pub(super) fn forget_dropped(&mut self) {
         let mut left = std::mem::take(&mut self.dropped);
         self.dropped_bytes = 0;
@@ -173,8 +178,8 @@ impl Segment {
         self.filed.is_none() && (self.closed || !is_last) && self.live_records() > 0
     }
 
-    /// It keeps more bytes on the disk than are needed: most of it has been dropped, or most of what is in the same file (`shared`: where
-    /// that matters).
+    /// It keeps more bytes on the disk than are needed: most of it has been dropped, or most of what is in
+    /// the same file (`shared`: where that matters).
     fn wants_thinning(&self, shared: bool) -> bool {
         let Some(filed) = &self.filed else { return false };
         self.bytes > 0 && (self.dropped_bytes > self.bytes || (shared && filed.piece.is_among_waste()))
@@ -303,7 +308,8 @@ impl State {
         }
     }
 
-    /// So much waits in memory before any is written. Less where the memory that it shares with others is nearly used up.
+    /// So much waits in memory before any is written. Less where the memory that it shares with others is
+    /// nearly used up.
     fn memory_to_use(&self, spilling: &Spilling) -> usize {
         let is_scarce = |used: usize, limit: usize| used / 3 >= limit / 4;
         let is_short =
@@ -387,8 +393,8 @@ impl PartitionInbox {
         self.state.lock().ledger.queuing_in_files
     }
 
-    /// Resolves when the oldest batch is in memory, or there is none. False where it cannot be read and nobody will wait for it: the
-    /// inbox is closed.
+    /// Resolves when the oldest batch is in memory, or there is none. False where it cannot be read and
+    /// nobody will wait for it: the inbox is closed.
     pub async fn front_in_memory(&self) -> bool {
         loop {
             let told = self.room.notified();

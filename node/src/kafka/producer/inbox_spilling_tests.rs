@@ -160,7 +160,8 @@ fn nothing_is_written_or_read_without_need() {
     }
 }
 
-/// The same publications and takes, by one inbox with files and one without: all that can be seen is the same.
+/// The same publications and takes, by one inbox with files and one without: all that can be seen is the
+/// same.
 #[test]
 fn records_are_dropped_as_without_files() {
     for seed in 0..60 {

@@ -1,11 +1,11 @@
-//! Whether a topic still is what it was: metadata that lacks partitions may come from a broker that has not learned of all yet, and a topic
-//! that was deleted and made again is another one under the same name.
+//! Whether a topic still is what it was: metadata that lacks partitions may come from a broker that has not
+//! learned of all yet, and a topic that was deleted and made again is another one under the same name.
 //!
 //! Invariants:
-//! * Partitions are gone when a later view says again that the topic has another id (KIP-516), or when views have lacked them for
-//!   [`PATIENCE`] without a break. An older Kafka tells no ids: then it is time alone.
-//! * Ids have no order, and a broker that lags behind may name an old one: an id that was left is not believed again, unless nothing else
-//!   was heard of for [`PATIENCE`].
+//! * Partitions are gone when a later view says again that the topic has another id (KIP-516), or when views
+//!   have lacked them for [`PATIENCE`] without a break. An older Kafka tells no ids: then it is time alone.
+//! * Ids have no order, and a broker that lags behind may name an old one: an id that was left is not
+//!   believed again, unless nothing else was heard of for [`PATIENCE`].
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! How long batches take from their first record to Kafka's answer: a histogram of fixed size, one relaxed addition a
-//! batch.
+//! How long batches take from their first record to Kafka's answer: a histogram of fixed size, one relaxed
+//! addition a batch.
 //!
-//! Buckets are four an octave, equally wide, from one microsecond on, so a percentile is at most a quarter too high; the
-//! last bucket takes everything beyond about 17 minutes.
+//! Buckets are four an octave, equally wide, from one microsecond on, so a percentile is at most a quarter
+//! too high; the last bucket takes everything beyond about 17 minutes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -6,7 +6,8 @@
 //!     +-------- Obligations (tickets, ledger) -+
 //! ```
 //!
-//! * [`topic_producer`]: one a topic; start here. `standstill`, `obstacle`: whether it moves and why not, for its status.
+//! * [`topic_producer`]: one a topic; start here. `standstill`, `obstacle`: whether it moves and why not, for
+//!   its status.
 //! * [`route`]: from a record to its partition's inbox, also while partitions are unknown or change.
 //! * [`inbox`], [`obligations`]: the open batch, its tickets and the books.
 //! * [`core`]: the pure state machine of a partition; [`verdict`]: what error codes mean to it.

@@ -1,7 +1,8 @@
 //! Obligations of a batch: the tickets of its records in order, and their end in the ledger.
 //!
 //! Invariants: obligations end exactly once, with [`Obligations::end`] or, where they are dropped (a task
-//! that panicked), as failed. The ledger moves before the publishers are told. A publisher hears of a batch in one call.
+//! that panicked), as failed. The ledger moves before the publishers are told. A publisher hears of a batch
+//! in one call.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -99,8 +100,8 @@ pub enum End {
     Failed(ReasonCode),
     /// Too old: all its records count as dropped.
     Expired(ReasonCode),
-    /// The producer was stopped with it: records with a ticket count as failed, those without as dropped. Those in a
-    /// disk buffer stay there, and here they were never matched.
+    /// The producer was stopped with it: records with a ticket count as failed, those without as dropped.
+    /// Those in a disk buffer stay there, and here they were never matched.
     Stopped(ReasonCode),
 }
 

@@ -1,5 +1,6 @@
-//! Obstacles of a topic producer, and how they are shown: an outage of what has worked before is "connecting", since it
-//! passes by itself; what somebody has to mend, and what has never worked, is "disconnected".
+//! Obstacles of a topic producer, and how they are shown: an outage of what has worked before is
+//! "connecting", since it passes by itself; what somebody has to mend, and what has never worked, is
+//! "disconnected".
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ impl Obstacle {
     }
 }
 
-/// Whether an error code of a produce response tells of a leader or topic that is away, rather than of a refusal.
+/// Whether an error code of a produce response tells of a leader or topic that is away, rather than of a
+/// refusal.
 pub(super) fn is_outage(code: i16) -> bool {
     matches!(verdict(code), Verdict::Retry { refresh: true, .. })
 }

@@ -1,20 +1,22 @@
 //! The actor of one partition: a thin shell around [`PartitionCore`].
 //!
-//! It takes batches out of its [`PartitionInbox`] when the core has appetite, seals them (compression and CRC, outside the
-//! inbox's lock), hands them to the leader's dispatcher and brings the answers back. Its messages are rare: per batch
-//! one wake-up and one answer, beside metadata, producer ids and timers, so their mailbox is bounded by the
-//! batches under way.
+//! It takes batches out of its [`PartitionInbox`] when the core has appetite, seals them (compression and
+//! CRC, outside the inbox's lock), hands them to the leader's dispatcher and brings the answers back. Its
+//! messages are rare: per batch one wake-up and one answer, beside metadata, producer ids and timers, so
+//! their mailbox is bounded by the batches under way.
 //!
-//! When it waits for more (the numbers): with nothing under way it sends whatever there is, so a lone record never waits.
-//! With a batch under way, the next one is worth it from [`BULK_BYTES`] on; less gathers in the inbox until the
-//! answer comes. Load makes batches grow by itself.
+//! When it waits for more (the numbers): with nothing under way it sends whatever there is, so a lone record
+//! never waits. With a batch under way, the next one is worth it from [`BULK_BYTES`] on; less gathers in the
+//! inbox until the answer comes. Load makes batches grow by itself.
 //!
-//! Two things make it wait on purpose, where they are wanted: [`Linger`] lets an idle line wait for more, and an age limit wakes it to give
-//! up what is too old. What is given up goes to the bridge's dead-letter topic, where there is one.
+//! Two things make it wait on purpose, where they are wanted: [`Linger`] lets an idle line wait for more, and
+//! an age limit wakes it to give up what is too old. What is given up goes to the bridge's dead-letter topic,
+//! where there is one.
 //!
-//! Invariant: what it holds is ended when it goes: by [`Actor::post_stop`] as stopped, or, where it panicked, by the drop of
-//! the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its successor. With a disk buffer so do the
-//! batches under way, with the stamps they have: their publishers were answered, and Kafka may have them.
+//! Invariant: what it holds is ended when it goes: by [`Actor::post_stop`] as stopped, or, where it panicked,
+//! by the drop of the [`Obligations`] as failed. What waits in the inbox outlives a panic and goes to its
+//! successor. With a disk buffer so do the batches under way, with the stamps they have: their publishers
+//! were answered, and Kafka may have them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -49,9 +51,9 @@ pub(super) const TOO_OLD: &str = "older than max_batch_age";
 /// Why records of a lost partition are given up.
 const GONE: &str = "its partition is gone, and its key binds it to that";
 
-/// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100 bytes, by
-/// which the cost of a batch (three task switches, a system call each way) is below a tenth of that of its records. Less where
-/// batches are never that large.
+/// A batch that leaves while another is under way has at least this many bytes: some 600 records of 100
+/// bytes, by which the cost of a batch (three task switches, a system call each way) is below a tenth of that
+/// of its records. Less where batches are never that large.
 const BULK_BYTES: usize = 64 * 1024;
 
 /// How long, and for how many bytes, an idle line waits for more.
@@ -547,8 +549,8 @@ fn outgoing(
     })
 }
 
-/// Whether the partition's leader has state of this producer id (KIP-664). A Kafka before 2.8 cannot be asked: then
-/// its answers to what is sent have to tell.
+/// Whether the partition's leader has state of this producer id (KIP-664). A Kafka before 2.8 cannot be
+/// asked: then its answers to what is sent have to tell.
 async fn knows_producer(client: &Client, leader: i32, topic: &str, partition: i32, id: i64) -> Option<bool> {
     let connection = client.broker(leader, Purpose::Metadata).await.ok()?;
     if connection.version::<DescribeProducersRequest>().is_err() {

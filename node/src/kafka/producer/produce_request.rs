@@ -1,7 +1,7 @@
 //! ProduceRequest in parts: the record bytes go into the request as they are, by reference.
 //!
-//! Invariant: at most one batch a partition in a request (Kafka refuses more from version 3 on). Versions 3 to 12 are
-//! written; 13 names topics by id and brings nothing that is needed here.
+//! Invariant: at most one batch a partition in a request (Kafka refuses more from version 3 on). Versions 3
+//! to 12 are written; 13 names topics by id and brings nothing that is needed here.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,17 +1,18 @@
 //! From a record to the inbox it belongs in.
 //!
-//! A [`Routes`] is what publishers see of a topic producer: the current [`Route`], swapped as a whole. While the number of
-//! partitions is unknown, or is about to change under a keyed partitioner, all records go to one *staging* inbox, and from there in
-//! order to their partitions.
+//! A [`Routes`] is what publishers see of a topic producer: the current [`Route`], swapped as a whole. While
+//! the number of partitions is unknown, or is about to change under a keyed partitioner, all records go to
+//! one *staging* inbox, and from there in order to their partitions.
 //!
-//! How order per key survives a change of the number of partitions: (1) the route leads to staging, and the old
-//! partitions admit nobody any more; (2) the old partitions finish what they hold; (3) what gathered in staging moves, in order, to
-//! the partitions by the new number, and the route leads there. Where (2) takes too long, staging moves
-//! back to the old partitions, which is in order too, and the change is tried again later.
+//! How order per key survives a change of the number of partitions: (1) the route leads to staging, and the
+//! old partitions admit nobody any more; (2) the old partitions finish what they hold; (3) what gathered in
+//! staging moves, in order, to the partitions by the new number, and the route leads there. Where (2) takes
+//! too long, staging moves back to the old partitions, which is in order too, and the change is tried again
+//! later.
 //!
 //! Invariants:
-//! * A publisher whose route is out of date is turned back by the inbox (generations) and loads the new one: nothing is appended
-//!   behind a move.
+//! * A publisher whose route is out of date is turned back by the inbox (generations) and loads the new one:
+//!   nothing is appended behind a move.
 //! * Moves and sums of ledgers exclude each other, so that a record on its way between inboxes is
 //!   never missing in the books.
 
@@ -58,8 +59,8 @@ impl Partitioner {
     }
 }
 
-/// A batch move is done in steps of one batch as long as publishers keep adding; after this many the rest moves in one
-/// go, with publishers waiting.
+/// A batch move is done in steps of one batch as long as publishers keep adding; after this many the rest
+/// moves in one go, with publishers waiting.
 const STEPS: usize = 4096;
 
 /// Bytes after which the sticky partition changes though nobody took its batch.
@@ -304,10 +305,11 @@ impl Routes {
         }
     }
 
-    /// As the first part of [`Self::lead_to`], for what of staging is in files: that takes its time, and blocks nobody. False where it
-    /// cannot be read and nobody waits for it any more.
+    /// As the first part of [`Self::lead_to`], for what of staging is in files: that takes its time, and
+    /// blocks nobody. False where it cannot be read and nobody waits for it any more.
     pub async fn bring_in(&self, partitions: &[Arc<Partition>]) -> bool {
-        // Publishers may add to the files meanwhile; what is left after these steps is read with them waiting.
+        // Publishers may add to the files meanwhile; what is left after these steps is read with them
+        // waiting.
         let most = usize::try_from(self.staging.in_files()).unwrap_or(usize::MAX).saturating_add(STEPS);
         for step in 0..most {
             if self.staging.in_files() == 0 || partitions.is_empty() {
@@ -344,8 +346,8 @@ impl Routes {
         });
     }
 
-    /// Takes partitions from `count` on away: the route leads to the others, their books stay in the sum. They are
-    /// the caller's to end.
+    /// Takes partitions from `count` on away: the route leads to the others, their books stay in the sum.
+    /// They are the caller's to end.
     pub fn cut_to(&self, count: usize) -> Vec<Arc<Partition>> {
         let exclusive = self.moving.write();
         let pause = self.pause();
@@ -385,8 +387,8 @@ impl Routes {
         }
     }
 
-    /// Gives what a lost partition held and what no key binds to it to another one; the rest stays, in order. `under_way` came out of the inbox
-    /// of the lost one.
+    /// Gives what a lost partition held and what no key binds to it to another one; the rest stays, in order.
+    /// `under_way` came out of the inbox of the lost one.
     pub(super) fn rehome_keyless(
         &self,
         under_way: Vec<(BatchBuilder, Obligations)>,

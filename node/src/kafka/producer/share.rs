@@ -1,11 +1,11 @@
 //! One total for what all producer bridges of a node hold in memory, and the share that each inbox has of it.
 //!
-//! Shares grow and shrink by blocks of [`BLOCK`] bytes, so that the one counter that all threads share is touched once in
-//! hundreds of records and not with each.
+//! Shares grow and shrink by blocks of [`BLOCK`] bytes, so that the one counter that all threads share is
+//! touched once in hundreds of records and not with each.
 //!
 //! Invariants:
-//! * The blocks of all shares together stay within the limit, but for the first block of each inbox, and for what had been
-//!   accepted before (records that move to another inbox, or come back from the disk).
+//! * The blocks of all shares together stay within the limit, but for the first block of each inbox, and for
+//!   what had been accepted before (records that move to another inbox, or come back from the disk).
 //! * Nobody starves: an inbox may always have one block, and one record however large when it is empty.
 //! * An empty inbox has no block, and a share that is dropped gives all back.
 
@@ -50,7 +50,8 @@ impl NodeMemory {
         self.short.load(Ordering::Relaxed)
     }
 
-    /// Says whether the machine is short of memory. When it no longer is, those who were refused for it try again.
+    /// Says whether the machine is short of memory. When it no longer is, those who were refused for it try
+    /// again.
     pub fn set_short(&self, short: bool) {
         if self.short.swap(short, Ordering::Relaxed) && !short {
             self.announce();
@@ -119,8 +120,8 @@ impl Share {
         self.node.room().clone()
     }
 
-    /// The inbox has shrunk to this cost: gives back what it does not need, but for one block of which it will soon have
-    /// need again, and tells those who wait.
+    /// The inbox has shrunk to this cost: gives back what it does not need, but for one block of which it
+    /// will soon have need again, and tells those who wait.
     pub(super) fn shrink(&mut self, cost: usize) {
         let keep = if cost == 0 { 0 } else { cost.div_ceil(BLOCK) * BLOCK + BLOCK };
         let back = self.charged.saturating_sub(keep);

@@ -1,5 +1,5 @@
-//! Whether a topic producer stands still although one of its partitions looks well: that of a partition which nobody writes
-//! to says nothing about Kafka, nor does one whose records are all refused.
+//! Whether a topic producer stands still although one of its partitions looks well: that of a partition which
+//! nobody writes to says nothing about Kafka, nor does one whose records are all refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -87,7 +87,8 @@ pub(super) struct Standstill {
 }
 
 impl Standstill {
-    /// Looks at all partitions; true where it is worth looking again in a while, because one of them is in trouble.
+    /// Looks at all partitions; true where it is worth looking again in a while, because one of them is in
+    /// trouble.
     pub(super) fn look(&mut self, signs: impl Iterator<Item = Sign>) -> bool {
         let (mut written, mut held_up) = (0, None);
         let (mut refused, mut refusal) = (0, None);

@@ -1,9 +1,10 @@
 //! From one producer to the one that takes its place: what is held goes along, with its tickets and in order.
 //!
-//! The successor is started with [`TopicProducerOptions::begin`](super::TopicProducerOptions::begin) shut, takes all
-//! new records from then on, and begins when its predecessor has nothing left. A predecessor that cannot
-//! send what it has hands it over: each partition's batches, those that were sent without an answer first, then what
-//! waited for a partition; all of it goes in front of what the successor has been given meanwhile.
+//! The successor is started with [`TopicProducerOptions::begin`](super::TopicProducerOptions::begin) shut,
+//! takes all new records from then on, and begins when its predecessor has nothing left. A predecessor that
+//! cannot send what it has hands it over: each partition's batches, those that were sent without an answer
+//! first, then what waited for a partition; all of it goes in front of what the successor has been given
+//! meanwhile.
 //!
 //! A batch that was sent and not answered may be in Kafka already, under the predecessor's producer id: the
 //! successor writes it again. [`HandedOver::possibly_twice`] says how many records that were.
@@ -94,8 +95,8 @@ impl DynamicTopics {
         }
     }
 
-    /// Gives everything held to a successor that has not begun, topic by topic. Nothing may be appended here any
-    /// more.
+    /// Gives everything held to a successor that has not begun, topic by topic. Nothing may be appended here
+    /// any more.
     pub async fn hand_over(&self, to: &Self) -> HandedOver {
         let mut sum = HandedOver::default();
         for topic in self.names() {

@@ -1,11 +1,13 @@
 //! Timestamps that Kafka refuses: whose they are, and whether waiting can help.
 //!
-//! A topic takes timestamps within a range around the broker's clock (`message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`;
-//! an hour ahead at most by default since Kafka 4). A refused timestamp that a template took from a message belongs to that message, which is
-//! given up. One that is the time of arrival belongs to this node's clock, and every message would be refused like it: the record waits until
+//! A topic takes timestamps within a range around the broker's clock (`message.timestamp.before.max.ms`,
+//! `message.timestamp.after.max.ms`; an hour ahead at most by default since Kafka 4). A refused timestamp
+//! that a template took from a message belongs to that message, which is given up. One that is the time of
+//! arrival belongs to this node's clock, and every message would be refused like it: the record waits until
 //! the clocks agree. A dead letter gets along without a timestamp.
 //!
-//! Invariant: a record waits only as long as the clock of this node is out of the range, or for [`PATIENCE`] at most.
+//! Invariant: a record waits only as long as the clock of this node is out of the range, or for [`PATIENCE`]
+//! at most.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,14 +15,15 @@ use causeway_protocol::kafka::batch::{BatchBuilder, Header, Record};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-/// How far a timestamp may be ahead of what Kafka takes once this node's clock is right again (after it was set back), and how far from this
-/// node's clock where the broker does not tell the range.
+/// How far a timestamp may be ahead of what Kafka takes once this node's clock is right again (after it was
+/// set back), and how far from this node's clock where the broker does not tell the range.
 const PATIENCE: Duration = Duration::from_hours(24);
 
 /// A timestamp this close to the time of arrival is taken for it.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
-/// A record without a timestamp (`RecordBatch.NO_TIMESTAMP`): Kafka takes it whatever the range of the topic is.
+/// A record without a timestamp (`RecordBatch.NO_TIMESTAMP`): Kafka takes it whatever the range of the topic
+/// is.
 pub(super) const NONE: i64 = -1;
 
 /// Where the timestamps of a topic producer's records come from.
@@ -140,7 +143,8 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The range at the end of "Timestamp 5 of message with offset 0 is out of range. The timestamp should be within [1, 4]".
+/// The range at the end of "Timestamp 5 of message with offset 0 is out of range. The timestamp should be
+/// within [1, 4]".
 fn range(text: &str) -> Option<(i64, i64)> {
     let (_, range) = text.rsplit_once("should be within [")?;
     let (min, rest) = range.split_once(',')?;

@@ -1,18 +1,21 @@
 //! The producer of one topic: its partitions, and what they need in common.
 //!
-//! A [`TopicProducer`] actor supervises one [`PartitionProducer`] a partition. It watches the topic's metadata (a keeper
-//! task asks Kafka on demand, at the refresh interval, and as long as something is missing), tells partitions their leader,
-//! gets producer ids, follows changes of the number of partitions, and knows the status. The
-//! [`TopicProducerHandle`] works from the first moment: while Kafka is out of reach, records gather in staging.
+//! A [`TopicProducer`] actor supervises one [`PartitionProducer`] a partition. It watches the topic's
+//! metadata (a keeper task asks Kafka on demand, at the refresh interval, and as long as something is
+//! missing), tells partitions their leader, gets producer ids, follows changes of the number of partitions,
+//! and knows the status. The [`TopicProducerHandle`] works from the first moment: while Kafka is out of
+//! reach, records gather in staging.
 //!
-//! Partitions share one producer id; epochs and sequences are each partition's own (Kafka keeps them by partition). A
-//! partition that can no longer use the id gets a newer one; an id is never given out again after a newer one.
+//! Partitions share one producer id; epochs and sequences are each partition's own (Kafka keeps them by
+//! partition). A partition that can no longer use the id gets a newer one; an id is never given out again
+//! after a newer one.
 //!
 //! Invariants:
 //! * A partition's loss is believed when the topic has another id, or after some minutes: see `incarnation`.
 //! * [`TopicProducerHandle::stop`] ends everything it holds; so does the drop of the handle.
-//! * What it holds outlives its actor: after a failure a successor serves the same routes, inboxes and tickets. The successor begins
-//!   when its predecessor is gone, and with another producer id: no sequence of the former one is given out again.
+//! * What it holds outlives its actor: after a failure a successor serves the same routes, inboxes and
+//!   tickets. The successor begins when its predecessor is gone, and with another producer id: no sequence of
+//!   the former one is given out again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
@@ -57,7 +60,8 @@ const GROWTH_PATIENCE: Duration = Duration::from_secs(30);
 /// Until a partition whose actor failed gets another one: later and later, where the reason stays.
 const RESPAWN: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(30) };
 
-/// A partition whose actor has run for so long counts its failures anew; more than the longest wait between two.
+/// A partition whose actor has run for so long counts its failures anew; more than the longest wait between
+/// two.
 const CALM: Duration = Duration::from_mins(2);
 
 /// Between looks whether the failed actor of a partition has let go of what it held.
@@ -85,7 +89,8 @@ pub(super) const FORBIDDEN_TOPIC: i16 = 29;
 pub enum NoTopic {
     /// Kafka does not know it: its records fail with [`ReasonCode::TopicNameInvalid`].
     Unknown,
-    /// We may not write to it, or it is not there and we may not know: its records fail with [`ReasonCode::NotAuthorized`].
+    /// We may not write to it, or it is not there and we may not know: its records fail with
+    /// [`ReasonCode::NotAuthorized`].
     Forbidden,
 }
 
@@ -187,15 +192,17 @@ pub struct TopicProducerOptions {
     pub memory: Option<Arc<NodeMemory>>,
     /// Records make room for others while memory is short, except those of the batches that may be under way.
     pub overload_protection: bool,
-    /// Records go to this disk buffer first; with it publishers are answered when their record is durable there, unless
-    /// they want to wait for Kafka.
+    /// Records go to this disk buffer first; with it publishers are answered when their record is durable
+    /// there, unless they want to wait for Kafka.
     pub store: Option<DiskStore>,
     /// Files for records that do not fit into memory.
     pub spill: Option<Spillway>,
-    /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one fresh, ends its producer:
-    /// see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is such a topic.
+    /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one
+    /// fresh, ends its producer: see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is
+    /// such a topic.
     pub unusable_is_final: bool,
-    /// Nothing is sent before this says so; records wait in order meanwhile. `None`: from the first moment on.
+    /// Nothing is sent before this says so; records wait in order meanwhile. `None`: from the first moment
+    /// on.
     pub begin: Option<watch::Receiver<bool>>,
     /// Takes down how long batches took.
     pub latency: Option<Arc<LatencyHistogram>>,
@@ -348,7 +355,8 @@ impl std::fmt::Debug for TopicProducerHandle {
 }
 
 impl TopicProducer {
-    /// Starts the producer of a topic with dispatchers of its own; returns at once. Must be called within a tokio runtime.
+    /// Starts the producer of a topic with dispatchers of its own; returns at once. Must be called within a
+    /// tokio runtime.
     pub fn start(client: Client, options: TopicProducerOptions) -> TopicProducerHandle {
         Self::start_shared(Dispatchers::new(client), options)
     }
@@ -360,8 +368,8 @@ impl TopicProducer {
         started
     }
 
-    /// As [`Self::start_shared`], with what `restore` finds in the disk buffer: it hands records that were never in a
-    /// batch to [`Routes::restore`], in order.
+    /// As [`Self::start_shared`], with what `restore` finds in the disk buffer: it hands records that were
+    /// never in a batch to [`Routes::restore`], in order.
     ///
     /// # Errors
     /// That of `restore`: then nothing is started.
@@ -435,8 +443,8 @@ impl TopicProducerHandle {
             .collect()
     }
 
-    /// Since when and why it refuses everything for want of a topic; only with [`TopicProducerOptions::unusable_is_final`]. What it held has
-    /// failed with [`NoTopic::reason`].
+    /// Since when and why it refuses everything for want of a topic; only with
+    /// [`TopicProducerOptions::unusable_is_final`]. What it held has failed with [`NoTopic::reason`].
     pub fn unusable(&self) -> Option<(Instant, NoTopic)> {
         self.setup.unusable.get().copied()
     }
@@ -446,7 +454,8 @@ impl TopicProducerHandle {
         self.status.clone()
     }
 
-    /// Takes note that an actor failed: true where it is this producer's, whose status says so until it is [revived](Self::revive).
+    /// Takes note that an actor failed: true where it is this producer's, whose status says so until it is
+    /// [revived](Self::revive).
     pub fn note_failure(&self, actor: ActorId, reason: &str) -> bool {
         let is_ours = self.setup.actor.lock().as_ref().is_some_and(|ours| ours.get_id() == actor);
         if is_ours {
@@ -456,12 +465,14 @@ impl TopicProducerHandle {
         is_ours
     }
 
-    /// Starts another actor where this one's has failed, which goes on with all that is held. Not after a stop.
+    /// Starts another actor where this one's has failed, which goes on with all that is held. Not after a
+    /// stop.
     pub fn revive(&self) {
         self.setup.revive();
     }
 
-    /// As [`Self::revive`], where the supervisor of the actor has failed, which is its end, even if it does not know yet.
+    /// As [`Self::revive`], where the supervisor of the actor has failed, which is its end, even if it does
+    /// not know yet.
     pub fn revive_orphan(&self) {
         self.setup.start();
     }
@@ -472,7 +483,8 @@ impl TopicProducerHandle {
         self.setup.tell(TopicMessage::Panic);
     }
 
-    /// Makes the actor of the first partition panic, and this many of those that come after it while they start.
+    /// Makes the actor of the first partition panic, and this many of those that come after it while they
+    /// start.
     #[cfg(test)]
     pub(crate) fn panic_partition(&self, starts: u32) {
         let partition = self.routes.partitions().swap_remove(0);
@@ -481,8 +493,8 @@ impl TopicProducerHandle {
     }
 
     /// Refuses new records, sends what is held for at most `drain`, then gives up the rest: tickets fail with
-    /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped. With a disk buffer the rest stays there,
-    /// and is waited for only while Kafka takes it.
+    /// [`ReasonCode::UnspecifiedError`], records without are counted as dropped. With a disk buffer the rest
+    /// stays there, and is waited for only while Kafka takes it.
     pub async fn stop(&self, drain: Duration) -> StopReport {
         self.routes.close(ReasonCode::UnspecifiedError);
         let buffer = self.setup.buffer();
@@ -615,7 +627,8 @@ impl Setup {
     }
 }
 
-/// Index below `connections` of the connection of a partition: always the same one, so that its batches stay in order.
+/// Index below `connections` of the connection of a partition: always the same one, so that its batches stay
+/// in order.
 fn lane(topic: &str, partition: i32, connections: u32) -> u32 {
     // Topics with one partition each must not all meet in the first.
     let topic = topic.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -978,7 +991,8 @@ impl Held {
         }
     }
 
-    /// Gives a partition its batches from before a restart of the node, as far as they can still be sent as they were.
+    /// Gives a partition its batches from before a restart of the node, as far as they can still be sent as
+    /// they were.
     fn give_restored(&self, partition: &Partition) {
         let batches = self.setup.restored.lock().sealed.remove(&partition.index).unwrap_or_default();
         let records = batches.iter().map(|(seal, _)| seal.records()).sum();

@@ -1,12 +1,12 @@
 //! Meaning of a broker's answer for a batch: the table of error codes.
 //!
-//! Invariant: a verdict says "not appended" only for codes that the broker gives before it appends. Every code
-//! that may come after the append, and every code unknown here, leaves the fate of the batch open.
+//! Invariant: a verdict says "not appended" only for codes that the broker gives before it appends. Every
+//! code that may come after the append, and every code unknown here, leaves the fate of the batch open.
 //!
-//! The permanent verdicts ([`Verdict::TooLarge`], [`Verdict::BadRecord`], [`Verdict::BadTimestamp`], [`Verdict::BadBatch`]) come from checks
-//! that look at size and content alone, before sequences are looked at, so the same bytes got the same answer
-//! in an earlier attempt whose answer was lost: the fate is known then too. (A topic whose limits
-//! were tightened between the two attempts is the exception that remains.)
+//! The permanent verdicts ([`Verdict::TooLarge`], [`Verdict::BadRecord`], [`Verdict::BadTimestamp`],
+//! [`Verdict::BadBatch`]) come from checks that look at size and content alone, before sequences are looked
+//! at, so the same bytes got the same answer in an earlier attempt whose answer was lost: the fate is known
+//! then too. (A topic whose limits were tightened between the two attempts is the exception that remains.)
 
 use causeway_protocol::mqtt::ReasonCode;
 
@@ -28,8 +28,8 @@ pub enum Verdict {
     TooLarge,
     /// At least one record is not acceptable: halves are tried, so that its neighbours pass.
     BadRecord(ReasonCode),
-    /// At least one record has a timestamp that the topic does not take. As a bad record, unless the batch knows better
-    /// ([`super::core::Remedy`]).
+    /// At least one record has a timestamp that the topic does not take. As a bad record, unless the batch
+    /// knows better ([`super::core::Remedy`]).
     BadTimestamp,
     /// The batch as a whole is not acceptable, whatever is in it.
     BadBatch(ReasonCode),
@@ -44,7 +44,8 @@ pub enum Verdict {
 /// How often a batch that arrives damaged is sent before it is given up.
 pub const CORRUPT_ATTEMPTS: u32 = 5;
 
-/// `INVALID_TIMESTAMP`: out of the range that `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` allow.
+/// `INVALID_TIMESTAMP`: out of the range that `message.timestamp.before.max.ms` and
+/// `message.timestamp.after.max.ms` allow.
 pub const INVALID_TIMESTAMP: i16 = 32;
 
 /// The verdict for an error code of a produce response's partition.
@@ -60,7 +61,8 @@ pub fn verdict(code: i16) -> Verdict {
         0 | 46 => Verdict::Appended,
         2 => Verdict::Corrupt,
         // UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, BROKER_NOT_AVAILABLE, REPLICA_NOT_AVAILABLE,
-        // LISTENER_NOT_FOUND, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID
+        // LISTENER_NOT_FOUND, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_ID,
+        // INCONSISTENT_TOPIC_ID
         3 | 5 | 8 | 9 | 72 | 74 | 75 | 100 | 103 => retry(false, true),
         // NOT_LEADER_OR_FOLLOWER comes too when leadership is lost while the append waits for its replicas;
         // KAFKA_STORAGE_ERROR when a disk fails in the middle.
@@ -85,8 +87,8 @@ pub fn verdict(code: i16) -> Verdict {
     }
 }
 
-/// The answer that tells the publisher of a single record that it is too large for its topic. 0x95 (packet too
-/// large) is not allowed in PUBACK and PUBREC (MQTT-5.0 3.4.2.1); the topic's limit is a quota.
+/// The answer that tells the publisher of a single record that it is too large for its topic. 0x95 (packet
+/// too large) is not allowed in PUBACK and PUBREC (MQTT-5.0 3.4.2.1); the topic's limit is a quota.
 pub const TOO_LARGE: ReasonCode = ReasonCode::QuotaExceeded;
 
 /// The name of an error code in words for a status line.

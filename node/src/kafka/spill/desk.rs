@@ -1,9 +1,11 @@
-//! The thread that writes and reads the files of a bridge: inboxes queue for it, and it does one batch for each in turn.
+//! The thread that writes and reads the files of a bridge: inboxes queue for it, and it does one batch for
+//! each in turn.
 //!
 //! Invariants:
-//! * No lock of the queue is held while a file is written or read, and none of an inbox: [`Customer::turn`] sees to that.
-//! * While writing fails, reading goes on: a full disk gets room again when batches leave for Kafka. What failed is tried again
-//!   after [`RETRY`], for as long as somebody wants it.
+//! * No lock of the queue is held while a file is written or read, and none of an inbox: [`Customer::turn`]
+//!   sees to that.
+//! * While writing fails, reading goes on: a full disk gets room again when batches leave for Kafka. What
+//!   failed is tried again after [`RETRY`], for as long as somebody wants it.
 //! * An inbox that queues is held weakly; the thread ends with the [`Spill`].
 
 use std::collections::VecDeque;
@@ -31,7 +33,8 @@ pub enum Turn {
 
 /// One who queues for the thread.
 pub trait Customer: Send + Sync {
-    /// Does one thing. Who wants no further turn, or one when the disk works again, may queue anew from that moment on.
+    /// Does one thing. Who wants no further turn, or one when the disk works again, may queue anew from that
+    /// moment on.
     fn turn(&self, desk: &mut Desk) -> Turn;
 }
 

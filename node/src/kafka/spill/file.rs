@@ -1,8 +1,9 @@
 //! The files that batches wait in, and the few operations that they need of a file system.
 //!
-//! A file begins with [`MAGIC`]. Each batch in it is a head of three little-endian numbers of 32 bits (the length of its encoded
-//! records, how many they are, their CRC-32C) and the records as they will be sent. A file is written from front to end; a
-//! batch is read by its place. The file is removed when nobody has need of it any more.
+//! A file begins with [`MAGIC`]. Each batch in it is a head of three little-endian numbers of 32 bits (the
+//! length of its encoded records, how many they are, their CRC-32C) and the records as they will be sent. A
+//! file is written from front to end; a batch is read by its place. The file is removed when nobody has need
+//! of it any more.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,8 +26,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// File system that the files need.
 pub trait Storage: Send + Sync {
-    /// Writes bytes at a place of a file, which is created where it is missing (and so are the folders above it). After an error any part
-    /// of them may be there.
+    /// Writes bytes at a place of a file, which is created where it is missing (and so are the folders above
+    /// it). After an error any part of them may be there.
     fn write(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Fills `bytes` from a place of a file.

@@ -6,8 +6,8 @@
 //!      +------------ the batch, when it is near ------+
 //! ```
 //!
-//! Files are for room and not for durability: nothing is synced, and whom to tell of a record stays in memory. What a dead node
-//! leaves behind is counted and removed at the next start ([`sweep`]).
+//! Files are for room and not for durability: nothing is synced, and whom to tell of a record stays in
+//! memory. What a dead node leaves behind is counted and removed at the next start ([`sweep`]).
 //!
 //! * [`desk`]: the thread, and what it does when the disk does not.
 //! * [`file`]: the files and their format.

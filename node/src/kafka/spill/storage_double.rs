@@ -1,4 +1,5 @@
-//! A file system in memory, which fails as a test wants, and lets it do something in the midst of an operation.
+//! A file system in memory, which fails as a test wants, and lets it do something in the midst of an
+//! operation.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! The end of a connection: the reason goes to the client, the session back to the keeper, and the client's end is
-//! waited for, so that no reset eats the reason.
+//! The end of a connection: the reason goes to the client, the session back to the keeper, and the client's
+//! end is waited for, so that no reset eats the reason.
 
 use std::{
     io,

@@ -115,7 +115,8 @@ impl Leaf {
         })
     }
 
-    /// A session joins the group of this name; true where it is new there. `filter` is the client's, with the name.
+    /// A session joins the group of this name; true where it is new there. `filter` is the client's, with the
+    /// name.
     pub(super) fn join(&mut self, name: &str, filter: &str, subscription: &Subscription) -> bool {
         let group = self.group(name);
         let via = Via {

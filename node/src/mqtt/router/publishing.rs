@@ -1,5 +1,5 @@
-//! Publications on their way to sinks and sessions: from inside the node, where somebody may wait for them, and from
-//! clients.
+//! Publications on their way to sinks and sessions: from inside the node, where somebody may wait for them,
+//! and from clients.
 
 use std::sync::Arc;
 
@@ -59,7 +59,8 @@ impl PublishProgress {
         self.current = None;
     }
 
-    /// The client that keeps it waiting, after [`Published::Full`], where that client has taken nothing for a moment.
+    /// The client that keeps it waiting, after [`Published::Full`], where that client has taken nothing for a
+    /// moment.
     pub fn standstill(&self) -> Option<Arc<Standstill>> {
         self.current.as_ref()?.full.as_ref()?.standstill()
     }
@@ -111,8 +112,8 @@ impl Router {
         Published::Done { matched }
     }
 
-    /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to be
-    /// retained; `publisher` is the client's own session. True where somebody takes it.
+    /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to
+    /// be retained; `publisher` is the client's own session. True where somebody takes it.
     ///
     /// Waits for no receiver: a message that a queue has no room for is dropped by its policy.
     pub(crate) fn dispatch(

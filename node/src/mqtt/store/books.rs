@@ -42,7 +42,8 @@ pub(crate) enum Op {
     Subscribe { session: u64, filter: Box<str>, options: SubscriptionOptions, identifier: Option<u32> },
     /// A subscription ends.
     Unsubscribe { session: u64, filter: Box<str> },
-    /// The retained messages for a subscription, with numbers below `before`, are held back; none: not any more.
+    /// The retained messages for a subscription, with numbers below `before`, are held back; none: not any
+    /// more.
     Await { session: u64, filter: Box<str>, before: Option<u64> },
     /// A delivery is queued.
     Append { session: u64, position: u64, entry: Entry },
@@ -309,7 +310,8 @@ impl Books {
         rows.push(Row::Session(session, None));
     }
 
-    /// Forgets which QoS 2 publications of clients were received; on the disk with the next batch. How many there were.
+    /// Forgets which QoS 2 publications of clients were received; on the disk with the next batch. How many
+    /// there were.
     pub(super) fn forget_received(&mut self) -> usize {
         let mut forgotten = 0;
         for (session, books) in &mut self.sessions {

@@ -217,8 +217,9 @@ fn open_database(opener: &Opener, seen: &Arc<Seen>) -> Result<Database, Database
 }
 
 impl File {
-    /// Opens the store and reads everything in it. One of `compact_from` bytes that is mostly empty is shortened. Where it is not from
-    /// the end of the life before, what it says of QoS 2 publications of clients is dropped.
+    /// Opens the store and reads everything in it. One of `compact_from` bytes that is mostly empty is
+    /// shortened. Where it is not from the end of the life before, what it says of QoS 2 publications of
+    /// clients is dropped.
     pub(super) fn open(
         path: &Path,
         opener: Opener,
@@ -269,8 +270,8 @@ impl File {
                     return Err(OpenError::Io { path: path.to_owned(), source: io::Error::other(error) });
                 }
                 Err(error) => {
-                    // The contents of the file are unchanged. The handle is of no use any more: the next transaction
-                    // opens another.
+                    // The contents of the file are unchanged. The handle is of no use any more: the next
+                    // transaction opens another.
                     tracing::warn!(%error, "stored sessions not compacted");
                     database = None;
                 }

@@ -159,7 +159,8 @@ impl Gate<'_> {
 }
 
 impl Store {
-    /// Opens the file at `path` and reads it, which blocks. Without `lives` it is taken for what the process before left.
+    /// Opens the file at `path` and reads it, which blocks. Without `lives` it is taken for what the process
+    /// before left.
     pub(crate) fn open(
         path: &Path,
         lives: Option<Lives>,

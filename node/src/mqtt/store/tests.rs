@@ -376,7 +376,8 @@ fn the_file_does_not_grow_with_what_passes_through() {
         assert!(settled(&store, store.wake_at(&Arc::new(Publisher::default()))));
         sizes.push(disk.len());
     }
-    // Ten million bytes went through, a quarter of one at a time; how they share commits is the writer's affair.
+    // Ten million bytes went through, a quarter of one at a time; how they share commits is the writer's
+    // affair.
     assert!(sizes[39] <= 2_500_000, "{sizes:?}");
     store.close_and_wait();
 }
@@ -819,8 +820,8 @@ fn open_in(disk: &Disk, lives: Lives) -> Result<(Arc<Store>, Loaded), OpenError>
     Store::open_with(&path, opener, Tuning::default(), Some(lives), Ledger::new(u64::MAX), Arc::default())
 }
 
-/// A file that the last version with format 1 wrote: client `sub`, away, with `t/#` and three messages, and client `pub`, away, with the
-/// identifier 7 of a QoS 2 publication.
+/// A file that the last version with format 1 wrote: client `sub`, away, with `t/#` and three messages, and
+/// client `pub`, away, with the identifier 7 of a QoS 2 publication.
 #[test]
 fn a_file_of_format_1_becomes_one_of_format_2_with_all_that_is_in_it() {
     use std::io::Read;
@@ -883,7 +884,8 @@ fn power_that_fails_while_format_1_is_taken_over_leaves_one_or_the_other() {
     assert!(died > 20, "{died}");
 }
 
-/// A client, its identifiers of QoS 2 publications, and lives of the node that end in any way or do without the file.
+/// A client, its identifiers of QoS 2 publications, and lives of the node that end in any way or do without
+/// the file.
 #[test]
 fn a_released_identifier_is_never_believed_whatever_became_of_the_file_in_between() {
     let seeds = std::env::var("CAUSEWAY_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -907,7 +909,8 @@ fn a_released_identifier_is_never_believed_whatever_became_of_the_file_in_betwee
             let (store, loaded) = match open_in(&disk, lives) {
                 Ok(opened) => opened,
                 Err(error) => {
-                    // A file that was being made when the power failed is refused where its first bytes are half written.
+                    // A file that was being made when the power failed is refused where its first bytes are
+                    // half written.
                     println!("seed {seed}: {error}");
                     assert!(disk.is_dead() || !stored, "seed {seed}: {error}");
                     if !disk.is_dead() {

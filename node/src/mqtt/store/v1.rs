@@ -1,8 +1,8 @@
 //! Format 1 of `sessions.redb`, of which a file is made one of format 2 ([`super::v2`]) when it is opened.
 //!
-//! It differs in its table names, in `v1.sessions`, whose rows have no identity of the session, and in `v1.meta`, which does not name the
-//! life of the node. Format 1 gave the number of a session that had ended to another one after a crash; the sessions that are
-//! there get identities that were never used.
+//! It differs in its table names, in `v1.sessions`, whose rows have no identity of the session, and in
+//! `v1.meta`, which does not name the life of the node. Format 1 gave the number of a session that had ended
+//! to another one after a crash; the sessions that are there get identities that were never used.
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
@@ -20,8 +20,8 @@ pub(super) const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("v
 /// The number that [`META`] has for the format.
 pub(super) const FORMAT: u64 = 1;
 
-/// Makes it a file of format 2. What was remembered of QoS 2 publications stays believed: it is from the life before `life`, as far as
-/// format 1 can tell.
+/// Makes it a file of format 2. What was remembered of QoS 2 publications stays believed: it is from the life
+/// before `life`, as far as format 1 can tell.
 pub(super) fn upgrade(transaction: &WriteTransaction, life: Option<u64>) -> Result<(), redb::Error> {
     {
         let old = transaction.open_table(SESSIONS)?;

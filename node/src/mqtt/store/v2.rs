@@ -68,8 +68,8 @@ pub(crate) struct Record {
     pub(crate) will: Option<StoredWill>,
 }
 
-/// Reserved field of four bytes behind [`Presence::Connected`]. It held how many deliveries may have been sent, is not read
-/// any more, and is written with the value that says "all of them".
+/// Reserved field of four bytes behind [`Presence::Connected`]. It held how many deliveries may have been
+/// sent, is not read any more, and is written with the value that says "all of them".
 const RESERVED: u32 = u32::MAX;
 
 /// Whether a connection has the session.

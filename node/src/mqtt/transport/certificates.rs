@@ -65,8 +65,8 @@ impl Certificates {
         self.current.load_full()
     }
 
-    /// Reads the files again if they have changed; `at_once` without waiting for them to be at rest, and even if
-    /// they look the same.
+    /// Reads the files again if they have changed; `at_once` without waiting for them to be at rest, and even
+    /// if they look the same.
     fn look(&self, at_once: bool, stats: &Stats) {
         let now = fingerprint(&self.options);
         let mut watched = self.watched.lock();

@@ -76,8 +76,8 @@ pub(super) struct Loaded {
     pub(super) warnings: Vec<Problem>,
 }
 
-/// Reads the files and makes a configuration of them, with new keys for session tickets: what was resumed with
-/// older certificates and authorities is proved anew.
+/// Reads the files and makes a configuration of them, with new keys for session tickets: what was resumed
+/// with older certificates and authorities is proved anew.
 pub(super) fn load(options: &TlsOptions) -> Result<Loaded, Problem> {
     let mut warnings = Vec::new();
     let provider = Arc::new(provider(options, &mut warnings)?);

@@ -154,8 +154,8 @@ impl TlsStream {
         !self.outgoing.is_empty()
     }
 
-    /// Lets rustls work on `incoming`: plaintext goes to `take`, what is to be sent to `outgoing`. Answers how
-    /// many bytes of `incoming` are dealt with.
+    /// Lets rustls work on `incoming`: plaintext goes to `take`, what is to be sent to `outgoing`. Answers
+    /// how many bytes of `incoming` are dealt with.
     fn advance(
         &mut self,
         incoming: &mut [u8],
@@ -265,7 +265,8 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts `data` and sends it; what the socket does not take stays in `outgoing`, which is empty before.
+    /// Encrypts `data` and sends it; what the socket does not take stays in `outgoing`, which is empty
+    /// before.
     fn encrypt(&mut self, cx: &mut Context<'_>, data: &[u8], space: &mut [u8]) -> io::Result<()> {
         let mut result = Err(EncryptError::EncryptExhausted);
         self.write_traffic(|mut traffic| result = traffic.encrypt(data, space))?;

@@ -1,5 +1,5 @@
-//! What the tests of producer bridges share: a device that publishes through the router, and a reader of what is in the
-//! development Kafka.
+//! What the tests of producer bridges share: a device that publishes through the router, and a reader of what
+//! is in the development Kafka.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub, reason = "tests")]
 

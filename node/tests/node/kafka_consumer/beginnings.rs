@@ -174,7 +174,8 @@ async fn an_offset_that_was_committed_in_a_former_topic_is_not_used_after_a_rest
     reads(&one, 1).await;
     produce(&kafka, &topic, 0, "former-", 10).await;
     at_last(|| one.partitions().iter().any(|partition| partition.committed == Some(10))).await;
-    // Dies; the development Kafka keeps the offsets of deleted topics, as a late commit would bring them back.
+    // Dies; the development Kafka keeps the offsets of deleted topics, as a late commit would bring them
+    // back.
     drop(one);
     kafka.delete(&topic).await;
     kafka.create(&topic, 1).await;

@@ -36,8 +36,8 @@ async fn settled(members: &[&ConsumerHandle], partitions: usize) {
     .await;
 }
 
-/// A member that is alone, or that follows another, comes back within its session with one topic more, and with a
-/// partition more in the first one.
+/// A member that is alone, or that follows another, comes back within its session with one topic more, and
+/// with a partition more in the first one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_member_that_comes_back_reads_what_was_added_meanwhile() {
     for alone in [true, false] {

@@ -33,7 +33,8 @@ impl Write for Writer {
     }
 }
 
-/// Collects, from now on, what any thread of the process logs at `info` and above. Call it before a front starts.
+/// Collects, from now on, what any thread of the process logs at `info` and above. Call it before a front
+/// starts.
 pub fn collect() {
     LazyLock::force(&INSTALLED);
 }

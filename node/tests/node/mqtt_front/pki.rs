@@ -1,4 +1,5 @@
-//! Certificates made for a test, and TLS and WebSocket clients of other hands: rustls' client half, tungstenite.
+//! Certificates made for a test, and TLS and WebSocket clients of other hands: rustls' client half,
+//! tungstenite.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 

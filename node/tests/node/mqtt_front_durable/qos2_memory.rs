@@ -1,5 +1,6 @@
-//! QoS 2 publications into a bridge with a disk buffer, through restarts after which the bridge is not what it was: what a client has
-//! released, or another session sent, is never taken for a repetition, and what is one is recognised where that can be known.
+//! QoS 2 publications into a bridge with a disk buffer, through restarts after which the bridge is not what
+//! it was: what a client has released, or another session sent, is never taken for a repetition, and what is
+//! one is recognised where that can be known.
 
 use std::{
     fs::File,
@@ -164,8 +165,8 @@ async fn release(client: &mut Client, identifier: u16) {
     assert!(matches!(next(client).await, Seen::Ack("PUBCOMP", id, _) if id == identifier));
 }
 
-/// A life in which clients `a` and `b` have sent one message each, which are in Kafka and not released. Their connections end with
-/// the node.
+/// A life in which clients `a` and `b` have sent one message each, which are in Kafka and not released. Their
+/// connections end with the node.
 async fn first_life(world: &World) -> (Node, Client, Client) {
     let node = world.start(USUAL).await;
     let (mut a, _) = resumed(&node, "a").await;
@@ -184,7 +185,8 @@ async fn a_new_session_never_has_the_memory_of_one_that_ended_before_a_stop_a_cr
         let (mut last, _) = resumed(&node, "z").await;
         send(&mut last, "z1", 1).await;
         assert_eq!(world.values(3).await.last().unwrap(), "z1");
-        // The session that began last ends, and with it what it has not released. The bridge has nothing else to write.
+        // The session that began last ends, and with it what it has not released. The bridge has nothing else
+        // to write.
         let (_z, present) = connected(&node, &connect(Version::V5, "z")).await;
         assert!(!present);
         // Behind the end of that session on the disk.
@@ -232,7 +234,8 @@ async fn after_a_crash_a_repetition_is_recognised_and_a_new_message_is_not_one()
     stop(node).await;
 }
 
-/// In the second life of the node `a` has released its message before the bridge opened its buffer, which is now.
+/// In the second life of the node `a` has released its message before the bridge opened its buffer, which is
+/// now.
 async fn opened_late(world: &World, node: &Node, a: &mut Client) {
     send(a, "a2", 1).await;
     release(a, 1).await;

@@ -1,5 +1,5 @@
-//! What the tests of the producer share: a development Kafka, a publisher that keeps its tickets, and the judge who reads
-//! everything back.
+//! What the tests of the producer share: a development Kafka, a publisher that keeps its tickets, and the
+//! judge who reads everything back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub, reason = "tests")]
 

@@ -44,8 +44,9 @@ impl BatchBuilder {
         Self { buf: Vec::with_capacity(capacity), ..Self::default() }
     }
 
-    /// A batch again, of what one gave away: its [`Self::encoded_from`] 0 behind [`HEADER_LEN`] bytes of room, its count and
-    /// its timestamps. That they belong together is for the caller to know; [`Self::seal`] does not look into them.
+    /// A batch again, of what one gave away: its [`Self::encoded_from`] 0 behind [`HEADER_LEN`] bytes of
+    /// room, its count and its timestamps. That they belong together is for the caller to know;
+    /// [`Self::seal`] does not look into them.
     pub fn from_encoded(buf: Vec<u8>, count: usize, base_timestamp: i64, max_timestamp: i64) -> Self {
         Self { buf, count, base_timestamp, max_timestamp }
     }

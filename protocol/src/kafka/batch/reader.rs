@@ -195,8 +195,8 @@ impl<'a> RecordIter<'a> {
         Self { rest: bytes, index: 0, count, base }
     }
 
-    /// Records as they stand one after another in a batch, out of their batch: `count` of them, whose timestamps are
-    /// relative to `base_timestamp` (ms).
+    /// Records as they stand one after another in a batch, out of their batch: `count` of them, whose
+    /// timestamps are relative to `base_timestamp` (ms).
     pub fn over(bytes: &'a [u8], count: usize, base_timestamp: i64) -> Self {
         Self::new(bytes, count, Base { offset: 0, timestamp: base_timestamp, append_time: None })
     }

@@ -1,5 +1,5 @@
-//! A forwarder as one would write it: a lasting subscriber of a broker that hands every message to librdkafka, and acknowledges
-//! it to the broker when its delivery report has come.
+//! A forwarder as one would write it: a lasting subscriber of a broker that hands every message to
+//! librdkafka, and acknowledges it to the broker when its delivery report has come.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The way out to Kafka, beside other ways there: the same messages, the same topics, one Apache Kafka, in one run.
+//! The way out to Kafka, beside other ways there: the same messages, the same topics, one Apache Kafka, in
+//! one run.
 //!
 //! | system | what it is |
 //! |---|---|

@@ -1,7 +1,9 @@
-//! librdkafka's producer without anything before it: what a machine and its Kafka can take, and at which cost.
+//! librdkafka's producer without anything before it: what a machine and its Kafka can take, and at which
+//! cost.
 //!
-//! Its own defaults (`linger.ms` 5), but acks from all replicas and the idempotent producer, as the other systems have them. Keys
-//! are those that 50 clients would have. The CPU time is that of this whole process: making the payloads is in it.
+//! Its own defaults (`linger.ms` 5), but acks from all replicas and the idempotent producer, as the other
+//! systems have them. Keys are those that 50 clients would have. The CPU time is that of this whole process:
+//! making the payloads is in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,8 @@ const CLIENTS: u32 = 50;
 /// Records that librdkafka's queue holds, `queue.buffering.max.messages`.
 const QUEUE: i32 = 100_000;
 
-/// How long one who is ahead of the rate, or of the queue, sleeps; `poll` with a timeout would keep a core busy.
+/// How long one who is ahead of the rate, or of the queue, sleeps; `poll` with a timeout would keep a core
+/// busy.
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// How long librdkafka may take to deliver what it holds.

@@ -1,13 +1,15 @@
 //! Renewing a login before it lapses (KIP-368), on the connection as it is.
 //!
-//! A broker that limits a session (`connections.max.reauth.ms`, or the life of a token) closes the connection at the
-//! first request after its end. So, at a random 85 to 95 % of it, new requests are held, those under way are
-//! answered, the login is made again, and what was held follows.
+//! A broker that limits a session (`connections.max.reauth.ms`, or the life of a token) closes the connection
+//! at the first request after its end. So, at a random 85 to 95 % of it, new requests are held, those under
+//! way are answered, the login is made again, and what was held follows.
 //!
 //! Invariants:
 //! * Between the handshake of a renewal and its end nothing else is on the wire: Kafka asks for that.
-//! * A renewal that fails ends the connection, with the broker's reason: whoever uses it makes another, with backoff.
-//! * A login that lapses too soon to be renewed is given up in time: [`BrokerConnection::is_usable`] is false then.
+//! * A renewal that fails ends the connection, with the broker's reason: whoever uses it makes another, with
+//!   backoff.
+//! * A login that lapses too soon to be renewed is given up in time: [`BrokerConnection::is_usable`] is false
+//!   then.
 //!
 //! [`BrokerConnection::is_usable`]: super::BrokerConnection::is_usable
 
@@ -144,7 +146,8 @@ impl Ask for Renewing<'_> {
 }
 
 impl Shared {
-    /// Holds what comes from now on, and waits until all that went before is answered, or the connection ended.
+    /// Holds what comes from now on, and waits until all that went before is answered, or the connection
+    /// ended.
     async fn hold(&self) {
         let drained = || {
             let state = self.state.lock();

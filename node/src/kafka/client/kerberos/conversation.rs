@@ -35,8 +35,8 @@ impl KerberosConversation {
         Self { login: login.clone(), host: host.into(), stage: Stage::New }
     }
 
-    /// The next step after the broker's `challenge`. Asks the key distribution centre at the first one, so it may
-    /// block for as long as that takes.
+    /// The next step after the broker's `challenge`. Asks the key distribution centre at the first one, so it
+    /// may block for as long as that takes.
     pub(in crate::kafka::client) fn step(&mut self, challenge: &[u8]) -> Result<Step, String> {
         match std::mem::replace(&mut self.stage, Stage::Said) {
             Stage::New => {

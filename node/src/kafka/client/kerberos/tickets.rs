@@ -1,6 +1,6 @@
-//! Tickets from a key table. The safe binding has no call that names the key table and the cache (MIT krb5's credential
-//! store extension), and environment variables would be for the whole process, so that two bridges could not
-//! log in as two principals: this is that one call.
+//! Tickets from a key table. The safe binding has no call that names the key table and the cache (MIT krb5's
+//! credential store extension), and environment variables would be for the whole process, so that two bridges
+//! could not log in as two principals: this is that one call.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -20,8 +20,9 @@ use libgssapi_sys::{
 use super::KerberosLogin;
 use super::words::explain;
 
-/// Credentials of a principal, to show them to the broker on `host`. Its tickets are kept in this process's memory, one cache a login, and renewed from the
-/// key table when they are near their end. May ask the key distribution centre, and block meanwhile.
+/// Credentials of a principal, to show them to the broker on `host`. Its tickets are kept in this process's
+/// memory, one cache a login, and renewed from the key table when they are near their end. May ask the key
+/// distribution centre, and block meanwhile.
 pub(super) fn tickets(login: &KerberosLogin, host: &str) -> Result<Cred, String> {
     let keytab = &*login.keytab;
     // The library would say only that it found no credentials.

@@ -55,7 +55,8 @@ impl BrokerVerifier {
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, TlsError> {
         if !settings.verify {
-            // A file that is given is read all the same: a wrong one is found now, not when checking is turned on.
+            // A file that is given is read all the same: a wrong one is found now, not when checking is
+            // turned on.
             if let Some(authorities) = &settings.authorities {
                 material::certificates(authorities)?;
             }

@@ -31,8 +31,8 @@ pub(super) fn handshake(error: &io::Error, has_identity: bool) -> String {
     }
 }
 
-/// Why an established connection broke, where TLS knows. In TLS 1.3 a broker looks at our certificate after our
-/// side of the handshake is over: its refusal comes with the first read.
+/// Why an established connection broke, where TLS knows. In TLS 1.3 a broker looks at our certificate after
+/// our side of the handshake is over: its refusal comes with the first read.
 pub(in crate::kafka::client) fn broken(error: &io::Error, has_identity: bool) -> Option<String> {
     cause(error).map(|cause| of_rustls(cause, has_identity))
 }

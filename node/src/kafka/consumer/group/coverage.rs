@@ -1,8 +1,8 @@
 //! Which partitions of our topics have an owner in the group, as far as this member can tell.
 //!
-//! An assignment is as old as its generation: a static member that comes back within its session timeout gets its
-//! former one back, whatever it subscribes to now and whatever partitions were added meanwhile (KIP-345, KIP-814).
-//! So the assignment of the group is compared with the topics and partitions after every join.
+//! An assignment is as old as its generation: a static member that comes back within its session timeout gets
+//! its former one back, whatever it subscribes to now and whatever partitions were added meanwhile (KIP-345,
+//! KIP-814). So the assignment of the group is compared with the topics and partitions after every join.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ impl Coverage {
         }
     }
 
-    /// The coverage that a description of the whole group shows. A partition that was assigned to a member that
-    /// does not subscribe to its topic has no owner: the member does not read it.
+    /// The coverage that a description of the whole group shows. A partition that was assigned to a member
+    /// that does not subscribe to its topic has no owner: the member does not read it.
     pub(super) fn of(group: &Described) -> Self {
         let mut coverage = Self::default();
         for member in &group.members {

@@ -1,5 +1,5 @@
-//! Whole groups, of static and of dynamic members, against the coordinator of the development Kafka: messages are
-//! lost, the coordinator moves, members die and come back with other topics, partitions are added.
+//! Whole groups, of static and of dynamic members, against the coordinator of the development Kafka: messages
+//! are lost, the coordinator moves, members die and come back with other topics, partitions are added.
 
 use std::collections::BTreeMap;
 
@@ -398,8 +398,8 @@ fn lost(action: &Action) -> Option<Event> {
     })
 }
 
-/// Runs a group for some minutes with faults, then without. In the end every partition of every topic that a member
-/// wants is held by exactly one member, and all members are well.
+/// Runs a group for some minutes with faults, then without. In the end every partition of every topic that a
+/// member wants is held by exactly one member, and all members are well.
 fn simulate(seed: u64) {
     let mut world = World::new(seed);
     let start = world.now;
