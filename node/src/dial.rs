@@ -42,7 +42,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// True where nobody listens.
+    /// True where the connection is refused.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self, Self::Failed(_, error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }

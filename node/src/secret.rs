@@ -33,7 +33,7 @@ impl Secret {
         Ok(Self::new(byte_order_mark::skip(&text).trim_end_matches(['\r', '\n'])))
     }
 
-    /// True when the text is the mask itself: somebody copied what was shown in place of the secret.
+    /// True when the text is the mask itself: a copy of what was shown in place of the secret.
     pub fn is_mask(&self) -> bool {
         &*self.0 == MASK
     }

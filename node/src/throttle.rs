@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// After so long without one the next is the first again: nobody remembers the lines of last month.
+/// After so long without one the next is the first again: the lines of last month are forgotten.
 const QUIET: Duration = Duration::from_hours(1);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -1,7 +1,7 @@
 //! The backends in their order, and what their verdicts mean for a CONNECT.
 //!
-//! The first backend that knows a client decides. A password is hashed once an attempt, whoever knows the
-//! user and whether anybody does, so that time tells nothing.
+//! The first backend that knows a client decides. A password is hashed once an attempt, whichever backend
+//! knows the user and whether anybody does, so that time tells nothing.
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -113,7 +113,7 @@ impl Access {
             }
         }
         match (username, password) {
-            // Nothing knows anybody: whoever is let in at all is taken at its word.
+            // There are no backends: a client that is let in at all is taken at its word.
             _ if backends.is_empty() && *anonymous => Answer::Now(Ok(admitted())),
             (None, None) if *anonymous => Answer::Now(Ok(admitted())),
             (None, None) => Answer::Now(Err(self.failed(address, ReasonCode::NotAuthorized))),

@@ -1,13 +1,13 @@
 //! Addresses that fail to log in too often: slowed down first, then banned for a time.
 //!
-//! Failures are counted by address, IPv6 by its /64, since whoever has one address there has them all. A
+//! Failures are counted by address, IPv6 by its /64, since the owner of one address there has them all. A
 //! failure is answered late, the more failures before it the later; with [`Limits::max_failures`] of them
 //! within [`Limits::window`] the address is banned, and its connections are closed before anything is read.
 //!
 //! Invariants:
 //! * The table holds at most [`ADDRESSES`] addresses. When it is full those whose time is over go, then the
 //!   one whose window began first; a ban is pushed out by nothing but its end.
-//! * While nobody is banned, asking costs one relaxed load.
+//! * While no address is banned, asking costs one relaxed load.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -28,7 +28,7 @@ const SLOWEST: Duration = Duration::from_secs(5);
 /// When an address is slowed down and banned.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Failures within the window that lead to a ban; 0 bans nobody.
+    /// Failures within the window that lead to a ban; 0: no bans.
     pub max_failures: u32,
     /// How long failures are added up.
     pub window: Duration,

@@ -8,7 +8,7 @@
 //! Invariants:
 //! * Only a keyed hash is remembered (HMAC-SHA-256 with a random key of this process) over user, stored hash
 //!   and password: a changed password is another question, and the memory is of no use elsewhere.
-//! * A check that nobody waits for any more gives its place back, unless it runs already.
+//! * A check whose client has gone gives its place back, unless it runs already.
 
 use std::{
     collections::VecDeque,

@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! * What is not known fails: an error in a backend refuses, it never lets in.
-//! * A failure tells nobody which part was wrong, and an unknown user costs what a wrong password costs.
+//! * A failure does not tell which part was wrong, and an unknown user costs what a wrong password costs.
 //! * No secret reaches a log, an error text or an answer.
 
 mod authenticator;
@@ -155,7 +155,7 @@ type UserHook = Box<dyn Fn(&str) + Send + Sync>;
 /// Rights of clients.
 #[derive(Debug, Clone, Default)]
 pub struct Authorization {
-    /// The rules; `None`: everything is allowed to everybody, and nothing is asked.
+    /// The rules; `None`: everything is allowed to all clients, and nothing is asked.
     pub rules: Option<Vec<Rule>>,
     /// Verdict where no rule fits.
     pub no_match: Permission,
@@ -187,12 +187,12 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Everybody may connect and do everything.
+    /// All clients may connect and do everything.
     pub fn open() -> Arc<Self> {
         Self::with_rules(Authorization::default())
     }
 
-    /// Everybody may connect and do what the rules say.
+    /// All clients may connect and do what the rules allow.
     pub fn with_rules(authorization: Authorization) -> Arc<Self> {
         let Authorization { rules, no_match, deny_action } = authorization;
         let rules = rules
@@ -264,14 +264,14 @@ impl Access {
         self.revoked.count()
     }
 
-    /// Whether that happened to this user since there were `count` of them. Where nobody remembers, it did.
+    /// Whether that happened to this user since there were `count` of them. Where that is forgotten, it did.
     pub fn is_revoked_since(&self, count: u64, user: &str) -> bool {
         self.revoked.since(count, user)
     }
 
     /// Ends the validity of what a user was let in by.
     fn revoke(&self, user: &str) {
-        // First for those who are coming in, then for those who are in: nobody slips through in between.
+        // First for those who are coming in, then for those who are in: no client slips through in between.
         self.revoked.add(user);
         for hook in &*self.on_revoke.read() {
             hook(user);

@@ -11,7 +11,7 @@ use causeway_protocol::mqtt::{QoS, topic};
 use super::rules::{Allowed, Decided, Permission, RuleSet, Who};
 use crate::flow::Origin;
 
-/// The rules in force, for everybody who asks.
+/// The rules in force.
 pub(super) struct Rules {
     pub(super) current: ArcSwap<RuleSet>,
     pub(super) no_match: Permission,

@@ -132,7 +132,7 @@ pub struct Rule {
 pub const ANY_QOS: u8 = 0b111;
 
 impl Rule {
-    /// A rule for everybody, every topic and both actions.
+    /// A rule for all clients, every topic and both actions.
     pub fn new(permission: Permission) -> Self {
         Self {
             permission,

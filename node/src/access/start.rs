@@ -175,7 +175,7 @@ impl Access {
             loop {
                 tokio::time::sleep(interval).await;
                 let Some(access) = access.upgrade() else { return };
-                // A file on a slow disk or on another machine holds up nobody.
+                // A file on a slow disk or on another machine holds up no client.
                 let _ = tokio::task::spawn_blocking(move || access.look()).await;
             }
         });

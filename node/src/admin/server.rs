@@ -26,7 +26,7 @@ use crate::throttle::Doublings;
 pub struct AdminOptions {
     /// Connections at one time; one more is told so and closed.
     pub max_connections: usize,
-    /// Operations at one time, those that nobody waits for any more included.
+    /// Operations at one time, those without a waiting caller included.
     pub max_operations: usize,
     /// How long a connection may be silent between two requests.
     pub idle: Duration,

@@ -112,7 +112,7 @@ pub struct DeletedInfo {
     pub records: u64,
     /// Bytes of those that waited.
     pub bytes: u64,
-    /// Dropped (`dropped.resource_stopped`): nobody waited for their outcome.
+    /// Dropped (`dropped.resource_stopped`): no publisher waited for their outcome.
     pub dropped: u64,
     /// Failed: their publishers are told.
     pub failed: u64,

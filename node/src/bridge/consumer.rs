@@ -56,7 +56,7 @@ struct Program {
     router: Arc<Router>,
     places: Places,
     waits: Waits,
-    /// A record waits as long as nobody takes its topic.
+    /// A record waits as long as its topic has no receiver.
     hold: bool,
     bridge: Box<str>,
     /// Records of which a template wanted a member and which are not JSON.
@@ -256,7 +256,7 @@ enum Unpublishable {
     Reserved(&'static str),
 }
 
-/// A publication that somebody has no room for yet.
+/// A publication that a receiver has no room for yet.
 struct Begun {
     hand_over: Arc<HandOver>,
     received_at: i64,
@@ -449,7 +449,7 @@ impl PartitionTaker {
 
 impl Drop for PartitionTaker {
     fn drop(&mut self) {
-        // Published to some and not to all: whoever owns the partition next publishes it again.
+        // Published to some and not to all: the next owner of the partition publishes it again.
         if let Some(begun) = &self.begun {
             begun.hand_over.abandon();
         }

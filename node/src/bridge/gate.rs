@@ -5,9 +5,9 @@
 //! changes in one step.
 //!
 //! Invariants:
-//! * When [`Gate::lead_to`] or [`Gate::hold`] returns, nobody is at work with what the gate led to before.
-//! * Whoever has passed to the new way knows that nobody passes to the old one any more, on whatever thread:
-//!   a publisher whose connection moves between threads keeps its order.
+//! * When [`Gate::lead_to`] or [`Gate::hold`] returns, no thread is at work with what the gate led to before.
+//! * A thread that has passed to the new way knows that none passes to the old one any more, on whatever
+//!   thread: a publisher whose connection moves between threads keeps its order.
 //! * While it holds, a message whose publisher waits for the outcome is refused for the time being (the
 //!   publisher keeps it); one without is dropped and counted as `dropped.resource_stopped`.
 //! * A gate that is gone lets everything pass unseen, as if there was no bridge.

@@ -1,4 +1,4 @@
-//! Loops among the bridges of a node, whether the configuration file describes them or somebody made them at
+//! Loops among the bridges of a node, whether the configuration file describes them or they were made at
 //! run time.
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! The file says what each bridge that was created, changed, enabled, disabled or deleted at run time is now,
 //! and what the configuration file said about it then (as a digest). At the start the newest word counts: an
 //! entry holds as long as the configuration file says the same about that bridge as it did when the entry was
-//! made; where somebody has edited the file since, the file counts and the entry is dropped, with a warning.
+//! made; where the file was edited since, the file counts and the entry is dropped, with a warning.
 //!
 //! Invariants:
 //! * The file is written beside its old version, synced, renamed over it, and the folder is synced: after a
@@ -207,7 +207,7 @@ impl Overlay {
         self.replace(stored, deleted_buffers)
     }
 
-    /// Removes the disk buffers of deleted bridges, which nobody has open any more.
+    /// Removes the disk buffers of deleted bridges, which are not open any more.
     ///
     /// # Errors
     /// [`Error::File`]; then it is tried again at the next start, or before a bridge of that name is created.

@@ -244,7 +244,7 @@ pub struct Deleted {
     pub records: u64,
     /// Bytes of those that waited.
     pub bytes: u64,
-    /// Records dropped (`dropped.resource_stopped`): nobody waited for their outcome.
+    /// Records dropped (`dropped.resource_stopped`): no publisher waited for their outcome.
     pub dropped: u64,
     /// Records that failed: their publishers are told.
     pub failed: u64,

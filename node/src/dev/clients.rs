@@ -48,7 +48,7 @@ fn readable(bytes: &[u8]) -> String {
     shown
 }
 
-/// Writes a line of what was received. `false` when nobody reads any more, as behind `| head`.
+/// Writes a line of what was received. `false` when there is no reader any more, as behind `| head`.
 fn show(out: &mut impl Write, line: std::fmt::Arguments<'_>) -> io::Result<bool> {
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

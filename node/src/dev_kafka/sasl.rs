@@ -2,7 +2,7 @@
 //! connection.
 //!
 //! Invariants: a connection is authenticated only after a whole exchange succeeded; a failed one ends the
-//! connection; an error tells nobody whether the user or the password was wrong. With a session lifetime
+//! connection; an error does not tell whether the user or the password was wrong. With a session lifetime
 //! (KIP-368) an authenticated connection has to go through another exchange in time, which may be with the
 //! same user only.
 

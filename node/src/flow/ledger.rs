@@ -96,7 +96,7 @@ impl Ledger {
 
 impl Ledger {
     /// These books without what has come to no end: for a sum that nothing is taken from any more. What is
-    /// still open is in the books of whoever has it then (a buffer on disk, Kafka).
+    /// still open is counted where it is then (a buffer on disk, Kafka).
     pub fn closed(self) -> Self {
         let open = self.queuing + self.inflight;
         Self {

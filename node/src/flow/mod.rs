@@ -3,7 +3,7 @@
 //! A publisher (an MQTT connection, a Kafka consumer, an API call) offers a [`Message`] to each
 //! [`MessageSink`] whose topic filter matches it. A sink that needs time to finish keeps a
 //! [`Ticket`]; when the fate of the message is known it tells the ticket's [`AckSink`], many
-//! sequences at a time. Nobody on this path knows the type of the other side.
+//! sequences at a time. Neither side of this path knows the type of the other.
 //!
 //! Invariants:
 //! * A ticket that was taken is completed exactly once. A sink that goes away completes what it holds.
@@ -198,7 +198,7 @@ pub type Room = Arc<tokio::sync::Notify>;
 
 /// Takes messages that match its topic filter: a producer bridge, later a rule.
 pub trait MessageSink: Send + Sync {
-    /// Offers a message. Whoever must be woken because of it goes on `wakes`, once for a whole read batch.
+    /// Offers a message. Tasks to wake because of it go on `wakes`, once for a whole read batch.
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted;
 
     /// False for a sink that acknowledgements do not wait for (`ack_wait = false`): it gets no ticket.
@@ -273,7 +273,7 @@ impl HandOver {
         }
     }
 
-    /// Gives the message back to whoever issued the ticket: it has not reached everybody and will not
+    /// Gives the message back to the issuer of the ticket: it has not reached every receiver and will not
     /// from here. The ticket is never completed.
     pub fn abandon(&self) {
         *self.fate.lock() = Fate::Abandoned;

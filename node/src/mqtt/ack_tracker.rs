@@ -198,7 +198,7 @@ impl AckTracker {
         }
     }
 
-    /// Everyone who takes this publication has it; `matched` is false where there was nobody.
+    /// All receivers of this publication have it; `matched` is false where there was none.
     pub(crate) fn dispatched(&mut self, sequence: u64, matched: bool) {
         if !matched && let Some(slot) = self.slot(sequence) {
             slot.reason = ReasonCode::NoMatchingSubscribers;
@@ -206,7 +206,7 @@ impl AckTracker {
         self.complete(SequenceRange { first: sequence, count: 1 }, Outcome::Success);
     }
 
-    /// A publication that is the last that arrived was given to nobody, and is forgotten; `sinks_only`:
+    /// A publication that is the last that arrived was given to no receiver, and is forgotten; `sinks_only`:
     /// sessions have it from before a restart, and that is remembered.
     pub(crate) fn abandon(&mut self, sequence: u64, sinks_only: bool) {
         let is_last = sequence + 1 == self.base + self.slots.len() as u64;

@@ -240,7 +240,7 @@ impl Connection {
         if let Some(will) = connect.will() {
             let allowed = admitted.permissions.publish(&connect.origin, &will.topic);
             if !allowed.contains(will.qos, will.retain) {
-                // Told now, while somebody listens, and not when it is too late.
+                // Told now, while the client listens, and not when it is too late.
                 work.tally.counts().denied_publishes += 1;
                 self.shared.refusals.publication(&connect.origin, &will.topic, "will");
                 return Err(End::NotConnected(ReasonCode::NotAuthorized, connect.version));

@@ -222,7 +222,7 @@ impl Connection {
         }
         self.out.use_aliases(connect.topic_alias_maximum);
         if present && let Some(access) = &connect.access {
-            // The client id may be another user's: what it subscribed to is not for everybody.
+            // The client id may be another user's: its subscriptions are not for others.
             for filter in
                 access.denied_filters(&connect.origin, session.filters.iter().map(|filter| &**filter))
             {

@@ -12,8 +12,8 @@
 //! | QoS 1/2, full | by [`QueueFull`], counted; *full* if it must be handed over | by [`QueueFull`], counted |
 //!
 //! Full is a queue at its capacity, and one with something in it while memory is short ([`Pressure`]). A
-//! connected client that is not waited for any longer ([`super::standstill`]) makes nobody wait: what is
-//! queued for it is handed over with that, and what it has no room for is dropped by [`QueueFull`].
+//! connected client that is not waited for any longer ([`super::standstill`]) makes no publisher wait: what
+//! is queued for it is handed over with that, and what it has no room for is dropped by [`QueueFull`].
 //! Acknowledgements and control messages are always taken: the tickets bound the former.
 //!
 //! A stored session's QoS 1 and 2 deliveries go to the [`Store`] in the same breath, and a hand-over is
@@ -160,12 +160,12 @@ impl Inbox {
         &self.client_id
     }
 
-    /// User name of the client that the session belongs to; none: nobody's.
+    /// User name of the client that the session belongs to; none: no user's.
     pub(crate) fn owner(&self) -> Option<&str> {
         self.owner.get().map(|owner| &***owner)
     }
 
-    /// Makes it the session of a user, if it is nobody's.
+    /// Makes it the session of a user, if it has none.
     pub(crate) fn belongs_to(&self, username: Option<&str>) {
         if let Some(username) = username {
             self.owner.get_or_init(|| Box::new(username.into()));
@@ -250,12 +250,12 @@ impl Inbox {
         self.mailbox.charge()
     }
 
-    /// True where somebody was turned away for lack of room since [`Self::take_awaited`].
+    /// True where a publisher was turned away for lack of room since [`Self::take_awaited`].
     pub(crate) fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed)
     }
 
-    /// True where somebody was turned away for lack of room since the last call.
+    /// True where a publisher was turned away for lack of room since the last call.
     pub(crate) fn take_awaited(&self) -> bool {
         self.awaited.swap(false, Ordering::Relaxed)
     }
@@ -380,7 +380,7 @@ impl Inbox {
         match group.pass_on(delivery, self.id, wakes) {
             Ok(()) => Stats::add(&self.rules.stats.shared_passed_on, 1),
             Err(delivery) if self.mailbox.lock().is_open() => self.offer_finally(delivery),
-            // Everybody else is full; whose turn it would be drops it, or nobody is left.
+            // All others are full; the member whose turn it would be drops it, or no member is left.
             Err(mut delivery) => {
                 if let Some(heir) = group.picture().first() {
                     let hand_over = delivery.hand_over.take();

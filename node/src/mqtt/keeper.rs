@@ -1,5 +1,5 @@
 //! The keeper of sessions: who is connected, who is away and for how long, and what is published when
-//! somebody does not come back.
+//! a client does not come back.
 //!
 //! A connection holds its session through a [`Lease`]. However the connection ends, by a packet, an error,
 //! a panic, the lease's end brings the session back here: it is kept, handed to the connection that took
@@ -426,7 +426,7 @@ impl Keeper {
         }
     }
 
-    /// A session is over: nobody can reach it any more.
+    /// A session is over and cannot be reached any more.
     fn end(&self, mut session: Box<Session>) {
         let inbox = session.inbox.clone();
         let mails = inbox.end();
@@ -473,7 +473,7 @@ impl Keeper {
     }
 
     /// True when another connection waits for the session of `inbox`. One that was granted a session asks:
-    /// the claim may have come while nobody was there to be told.
+    /// the claim may have come while no connection was there to be told.
     pub(crate) fn is_claimed(&self, inbox: &Inbox) -> bool {
         let state = self.state.lock();
         matches!(state.entries.get(inbox.client_id()), Some(Entry::Connected { next: Some(_), .. }))

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! * A node without a value and without children does not exist, the root excepted.
-//! * A node's number is free for another node once the node is gone; nobody keeps numbers across changes.
+//! * A node's number is free for another node once the node is gone; numbers are not kept across changes.
 
 use std::hash::BuildHasher;
 

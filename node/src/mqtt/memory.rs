@@ -72,7 +72,7 @@ pub(crate) struct Ledger {
     limit: AtomicU64,
 }
 
-/// How everyone names a [`Ledger`].
+/// Shared name of a [`Ledger`].
 pub(crate) type Memory = &'static Ledger;
 
 /// Balance of this thread that is not settled.

@@ -377,7 +377,7 @@ impl Drop for FrontHandle {
         if let Some(root) = &self.own_root {
             root.stop();
         }
-        // After a stop nobody is left to hear it.
+        // After a stop there is no receiver.
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_waiters();
         self.shared.keeper.close_all(ReasonCode::ServerShuttingDown);

@@ -123,7 +123,7 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// TLS 1.2 and 1.3 with one certificate, whoever the clients are.
+    /// TLS 1.2 and 1.3 with one certificate for all clients.
     pub fn new(certificate: CertificateFiles) -> Self {
         Self {
             certificate,

@@ -1,7 +1,7 @@
 //! Bytes on their way to a client.
 //!
 //! Small packets are copied one behind the other, so that a turn is one write; a large payload is not
-//! copied but sent from the publication that everybody shares.
+//! copied but sent from the shared publication.
 //!
 //! Invariants:
 //! * Bytes leave in the order they were put in, each once.

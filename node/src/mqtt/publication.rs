@@ -14,7 +14,7 @@ const OVERHEAD: usize = 128;
 /// Bytes of the length before a topic.
 const LENGTH: usize = 2;
 
-/// One message, shared by everyone it goes to.
+/// One message, shared by all its receivers.
 pub(crate) struct Publication {
     /// The topic as it stands in a PUBLISH, two bytes of length before it, and the payload, in one piece.
     body: Box<[u8]>,
@@ -52,7 +52,7 @@ impl Publication {
 
     fn arrived(message: &Message<'_>, memory: Memory, arrived_at: i64) -> Self {
         let mut body = Vec::with_capacity(LENGTH + message.topic.len() + message.payload.len());
-        // A longer one is no topic; nobody asks for its length, see `wire_topic`.
+        // A longer one is no topic; its length is not asked for, see `wire_topic`.
         let length = u16::try_from(message.topic.len()).unwrap_or(u16::MAX);
         body.extend_from_slice(&length.to_be_bytes());
         body.extend_from_slice(message.topic.as_bytes());

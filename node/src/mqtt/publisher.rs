@@ -114,7 +114,7 @@ impl Connection {
 }
 
 impl Client {
-    /// Brings a publication to everyone who takes it. A block: it is to be offered again, unchanged.
+    /// Brings a publication to all its receivers. A block: it is to be offered again, unchanged.
     pub(super) fn publish(
         &mut self,
         shared: &Shared,

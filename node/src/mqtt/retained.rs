@@ -38,7 +38,7 @@ pub(crate) struct Retained {
     limits: RetainedLimits,
     messages: usize,
     bytes: usize,
-    /// Numbers of stored messages that were removed, until somebody asks.
+    /// Numbers of stored messages that were removed, until they are asked for.
     removed: Vec<u64>,
 }
 

@@ -40,7 +40,7 @@ impl Route {
         self.sinks.len()
     }
 
-    /// True where nobody takes the topic.
+    /// True where the topic has no receiver.
     pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty() && self.groups.is_empty() && self.sinks.is_empty()
     }

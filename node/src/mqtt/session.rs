@@ -777,7 +777,7 @@ impl Session {
         Ok(())
     }
 
-    /// PUBREC. The answer is PUBREL, also for an identifier nobody knows (MQTT-5.0 3.6.2.1).
+    /// PUBREC. The answer is PUBREL, also for an unknown identifier (MQTT-5.0 3.6.2.1).
     pub(crate) fn pubrec(
         &mut self,
         identifier: u16,

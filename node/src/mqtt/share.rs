@@ -17,7 +17,8 @@
 //!
 //! Invariants:
 //! * A message is with one member at a time.
-//! * With N connected members that keep up, round robin gives each one message of N, whoever publishes them.
+//! * With N connected members that keep up, round robin gives each one message of N, whichever clients
+//!   publish them.
 
 use std::{
     hash::BuildHasher,
@@ -137,7 +138,7 @@ impl Group {
         true
     }
 
-    /// True where somebody listens now.
+    /// True where a member is connected.
     pub(crate) fn has_connected(&self) -> bool {
         self.members.lock().all.iter().any(|member| member.inbox.is_connected())
     }

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) stats: Arc<Stats>,
-    /// Set once the front stops: nobody new is let in.
+    /// Set once the front stops: no new client is let in.
     pub(crate) stopping: AtomicBool,
     /// Notified then: connections without a session hear of it here.
     pub(crate) stop: Arc<Notify>,

@@ -13,7 +13,7 @@
 //! | begins with a wildcard | of all topics |
 //!
 //! Invariant: a change is made before its counter is raised, and a stamp is read before what it stands for:
-//! whoever reads an old stamp looks again.
+//! a reader of an old stamp looks again.
 
 use std::{
     hash::BuildHasher,

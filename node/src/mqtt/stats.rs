@@ -129,7 +129,7 @@ counters! {
     routes_found,
     /// Deliveries of shared subscriptions that went to another member of their group.
     shared_passed_on,
-    /// Publications that nobody took.
+    /// Publications without a receiver.
     unmatched,
     /// PUBLISH packets with QoS 0 sent.
     sent_qos0,

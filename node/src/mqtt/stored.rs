@@ -233,7 +233,7 @@ impl Durable {
         self.answers.push(packet);
     }
 
-    /// A change that nobody waits for.
+    /// A change without a waiting task.
     pub(crate) fn put(&mut self, op: Op) {
         self.ops.push(op);
     }

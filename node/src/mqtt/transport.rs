@@ -100,7 +100,7 @@ impl Transport {
     }
 
     /// True once the other side has closed its half of the connection, also where data before that waits to
-    /// be read. Consumes nothing and wakes nobody.
+    /// be read. Consumes nothing and wakes no task.
     pub(crate) fn is_half_closed(&mut self) -> bool {
         let socket = match self {
             Self::Plain(stream) => stream.socket(),

@@ -147,7 +147,7 @@ impl Rest {
 }
 
 impl Errand {
-    /// The publication of a will. Nobody waits for its acknowledgement, but with QoS 1 and 2 sinks are
+    /// The publication of a will. Its acknowledgement is not waited for, but with QoS 1 and 2 sinks are
     /// waited for.
     pub(crate) fn will(will: Will, now: i64) -> Self {
         struct Nobody;
@@ -161,7 +161,7 @@ impl Errand {
         Self::Will { message, progress: PublishProgress::default(), hand_over }
     }
 
-    /// Gives it to those who take it and have not got it; true when that is everybody.
+    /// Delivers it to the remaining receivers; true when all have it.
     pub(crate) fn advance(&mut self, router: &Router) -> bool {
         let mut wakes = WakeList::default();
         match self {
@@ -173,7 +173,7 @@ impl Errand {
         }
     }
 
-    /// Too many wait: it is given up, and whoever asks is told so.
+    /// Too many wait: it is given up, and the caller is told so.
     pub(crate) fn give_up(self) {
         if let Self::Rest(rest) = self {
             rest.hand_over.fail(ReasonCode::QuotaExceeded);

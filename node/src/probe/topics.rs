@@ -290,7 +290,7 @@ async fn group(name: &str, config: &ConsumerBridgeConfig, client: &Client, notes
                 Some(ResponseError::GroupAuthorizationFailed) => {
                     rights("group", about, 0, &[READ, DESCRIBE], notes);
                 }
-                // A group that nobody has joined yet.
+                // A group without members so far.
                 None | Some(ResponseError::GroupIdNotFound) => {
                     let members = described.members.len();
                     let state = described.group_state.as_str();

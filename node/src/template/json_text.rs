@@ -390,7 +390,7 @@ mod tests {
             r#"{"id":"m","v":184467440737095516160000000000}"#,
         ] {
             assert_eq!(member(odd.as_bytes(), "id"), Ok(Some(&b"\"m\""[..])), "{odd}");
-            // And what is written of it is JSON for everyone, but for the range of a number.
+            // And what is written of it is JSON for every reader, but for the range of a number.
             let written = compact(odd.as_bytes());
             let read: Result<serde_json::Value, _> = serde_json::from_str(&written);
             assert!(read.is_ok() || odd.contains("e400"), "{odd} became {written}");

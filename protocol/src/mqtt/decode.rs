@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A decoded packet borrows from the input and allocates only lists whose entries are there.
 //! * What can be told from the fixed header (type, flags, length) is refused before the rest arrives, so
-//!   that nobody buffers for a packet that will not be accepted.
+//!   that no memory is held for a packet that will not be accepted.
 //! * A prefix of a legal packet is always [`Decoded::Incomplete`].
 //! * Every illegal packet is refused with the reason code that the standard names. Where it names none: a
 //!   packet that cannot be parsed is malformed (0x81), one that can and is not allowed is a protocol error
@@ -262,7 +262,7 @@ impl Decoder {
         Err(malformed("remaining length that this packet cannot have").with_value(remaining))
     }
 
-    /// A topic name that somebody publishes to.
+    /// A topic name of a publication.
     #[inline]
     fn check_topic_name(self, name: &str) -> Result<(), DecodeError> {
         topic::validate_topic_name(name, self.max_topic_levels).map_err(|error| match error {
@@ -278,7 +278,7 @@ impl Decoder {
         })
     }
 
-    /// A topic filter that somebody subscribes to.
+    /// A topic filter of a subscription.
     fn check_topic_filter(self, filter: &str, version: Version) -> Result<(), DecodeError> {
         let checked = match version {
             Version::V5 => topic::validate_subscription(filter, self.max_topic_levels),

@@ -5,7 +5,7 @@
 //! is what [`Packet::encode`] writes, and a packet that cannot be written leaves the buffer untouched.
 //!
 //! The encoder checks form (lengths, identifiers, reason codes); that strings hold no U+0000 and topics no
-//! wildcard is the business of whoever let them in. [`encode_publish`] and [`encode_ack`] are the short
+//! wildcard is the business of the code that let them in. [`encode_publish`] and [`encode_ack`] are the short
 //! ways for what is sent per message.
 
 mod fast;

@@ -51,7 +51,7 @@ pub enum Packet<'a> {
 }
 
 /// User properties in order, duplicates kept (MQTT-5.0 1.5.7): the validated property section of a
-/// packet, read when somebody asks.
+/// packet, read on demand.
 #[derive(Clone, Copy, Default)]
 pub struct UserProperties<'a> {
     /// A property section that the decoder has validated; it

@@ -1,6 +1,6 @@
 //! User properties and the owned forms of properties.
 //!
-//! [`UserProperties`] borrows a validated section and is read when somebody asks.
+//! [`UserProperties`] borrows a validated section and is read on demand.
 //! [`UserPropertiesBuf`] and [`PublishPropertiesBuf`] own what has to outlive the read buffer: queued
 //! and retained messages, wills. Empty ones allocate nothing.
 

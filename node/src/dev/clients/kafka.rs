@@ -213,7 +213,7 @@ impl ConsumeArgs {
 
 type Shown = Result<(i32, RecordAndOffset)>;
 
-/// Reads a partition until nobody wants more of it.
+/// Reads a partition until no more of it is wanted.
 async fn read_partition(handle: PartitionClient, start: i64, sender: mpsc::Sender<Shown>) {
     let partition = handle.partition();
     let mut offset = start;
@@ -229,7 +229,7 @@ async fn read_partition(handle: PartitionClient, start: i64, sender: mpsc::Sende
             Err(error) => {
                 let error = anyhow::Error::new(error)
                     .context(format!("rskafka cannot read partition {partition} from offset {offset} on"));
-                // An error here means that nobody is left to hear of the other.
+                // An error here means that there is no receiver left for the other.
                 let _ = sender.send(Err(error)).await;
                 return;
             }

@@ -75,7 +75,7 @@ impl Directory {
         Ok(Self { path: path.to_owned(), open: None, _lock: Some(lock) })
     }
 
-    /// The directory as somebody sees it who only reads: no lock, nothing is created.
+    /// The directory for reading only: no lock, nothing is created.
     pub fn look(path: &Path) -> io::Result<Self> {
         fs::read_dir(path)?;
         Ok(Self { path: path.to_owned(), open: None, _lock: None })

@@ -781,7 +781,7 @@ fn numbered_files(disk: &mut impl Disk) -> io::Result<Vec<u64>> {
 }
 
 /// How many of the files are more than the attempt to begin one. Where that fails for want of room the file
-/// before goes on growing, and a crash may bring back what was removed: nobody was told of anything in it.
+/// before goes on growing, and a crash may bring back what was removed: nothing in it was confirmed.
 fn begun_files(disk: &mut impl Disk, numbers: &[u64]) -> io::Result<usize> {
     for (index, number) in numbers.iter().enumerate().rev() {
         let bytes = disk.read(&file_name(*number))?;
@@ -830,7 +830,7 @@ fn is_needed(live: &Live, seal: &Seal) -> bool {
     seal.numbers.iter().any(|numbers| live.covers_any(*numbers))
 }
 
-/// One file, for somebody who only looks.
+/// One file, for a reader that changes nothing.
 #[derive(Debug)]
 pub struct FileReport {
     /// Its name.

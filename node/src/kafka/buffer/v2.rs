@@ -1,7 +1,7 @@
 //! Version 2 of the buffer's files, byte for byte as `docs/buffer-format.md` has it. Integers are big-endian.
 //!
 //! A file is a header and entries. An entry says how far its file was durable when the entry was written: a
-//! broken entry below that mark is damage, one above it is the torn end of a write that nobody was told of.
+//! broken entry below that mark is damage, one above it is the torn end of a write that was not confirmed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

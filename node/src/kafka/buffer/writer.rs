@@ -1,11 +1,11 @@
 //! The thread that makes records durable: one for each bridge with a disk buffer.
 //!
 //! It takes what all partitions of the bridge have gathered, writes it in one piece, syncs once, and then
-//! tells everybody: inboxes (which release their tickets) and partition producers (whose batches may go).
+//! tells its users: inboxes (which release their tickets) and partition producers (whose batches may go).
 //! While it writes, the next round gathers, so a slow disk makes rounds larger, not longer queues.
 //!
 //! Invariants:
-//! * Nobody is told before the sync has returned; after a failed one nobody is told anything any more.
+//! * Nothing is confirmed before the sync has returned, and nothing any more after a failed one.
 //! * What is done is written before seals that were ordered later: a batch is never missing in both.
 //! * Records do not move between inboxes during a round ([`Buffer::pause`]).
 //! * A full disk is asked again every [`RETRY`]; seals and ends of batches go through meanwhile.
@@ -305,7 +305,7 @@ impl Buffer {
         }
     }
 
-    /// As [`Self::close`], for a buffer that nobody has used.
+    /// As [`Self::close`], for an unused buffer.
     pub fn close_unused(&self) {
         if let Some(thread) = self.tell_to_end() {
             let _ = thread.join();

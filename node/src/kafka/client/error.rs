@@ -158,7 +158,7 @@ impl Error {
         }
     }
 
-    /// True where Kafka is away and nobody said no: a broker that cannot be reached, does not answer or is
+    /// True where Kafka is away and has not refused: a broker that cannot be reached, does not answer or is
     /// about to lead again.
     pub fn is_outage(&self) -> bool {
         match self {

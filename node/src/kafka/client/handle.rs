@@ -25,7 +25,7 @@ use super::{
     Address, Broker, BrokerConnection, ClientOptions, Error, Purpose, ResponseError, TopicView, TopicWatch,
 };
 
-/// Views of topics that nobody watches are kept this long.
+/// Views of unwatched topics are kept this long.
 const FORGET_AFTER: Duration = Duration::from_mins(10);
 
 /// An idempotent producer's identity (KIP-98).
@@ -81,7 +81,7 @@ struct Inner {
     links: Links,
     /// The connection for short questions, to whichever broker answers.
     any: tokio::sync::Mutex<Option<Arc<BrokerConnection>>>,
-    /// Topics that somebody waits for; true where they may be created.
+    /// Topics that are waited for; true where they may be created.
     wanted: Mutex<HashMap<Arc<str>, bool>>,
     refreshing: tokio::sync::Mutex<()>,
     lanes: AtomicU32,
@@ -120,7 +120,7 @@ impl Client {
         &self.inner.options
     }
 
-    /// A number that nobody else got, for [`Purpose::Fetch`] and [`Purpose::Coordinator`].
+    /// A number that is given out once, for [`Purpose::Fetch`] and [`Purpose::Coordinator`].
     pub fn next_lane(&self) -> u32 {
         self.inner.lanes.fetch_add(1, Ordering::Relaxed)
     }
@@ -407,7 +407,7 @@ async fn within<T>(
     })
 }
 
-/// Hands out one [`Client`] for equal settings, as long as somebody holds it.
+/// Hands out one [`Client`] for equal settings, as long as it is held.
 #[derive(Default)]
 pub struct ClientPool {
     clients: Mutex<HashMap<ClientOptions, Weak<Inner>>>,

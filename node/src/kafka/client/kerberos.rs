@@ -15,7 +15,7 @@ mod words;
 #[cfg(feature = "gssapi")]
 pub(super) use conversation::KerberosConversation;
 
-/// Kafka's `sasl.kerberos.service.name`, as everybody has it.
+/// Kafka's `sasl.kerberos.service.name`, as it usually is.
 #[cfg(feature = "gssapi")]
 const SERVICE: &str = "kafka";
 

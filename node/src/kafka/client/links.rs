@@ -131,7 +131,7 @@ impl Links {
             std::mem::take(&mut slots.by_use)
         };
         for link in links.into_values() {
-            // Where somebody holds the lock an attempt is under way: it sees `closed` when it is over.
+            // Where the lock is held an attempt is under way: it sees `closed` when it is over.
             if let Ok(mut state) = link.state.try_lock()
                 && let Some(connection) = state.connection.take()
             {

@@ -50,7 +50,7 @@ pub(super) async fn log_in<A: Ask + Send>(
     let mut challenge = Bytes::new();
     let mut lifetime = None;
     loop {
-        // A step may compute for a while (PBKDF2): not on the threads that serve everybody.
+        // A step may compute for a while (PBKDF2): not on the threads that serve connections.
         let stepped = tokio::task::spawn_blocking(move || {
             let step = conversation.step(&challenge);
             (conversation, step)

@@ -160,7 +160,7 @@ impl MetadataCache {
         Ok(published)
     }
 
-    /// Forgets topics that nobody watches and nobody asked for since `before`.
+    /// Forgets topics that are neither watched nor were asked for since `before`.
     pub(super) fn forget_unwatched(&self, before: Instant) {
         self.inner.lock().topics.retain(|_, sender| {
             sender.receiver_count() > 0 || sender.borrow().as_ref().is_some_and(|view| view.as_of >= before)

@@ -47,7 +47,7 @@ pub enum OauthSource {
         /// TLS towards an https endpoint; always verified.
         tls: Box<TlsSettings>,
     },
-    /// A file that somebody else keeps up to date; it is read at each login.
+    /// A file that another program keeps up to date; it is read at each login.
     File(PathBuf),
 }
 

@@ -98,7 +98,7 @@ pub(super) struct Scram {
 }
 
 impl Scram {
-    /// A login with a nonce that nobody can guess.
+    /// A login with a nonce that cannot be guessed.
     pub(super) fn new(hash: ScramHash, username: &str, password: &str) -> Result<Self, String> {
         Self::with_nonce(hash, username, password, &BASE64_STANDARD.encode(rand::random::<[u8; 24]>()))
     }

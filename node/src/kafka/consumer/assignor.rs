@@ -131,7 +131,7 @@ pub(super) fn decode_assignment(mut bytes: Bytes) -> Option<Vec<TopicPartition>>
 /// Assigns every partition (`counts` says how many a topic has) to one of the members that want it.
 /// Returns the partitions of each member, in the order of `members`.
 ///
-/// First everyone keeps what it had, then the free ones go to those who have least, then single
+/// First each member keeps what it had, then the free ones go to those with fewest, then single
 /// partitions move from those who have two or more too many.
 pub(super) fn assign(members: &[Member], counts: &HashMap<Arc<str>, i32>) -> Vec<Vec<TopicPartition>> {
     // Ties are broken by name, so that the same group gets the same assignment from any leader.

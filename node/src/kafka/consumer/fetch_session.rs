@@ -79,7 +79,7 @@ impl FetchSession {
         self.epoch = self.epoch.checked_add(1).unwrap_or(1);
     }
 
-    /// The request failed: nobody can tell what the broker knows.
+    /// The request failed: it is unknown what the broker knows.
     pub(super) fn start_over(&mut self) {
         *self = Self { by_id: self.by_id, ..Self::default() };
     }

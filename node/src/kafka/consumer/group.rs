@@ -9,7 +9,7 @@
 //!   always taken back ([`Action::Revoke`] or [`Action::Lose`]) before the group is joined again.
 //! * An answer that belongs to an earlier attempt (see [`Group::attempt`]) changes nothing.
 //! * At most one heartbeat, one search for the coordinator and one join is outstanding.
-//! * A member that another one fenced (KIP-345) joins again only when nobody in the group has its instance
+//! * A member that another one fenced (KIP-345) joins again only when no member of the group has its instance
 //!   id: two members of one id would otherwise fence each other for ever.
 //! * [`Standing::Stable`] means that every partition of our topics, as far as Kafka has told us of it, has
 //!   exactly one owner in the group. While that is not so a member makes the group assign anew.
@@ -815,7 +815,7 @@ fn member((id, instance, subscription): &(StrBytes, Option<StrBytes>, Bytes)) ->
     Some(Member { id: id.clone(), stable_name, topics, owned })
 }
 
-/// The coordinator has struck us off, or somebody has taken our place.
+/// The coordinator has removed this member, or another one has its place.
 fn is_expulsion(failure: &Failure) -> bool {
     use ResponseError::{FencedInstanceId, IllegalGeneration, UnknownMemberId};
 

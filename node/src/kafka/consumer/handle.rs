@@ -46,7 +46,7 @@ pub enum Leave {
     /// For good: the partitions go to others at once.
     Final,
     /// To come back soon: a static member keeps its partitions for `session_timeout`. A dynamic one
-    /// leaves all the same, nobody could tell that it came back.
+    /// leaves as well: that it came back could not be known.
     Restart,
 }
 

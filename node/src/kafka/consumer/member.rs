@@ -86,7 +86,7 @@ pub(super) enum Message {
     /// View of the mapped topics.
     Topics(Vec<Arc<TopicView>>),
     /// A task of an assignment panicked. Its partition would stand still for ever: the member fails as a
-    /// whole, and whoever supervises it starts another.
+    /// whole, and its supervisor starts another.
     TaskPanicked,
     /// A panic, for tests.
     #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A partition that is ours for now: what was fetched of it, what is out, how far it is done.
 //!
 //! Three parties meet here. The fetcher puts fetched batches in while there is room, the delivery task
-//! ([`deliver`]) offers their records to the sink in order, and whoever got a ticket reports through
+//! ([`deliver`]) offers their records to the sink in order, and holders of tickets report through
 //! [`AckSink`] from any thread. A partition that was taken away is simply dropped: late tickets then
-//! reach an object that nobody commits from.
+//! reach an object that is not committed from.
 //!
 //! Invariants:
 //! * Records are offered in the order of their offsets, one at a time, each until it is taken.

@@ -302,7 +302,8 @@ impl Requests {
         Ok(Described { stable: &*group.group_state == "Stable", members: members.collect() })
     }
 
-    /// Removes the static member `instance_id`, whoever it is. Coordinators can do so since Kafka 2.4.
+    /// Removes the static member `instance_id`, whatever its member id. Coordinators can do so since Kafka
+    /// 2.4.
     pub(super) async fn remove_former(&self, coordinator: i32, instance_id: &str) -> Result<(), Failure> {
         let connection = self.connection(coordinator).await?;
         if connection.version::<LeaveGroupRequest>()? < 3 {

@@ -28,7 +28,7 @@ pub enum ConsumerStatus {
     },
 }
 
-/// A leader that moves, a broker that restarts: what is well again within this time disconnects nobody.
+/// A leader that moves, a broker that restarts: what is well again within this time disconnects no bridge.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Status of a partition from its assignment until it is read.

@@ -61,12 +61,12 @@ impl Budget {
         self.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    /// Notes that somebody was refused.
+    /// Notes that a reservation was refused.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::Release);
     }
 
-    /// Whether somebody was refused since the last call.
+    /// Whether a reservation was refused since the last call.
     pub fn take_refused(&self) -> bool {
         self.refused.swap(false, Ordering::AcqRel)
     }

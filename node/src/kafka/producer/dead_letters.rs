@@ -14,7 +14,7 @@
 //! | `dead_letter.timestamp` | timestamp of the record, milliseconds since 1970 |
 //!
 //! Invariants:
-//! * Whoever published a record hears of its end when its dead letter is in Kafka, or lost, or [`PATIENCE`]
+//! * The publisher of a record hears of its end when its dead letter is in Kafka, or lost, or [`PATIENCE`]
 //!   is over: a dead-letter topic that does not work holds nothing up for longer.
 //! * A dead letter is not counted again in the books of its bridge: it has its own two numbers,
 //!   [`DeadLetters::written`] and [`DeadLetters::lost`].

@@ -1,7 +1,8 @@
 //! Produce requests to one broker, made of the ready batches of all partitions that it leads.
 //!
 //! A [`Dispatcher`] owns nothing but a queue of parcels between the partition producers and one produce
-//! connection of the broker. It has no task of its own: whoever brings a parcel or an answer fills the line.
+//! connection of the broker. It has no task of its own: the task that brings a parcel or an answer fills the
+//! line.
 //!
 //! How many requests are under way: Kafka works on one request of a connection at a time (it does not even
 //! read the next one before the answer has left), so a second request on the wire is all it takes to keep the
@@ -415,7 +416,7 @@ fn gather(state: &mut State) -> Vec<Parcel> {
     chosen
 }
 
-/// The dispatchers of one client: one a broker and set of options, as long as somebody holds it. Topic
+/// The dispatchers of one client: one a broker and set of options, as long as it is held. Topic
 /// producers that share it share requests.
 pub struct Dispatchers {
     client: Client,

@@ -142,7 +142,7 @@ impl DynamicTopics {
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
     ) -> Result<Accepted, NoTopic> {
-        // Under the lock: nobody closes a producer between the look and the append.
+        // Under the lock: no producer is closed between the look and the append.
         if let Some(known) = offer(&self.open.read(), topic, record, ticket, wakes) {
             return known;
         }

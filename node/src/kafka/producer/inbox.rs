@@ -19,7 +19,7 @@
 //!   they are more than half of it, so that memory stays within twice the limit.
 //! * With a disk buffer ([`InboxLimits::store`]) a batch is taken when all of its records are durable. The
 //!   tickets of durable records are released then, where the bridge promises no more, and their place is held
-//!   by a ticket nobody hears of: they are never dropped.
+//!   by a ticket whose outcome is ignored: they are never dropped.
 //! * With files for room ([`InboxLimits::spill`]) segments may be in a file (see `inbox_spilling.rs`): whom
 //!   to tell of their records stays here, what they hold counts against the limit and not as memory, and they
 //!   are taken when they have been read back.
@@ -107,7 +107,7 @@ impl AckSink for Answered {
     fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
 }
 
-/// A ticket nobody hears of: a record with one is never dropped.
+/// A ticket whose outcome is ignored: a record with one is never dropped.
 pub(super) fn answered_ticket(sequence: u64) -> Ticket {
     static ANSWERED: std::sync::LazyLock<Arc<Answered>> = std::sync::LazyLock::new(|| Arc::new(Answered));
     Ticket::new(ANSWERED.clone(), sequence)
@@ -448,7 +448,7 @@ struct State {
     ledger: Ledger,
     /// Segments before this have no record without ticket left to drop.
     drop_from: usize,
-    /// The sleeper is woken by the append that brings `queuing_bytes` here; `u64::MAX`: nobody sleeps.
+    /// The sleeper is woken by the append that brings `queuing_bytes` here; `u64::MAX`: it is awake.
     wake_at: u64,
     /// A record was refused since space was last freed.
     refused: bool,

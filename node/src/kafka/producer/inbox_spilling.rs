@@ -15,7 +15,8 @@
 //! * Bytes in files count against [`InboxLimits::bytes`], and against no budget of memory.
 //! * Publishers who come faster than the disk takes batches are treated as by a full queue: with a ticket
 //!   they wait, without one the oldest in memory make room.
-//! * A batch that its file no longer has (somebody removed it) counts as failed, and its publishers are told.
+//! * A batch that its file no longer has (it was removed from outside) counts as failed, and its publishers
+//!   are told.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -62,7 +63,7 @@ pub(super) struct Spilling {
     /// Bytes that wait in memory before any are written.
     memory: usize,
     /// Bytes beyond them that are taken while files are written: as much again, so that a disk (or a thread)
-    /// that is late for some tenths of a second costs nobody anything.
+    /// that is late for some tenths of a second costs nothing.
     spare: usize,
     /// Bytes that are read ahead.
     ahead: usize,
@@ -394,7 +395,7 @@ impl PartitionInbox {
     }
 
     /// Resolves when the oldest batch is in memory, or there is none. False where it cannot be read and
-    /// nobody will wait for it: the inbox is closed.
+    /// no publisher will wait for it: the inbox is closed.
     pub async fn front_in_memory(&self) -> bool {
         loop {
             let told = self.room.notified();
@@ -410,7 +411,7 @@ impl PartitionInbox {
                     return false;
                 }
             }
-            // Looks again now and then: nobody tells that reading fails.
+            // Looks again now and then: there is no event for a failed read.
             let _ = tokio::time::timeout(Duration::from_millis(100), told).await;
         }
     }

@@ -1,5 +1,5 @@
 //! Obstacles of a topic producer, and how they are shown: an outage of what has worked before is
-//! "connecting", since it passes by itself; what somebody has to mend, and what has never worked, is
+//! "connecting", since it passes by itself; what needs a mend, and what has never worked, is
 //! "disconnected".
 
 use std::sync::Arc;

@@ -129,7 +129,7 @@ pub struct Partition {
     pub leader: AtomicI32,
     /// Why it is not moving.
     pub trouble: Mutex<Option<Arc<str>>>,
-    /// Whether that is an outage, and nobody said no.
+    /// True if the trouble is an outage, not a refusal by Kafka.
     pub trouble_passes: AtomicBool,
     /// Records that Kafka refused for good.
     pub refusals: Refusals,
@@ -195,7 +195,7 @@ impl Doorbell {
         *self.0.lock() = Some(actor);
     }
 
-    /// Tells the actor; nobody there is no error, its successor looks for itself.
+    /// Tells the actor; a missing actor is no error, its successor looks for itself.
     pub fn tell(&self, message: PartitionMessage) {
         if let Some(actor) = &*self.0.lock() {
             let _ = actor.send_message(message);

@@ -5,10 +5,10 @@
 //! one *staging* inbox, and from there in order to their partitions.
 //!
 //! How order per key survives a change of the number of partitions: (1) the route leads to staging, and the
-//! old partitions admit nobody any more; (2) the old partitions finish what they hold; (3) what gathered in
-//! staging moves, in order, to the partitions by the new number, and the route leads there. Where (2) takes
-//! too long, staging moves back to the old partitions, which is in order too, and the change is tried again
-//! later.
+//! old partitions admit no record any more; (2) the old partitions finish what they hold; (3) what gathered
+//! in staging moves, in order, to the partitions by the new number, and the route leads there. Where (2)
+//! takes too long, staging moves back to the old partitions, which is in order too, and the change is tried
+//! again later.
 //!
 //! Invariants:
 //! * A publisher whose route is out of date is turned back by the inbox (generations) and loads the new one:
@@ -63,7 +63,7 @@ impl Partitioner {
 /// moves in one go, with publishers waiting.
 const STEPS: usize = 4096;
 
-/// Bytes after which the sticky partition changes though nobody took its batch.
+/// Bytes after which the sticky partition changes although its batch was not taken.
 const STICKY_BYTES: usize = 1024 * 1024;
 
 struct Route {
@@ -98,7 +98,7 @@ pub struct Routes {
     closed: RwLock<Option<ReasonCode>>,
 }
 
-/// Staging has no sleeper: it is emptied by whoever changes the route.
+/// Staging has no sleeper: it is emptied by the task that changes the route.
 struct Nobody;
 
 impl Wake for Nobody {
@@ -257,7 +257,7 @@ impl Routes {
         self.partitions.read().clone()
     }
 
-    /// Leads everything to staging; the partitions admit nobody until [`Self::lead_to`].
+    /// Leads everything to staging; the partitions admit no record until [`Self::lead_to`].
     pub fn lead_to_staging(&self) {
         let _exclusive = self.moving.write();
         let _pause = self.pause();
@@ -306,7 +306,7 @@ impl Routes {
     }
 
     /// As the first part of [`Self::lead_to`], for what of staging is in files: that takes its time, and
-    /// blocks nobody. False where it cannot be read and nobody waits for it any more.
+    /// blocks no publisher. False where it cannot be read and is not waited for any more.
     pub async fn bring_in(&self, partitions: &[Arc<Partition>]) -> bool {
         // Publishers may add to the files meanwhile; what is left after these steps is read with them
         // waiting.

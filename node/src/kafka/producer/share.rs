@@ -6,7 +6,7 @@
 //! Invariants:
 //! * The blocks of all shares together stay within the limit, but for the first block of each inbox, and for
 //!   what had been accepted before (records that move to another inbox, or come back from the disk).
-//! * Nobody starves: an inbox may always have one block, and one record however large when it is empty.
+//! * No inbox starves: it may always have one block, and one record however large when it is empty.
 //! * An empty inbox has no block, and a share that is dropped gives all back.
 
 use std::sync::Arc;
@@ -153,7 +153,7 @@ mod tests {
         assert!(a.admits(0, 10) && a.admits(10, BLOCK));
         assert_eq!(node.used(), BLOCK);
         assert!(a.admits(BLOCK, 4 * BLOCK) && !a.admits(4 * BLOCK, 4 * BLOCK + 1));
-        // Full, and still everybody has a block, and an empty one has a record.
+        // Full, and still each inbox has a block, and an empty one has a record.
         assert!(b.admits(0, BLOCK) && !b.admits(BLOCK, BLOCK + 1));
         assert_eq!(node.used(), 5 * BLOCK);
         a.shrink(BLOCK);

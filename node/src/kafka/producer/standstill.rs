@@ -1,5 +1,5 @@
 //! Whether a topic producer stands still although one of its partitions looks well: that of a partition which
-//! nobody writes to says nothing about Kafka, nor does one whose records are all refused.
+//! no client writes to says nothing about Kafka, nor does one whose records are all refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -35,7 +35,7 @@ pub enum Verdict {
     BadBatch(ReasonCode),
     /// `OUT_OF_ORDER_SEQUENCE_NUMBER`: not appended, the broker expects another sequence.
     OutOfOrder,
-    /// `INVALID_PRODUCER_EPOCH`, `PRODUCER_FENCED`: somebody used our producer id with a newer epoch.
+    /// `INVALID_PRODUCER_EPOCH`, `PRODUCER_FENCED`: another client used our producer id with a newer epoch.
     Fenced,
     /// `UNKNOWN_PRODUCER_ID`: the broker has forgotten us.
     Forgotten,
@@ -51,7 +51,7 @@ pub const INVALID_TIMESTAMP: i16 = 32;
 /// The verdict for an error code of a produce response's partition.
 ///
 /// Codes of configuration and permission (29, 31) are waited out: the records stay held and the
-/// status tells why, until somebody grants the permission or stops the bridge.
+/// status tells why, until the permission is granted or the bridge stopped.
 pub fn verdict(code: i16) -> Verdict {
     const fn retry(in_doubt: bool, refresh: bool) -> Verdict {
         Verdict::Retry { in_doubt, refresh }

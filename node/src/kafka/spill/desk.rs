@@ -5,7 +5,7 @@
 //! * No lock of the queue is held while a file is written or read, and none of an inbox: [`Customer::turn`]
 //!   sees to that.
 //! * While writing fails, reading goes on: a full disk gets room again when batches leave for Kafka. What
-//!   failed is tried again after [`RETRY`], for as long as somebody wants it.
+//!   failed is tried again after [`RETRY`], for as long as it is wanted.
 //! * An inbox that queues is held weakly; the thread ends with the [`Spill`].
 
 use std::collections::VecDeque;
@@ -321,7 +321,7 @@ impl ByHand {
         Self { spill, desk }
     }
 
-    /// One turn; false where nobody queues. `retry`: what failed may be tried again.
+    /// One turn; false where no inbox queues. `retry`: what failed may be tried again.
     pub(crate) fn work(&mut self, retry: bool) -> bool {
         if retry {
             (self.desk.writing.again, self.desk.reading.again) = (None, None);

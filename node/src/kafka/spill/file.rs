@@ -2,7 +2,7 @@
 //!
 //! A file begins with [`MAGIC`]. Each batch in it is a head of three little-endian numbers of 32 bits (the
 //! length of its encoded records, how many they are, their CRC-32C) and the records as they will be sent. A
-//! file is written from front to end; a batch is read by its place. The file is removed when nobody has need
+//! file is written from front to end; a batch is read by its place. The file is removed when there is no need
 //! of it any more.
 
 use std::fs::{self, File, OpenOptions};
@@ -69,7 +69,7 @@ struct SpillFile {
     path: PathBuf,
     /// Bytes of all batches that were ever written to it.
     written: AtomicU64,
-    /// Bytes of those that somebody has.
+    /// Bytes of those that are held.
     needed: AtomicU64,
 }
 
@@ -167,7 +167,7 @@ impl Writer {
         Self { storage, directory, file_bytes, open: None }
     }
 
-    /// Removes the file that is written where nobody has a piece of it.
+    /// Removes the file that is written where no piece of it is held.
     pub fn close_unneeded(&mut self) {
         self.open.take_if(|(file, _)| Arc::strong_count(file) == 1);
     }

@@ -1,4 +1,4 @@
-//! Publications on their way to sinks and sessions: from inside the node, where somebody may wait for them,
+//! Publications on their way to sinks and sessions: from inside the node, where a caller may wait for them,
 //! and from clients.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::{
 
 /// Result of [`Router::publish`].
 pub enum Published {
-    /// The message is with everyone who takes it.
+    /// The message is with all receivers.
     Done {
         /// Sessions and sinks that it matched.
         matched: usize,
@@ -70,10 +70,10 @@ impl Router {
     /// Publishes a message from inside the node: a Kafka consumer, an API call, a will.
     ///
     /// With a hand-over each sink and each delivery keeps a clone of it until its part is done, and one
-    /// without room is waited for ([`Published::Full`]). Without one nobody is waited for: sinks and
+    /// without room is waited for ([`Published::Full`]). Without one no receiver is waited for: sinks and
     /// queues drop by their policy, and count it.
     ///
-    /// A topic that is not a valid topic name reaches nobody and is counted as `dropped_invalid_topic`.
+    /// A topic that is not a valid topic name reaches no receiver and is counted as `dropped_invalid_topic`.
     pub fn publish(
         &self,
         message: &Message<'_>,
@@ -113,7 +113,7 @@ impl Router {
     }
 
     /// Puts a client's publication into `outbox` for the sessions that take it, and keeps it where it is to
-    /// be retained; `publisher` is the client's own session. True where somebody takes it.
+    /// be retained; `publisher` is the client's own session. True where there is a receiver.
     ///
     /// Waits for no receiver: a message that a queue has no room for is dropped by its policy.
     pub(crate) fn dispatch(
@@ -229,7 +229,7 @@ impl Router {
     }
 
     /// Offers a message to one member of a shared subscription: the chosen one, or another that is connected
-    /// and has room. `Some`: it must be handed over, and nobody has.
+    /// and has room. `Some`: it must be handed over, which has not been done.
     fn offer_to_one(
         &self,
         route: &RouteGroup,

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * Nothing in it is removed because it cannot be read: the start fails and says what to do.
 //! * A transaction is durable when [`File::commit`] returns, or it did not happen.
-//! * What the system says of a sync is final: after one failed, nobody knows what is on the disk
+//! * What the system says of a sync is final: after one failed, it is unknown what is on the disk
 //!   ([`Failure::Final`]). Want of room is not ([`Failure::NoRoom`]): the same rows can be tried again.
 
 use std::{
@@ -562,7 +562,7 @@ fn load(database: &Database, memory: Memory) -> Result<(Books, Loaded), LoadErro
         if let Presence::Away { sent, .. } = found.record.presence {
             found.next = found.next.max(sent);
         }
-        // Positions that were given out and never stored are nobody's any more.
+        // Positions that were given out and never stored are free again.
         let mut from = progress.cursor;
         for (position, _) in &found.entries {
             progress.done.insert(from..*position);

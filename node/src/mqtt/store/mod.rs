@@ -251,7 +251,7 @@ impl Store {
         self.waiting.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Puts in a change that nobody waits for: it is written soon.
+    /// Adds a change without a waiting task: it is written soon.
     pub(crate) fn put(&self, op: Op) {
         let mut pending = self.pending.lock();
         let first = pending.is_empty();

@@ -1,6 +1,6 @@
 //! The writer of the store: one thread that owns the file.
 //!
-//! * It sleeps until somebody waits for something, and a little ([`LAZY`]) where nobody does: what a client
+//! * It sleeps until a task waits for something, and a little ([`LAZY`]) where none does: what a client
 //!   has acknowledged need not be on the disk at once, and in a larger batch it costs less.
 //! * Without room on the disk it holds everything and tries again; the publishers wait.
 //! * After any other error, above all of a sync, it completes nothing any more. The node goes on with
@@ -24,7 +24,7 @@ use crate::{
     mqtt::{memory::Memory, stats::Stats},
 };
 
-/// How long a change that nobody waits for may wait for company. A crash within it costs a repetition.
+/// How long a change without a waiting task may wait for company. A crash within it costs a repetition.
 const LAZY: Duration = Duration::from_millis(20);
 
 /// Between attempts while the disk is full: first, and at most.
@@ -171,7 +171,7 @@ fn commit(store: &Store, file: &mut File, rows: &[Row]) -> Result<(), String> {
     }
 }
 
-/// Tells everyone who waited for a batch.
+/// Answers all tasks that waited for a batch.
 fn complete(store: &Store, number: u64, batch: Pending) {
     let Pending { tickets, hand_overs, sleepers, bytes, .. } = batch;
     store.committed.store(number, Ordering::Release);

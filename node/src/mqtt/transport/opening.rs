@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! * At most `max_handshakes` of a listener are under way. Beyond it the oldest gives way to the newest: who
-//!   takes long is most likely not there to connect, and nobody new is kept out by that.
+//!   takes long is most likely not there to connect, and no new client is kept out by that.
 //! * However it ends, it is counted once.
 
 use std::{

@@ -5,8 +5,8 @@
 //! * Exactly the header is taken from the socket: what follows it is the client's.
 //! * No more is read than a header can be long, whatever it declares: [`LONGEST_V1`], [`LONGEST_V2`].
 //!
-//! A listener that expects a header refuses a connection without one: whoever could leave it out could also
-//! forge an address. TLVs are passed over, except for what the balancer says of a client's certificate.
+//! A listener that expects a header refuses a connection without one: a client that could leave it out could
+//! also forge an address. TLVs are passed over, except for what the balancer says of a client's certificate.
 
 use std::{
     io,

@@ -115,7 +115,7 @@ impl SealedBatch {
     }
 
     /// Gives the batch another producer id, epoch and base sequence: a new header and CRC, the record
-    /// bytes stay as they are. Copies the batch only while somebody else holds its bytes.
+    /// bytes stay as they are. Copies the batch only while its bytes are shared.
     pub fn restamp(&mut self, identity: ProducerIdentity) {
         if self.header.identity == identity {
             return;

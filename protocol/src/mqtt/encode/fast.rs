@@ -58,7 +58,7 @@ impl PublishLayout {
 /// Appends a PUBLISH and says where it is.
 ///
 /// A packet identifier of 0 is taken as the place for one, to be set in each copy by
-/// [`PublishLayout::set_packet_identifier`]: nobody accepts the frame without.
+/// [`PublishLayout::set_packet_identifier`]: the frame is not accepted without.
 ///
 /// # Errors
 /// The packet cannot be expressed; `out` is then as it was.

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! * Between the handshake of a renewal and its end nothing else is on the wire: Kafka asks for that.
-//! * A renewal that fails ends the connection, with the broker's reason: whoever uses it makes another, with
+//! * A renewal that fails ends the connection, with the broker's reason: its users make another, with
 //!   backoff.
 //! * A login that lapses too soon to be renewed is given up in time: [`BrokerConnection::is_usable`] is false
 //!   then.

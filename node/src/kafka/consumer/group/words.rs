@@ -63,7 +63,7 @@ pub(in crate::kafka::consumer) struct Joined {
     pub generation: i32,
     pub member_id: StrBytes,
     pub leader: StrBytes,
-    /// For the leader: everybody's id, instance id and subscription.
+    /// For the leader: id, instance id and subscription of each member.
     pub members: Vec<(StrBytes, Option<StrBytes>, Bytes)>,
     /// KIP-814: a restarted static leader need not assign.
     pub skip_assignment: bool,
