@@ -19,7 +19,7 @@ use crate::access::Access;
 use crate::admin::{AdminHandle, AdminServer};
 use crate::bridge::loops;
 use crate::bridge::overlay::{self, Overlay};
-use crate::bridge::service::{Bridges, Kind, Surroundings};
+use crate::bridge::service::{BridgeContext, Bridges, Kind};
 use crate::config::Config;
 use crate::flow::Lives;
 use crate::kafka::producer::NodeMemory;
@@ -103,7 +103,7 @@ impl Node {
         let sessions = StoredSessions::read(options.session_store.as_deref(), Some(lives), &router).await?;
         // The bridges' memory of sessions is worth as much as the sessions.
         let before = lives.before.filter(|_| sessions.continue_the_last_run());
-        let surroundings = Surroundings {
+        let surroundings = BridgeContext {
             router: router.clone(),
             clients: Arc::default(),
             node: config.node.name.as_str().into(),

@@ -107,8 +107,9 @@ impl AdminServer {
         let listener = listen(bind).map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(());
-        let desk = Desk { service, options, operations: Arc::new(Semaphore::new(options.max_operations)) };
-        let task = tokio::spawn(accept(listener, desk, stopped));
+        let server =
+            Server { service, options, operations: Arc::new(Semaphore::new(options.max_operations)) };
+        let task = tokio::spawn(accept(listener, server, stopped));
         Ok(AdminHandle { local_addr, stop, task })
     }
 }
@@ -146,14 +147,14 @@ impl AdminHandle {
 
 /// State that every connection needs.
 #[derive(Clone)]
-struct Desk {
+struct Server {
     service: Arc<dyn AdminService>,
     options: AdminOptions,
     operations: Arc<Semaphore>,
 }
 
-async fn accept(listener: TcpListener, desk: Desk, mut stopped: watch::Receiver<()>) {
-    let places = Arc::new(Semaphore::new(desk.options.max_connections));
+async fn accept(listener: TcpListener, server: Server, mut stopped: watch::Receiver<()>) {
+    let places = Arc::new(Semaphore::new(server.options.max_connections));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut connections = JoinSet::new();
     let mut reserve = Reserve::take();
@@ -186,14 +187,14 @@ async fn accept(listener: TcpListener, desk: Desk, mut stopped: watch::Receiver<
             }
         };
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            connections.spawn(connection(stream, desk.clone(), stopped.clone(), place));
+            connections.spawn(connection(stream, server.clone(), stopped.clone(), place));
         } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
-            connections.spawn(refuse(stream, desk.options, place));
+            connections.spawn(refuse(stream, server.options, place));
         }
     }
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(desk.options.stop, all_ended).await.is_err() {
+    if timeout(server.options.stop, all_ended).await.is_err() {
         connections.shutdown().await;
     }
 }
@@ -216,17 +217,17 @@ async fn last_word(link: &mut Link, error: &AdminError, options: AdminOptions) {
 /// Serves a connection to its end and returns its socket.
 async fn connection(
     stream: TcpStream,
-    desk: Desk,
+    server: Server,
     stopped: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
 ) -> TcpStream {
     let mut link = Link::new(stream, v1::requests(), v1::answers());
-    converse(&mut link, &desk, stopped).await;
+    converse(&mut link, &server, stopped).await;
     link.into_stream()
 }
 
-async fn converse(link: &mut Link, desk: &Desk, mut stopped: watch::Receiver<()>) {
-    let options = desk.options;
+async fn converse(link: &mut Link, server: &Server, mut stopped: watch::Receiver<()>) {
+    let options = server.options;
     let patience = Patience { first: options.idle, rest: options.read };
     loop {
         let received = tokio::select! {
@@ -243,7 +244,7 @@ async fn converse(link: &mut Link, desk: &Desk, mut stopped: watch::Receiver<()>
             Ok(request) => request,
             Err(error) => return last_word(link, &error, options).await,
         };
-        let sent = match desk.serve(request).await {
+        let sent = match server.serve(request).await {
             Ok(answer) => send_answer(link, &answer, options).await,
             Err(error) => link.send(v1::VERSION, v1::KIND_ERROR, &error, options.write).await,
         };
@@ -282,7 +283,7 @@ async fn send_answer<T: Serialize>(
     }
 }
 
-impl Desk {
+impl Server {
     /// Runs the operation in a task of its own, so that it ends properly whatever becomes of the caller.
     async fn serve(&self, request: Request) -> Result<Answer, AdminError> {
         let Ok(place) = Arc::clone(&self.operations).try_acquire_owned() else {

@@ -29,7 +29,7 @@ use super::entry::{Entries, Entry, Handle, Retired, Running};
 use super::gate::Gate;
 use super::overlay::Overlay;
 use super::producer::RunningProducer;
-use super::service::{BridgeId, Definition, Deleted, Error, Kind, Status, Surroundings};
+use super::service::{BridgeContext, BridgeId, Definition, Deleted, Error, Kind, Status};
 use crate::config::BufferMode;
 use crate::flow::ledger::Ledger;
 use crate::kafka::client::Backoff;
@@ -71,7 +71,7 @@ pub(super) enum Message {
 /// State that all bridges of a node share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: BridgeContext,
     pub(super) entries: Entries,
     pub(super) retired: Retired,
     /// Store of changes. Locked for one change at a time, never while a bridge drains.
@@ -101,7 +101,7 @@ impl Bridge {
         self.handle.id()
     }
 
-    pub(super) fn surroundings(&self) -> &Surroundings {
+    pub(super) fn surroundings(&self) -> &BridgeContext {
         &self.shared.surroundings
     }
 

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::hops;
 use super::member_id::{former_member_id, member_id};
-use super::service::{Place, Status, Surroundings};
+use super::service::{BridgeContext, Place, Status};
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
 use crate::flow::ledger::Ledger;
 use crate::flow::{
@@ -98,7 +98,7 @@ impl RunningConsumer {
     pub(super) async fn start(
         name: &str,
         config: &ConsumerBridgeConfig,
-        surroundings: &Surroundings,
+        surroundings: &BridgeContext,
         supervisor: ractor::ActorCell,
     ) -> Result<Self, String> {
         let node = &surroundings.node;

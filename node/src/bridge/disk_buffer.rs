@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::BatchBuilder;
 
-use super::service::Surroundings;
+use super::service::BridgeContext;
 use crate::config::ProducerBridgeConfig;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{Found, survey};
@@ -37,7 +37,7 @@ pub fn directory(data_dir: &Path, bridge: &str) -> PathBuf {
 /// Opens the buffer of a bridge. A buffer with records for another topic is refused: they would go to the
 /// wrong one, or nowhere.
 pub(super) fn open(
-    surroundings: &Surroundings,
+    surroundings: &BridgeContext,
     name: &str,
     config: &ProducerBridgeConfig,
 ) -> Result<(Arc<Buffer>, Found), String> {

@@ -36,10 +36,10 @@ thread_local! {
 
 /// Alone on its cache lines (two, which are fetched in pairs).
 #[repr(align(128))]
-struct Lane(RwLock<Way>);
+struct Lane(RwLock<GateState>);
 
 #[derive(Clone)]
-enum Way {
+enum GateState {
     /// To the bridge.
     Open(Arc<dyn MessageSink>),
     /// Nowhere for now.
@@ -60,7 +60,7 @@ impl Gate {
     /// A gate that holds.
     pub(super) fn new(holds_acknowledgement: bool) -> Arc<Self> {
         Arc::new(Self {
-            lanes: std::array::from_fn(|_| Lane(RwLock::new(Way::Held))),
+            lanes: std::array::from_fn(|_| Lane(RwLock::new(GateState::Held))),
             room: Room::default(),
             holds_acknowledgement: holds_acknowledgement.into(),
             books: Mutex::default(),
@@ -72,7 +72,7 @@ impl Gate {
         self.holds_acknowledgement.store(on, Ordering::Relaxed);
     }
 
-    fn set(&self, way: &Way) {
+    fn set(&self, way: &GateState) {
         // All are locked before the first one changes, see the invariants.
         let mut locked: Vec<_> = self.lanes.iter().map(|lane| lane.0.write()).collect();
         for lane in &mut locked {
@@ -84,17 +84,17 @@ impl Gate {
 
     /// From now on everything goes there.
     pub(super) fn lead_to(&self, sink: Arc<dyn MessageSink>) {
-        self.set(&Way::Open(sink));
+        self.set(&GateState::Open(sink));
     }
 
     /// From now on nothing is taken.
     pub(super) fn hold(&self) {
-        self.set(&Way::Held);
+        self.set(&GateState::Held);
     }
 
     /// There is no bridge any more.
     pub(super) fn remove(&self) {
-        self.set(&Way::Gone);
+        self.set(&GateState::Gone);
     }
 
     /// Counts of what was dropped here.
@@ -107,15 +107,15 @@ impl MessageSink for Gate {
     fn accept(&self, message: &Message<'_>, ticket: Option<&Ticket>, wakes: &mut WakeList) -> Accepted {
         let lane = LANE.with(|lane| &self.lanes[*lane]);
         match &*lane.0.read() {
-            Way::Open(sink) => sink.accept(message, ticket, wakes),
-            Way::Held if ticket.is_some() => Accepted::Full(self.room.clone()),
-            Way::Held => {
+            GateState::Open(sink) => sink.accept(message, ticket, wakes),
+            GateState::Held if ticket.is_some() => Accepted::Full(self.room.clone()),
+            GateState::Held => {
                 let mut books = self.books.lock();
                 books.matched += 1;
                 books.dropped_resource_stopped += 1;
                 Accepted::Done(Outcome::Failed(ReasonCode::ServerUnavailable))
             }
-            Way::Gone => Accepted::Done(Outcome::Success),
+            GateState::Gone => Accepted::Done(Outcome::Success),
         }
     }
 

@@ -34,14 +34,14 @@ pub(super) struct NoHeaders;
 #[derive(Debug)]
 pub(super) struct Headers<N: Slot> {
     from_message: Option<Template<N>>,
-    further: Box<[Further<N>]>,
+    further: Box<[ExtraHeader<N>]>,
     encoding: HeaderEncoding,
 }
 
 #[derive(Debug)]
-struct Further<N: Slot> {
+struct ExtraHeader<N: Slot> {
     key: Name<N>,
-    value: Worth<N>,
+    value: HeaderValue<N>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ enum Name<N: Slot> {
 }
 
 #[derive(Debug)]
-enum Worth<N: Slot> {
+enum HeaderValue<N: Slot> {
     /// Encoded already.
     Fixed(Box<[u8]>),
     Made(Template<N>),
@@ -64,13 +64,13 @@ pub(super) struct HeaderSpace {
     values: Vec<u8>,
 }
 
-enum Lent<'a, T: ?Sized> {
-    Lent(&'a T),
+enum HeaderText<'a, T: ?Sized> {
+    HeaderText(&'a T),
     Made(Range<usize>),
 }
 
 /// Name and value of a header.
-type Pair<'a> = (Lent<'a, str>, Lent<'a, [u8]>);
+type Pair<'a> = (HeaderText<'a, str>, HeaderText<'a, [u8]>);
 
 /// Most messages have few.
 type Pairs<'a> = SmallVec<[Pair<'a>; 8]>;
@@ -95,12 +95,12 @@ impl Assembled<'_> {
     pub(super) fn with<'h>(&'h self, space: &'h HeaderSpace) -> SmallVec<[Header<'h>; 8]> {
         let header = |(name, value): &'h Pair<'_>| Header {
             key: match name {
-                Lent::Lent(name) => name,
-                Lent::Made(range) => space.names.get(range.clone()).unwrap_or_default(),
+                HeaderText::HeaderText(name) => name,
+                HeaderText::Made(range) => space.names.get(range.clone()).unwrap_or_default(),
             },
             value: Some(match value {
-                Lent::Lent(value) => value,
-                Lent::Made(range) => space.values.get(range.clone()).unwrap_or_default(),
+                HeaderText::HeaderText(value) => value,
+                HeaderText::Made(range) => space.values.get(range.clone()).unwrap_or_default(),
             }),
         };
         self.0.iter().map(header).collect()
@@ -114,7 +114,7 @@ impl<N: Slot> Headers<N> {
         further: &[ExtHeaderConfig],
         encoding: HeaderEncoding,
     ) -> Option<Self> {
-        let further: Box<[_]> = further.iter().map(|header| Further::compile(header, encoding)).collect();
+        let further: Box<[_]> = further.iter().map(|header| ExtraHeader::compile(header, encoding)).collect();
         let from_message = from_message.map(Template::compile);
         (from_message.is_some() || !further.is_empty()).then_some(Self { from_message, further, encoding })
     }
@@ -129,7 +129,7 @@ impl<N: Slot> Headers<N> {
         space.values.clear();
         let mut out = Out { headers: SmallVec::new(), space, encoding: self.encoding };
         if let Some(template) = &self.from_message
-            && !template.members(scope, &mut |name, value| out.add(Lent::Lent(name), value))
+            && !template.members(scope, &mut |name, value| out.add(HeaderText::HeaderText(name), value))
         {
             match template.value(scope) {
                 Value::Missing => {}
@@ -142,7 +142,7 @@ impl<N: Slot> Headers<N> {
         }
         for further in &self.further {
             let name = match &further.key {
-                Name::Fixed(name) => Lent::Lent(&**name),
+                Name::Fixed(name) => HeaderText::HeaderText(&**name),
                 Name::Made(template) => {
                     let mut text = Vec::new();
                     if !template.render_whole(scope, &mut text) {
@@ -152,15 +152,15 @@ impl<N: Slot> Headers<N> {
                 }
             };
             match &further.value {
-                Worth::Fixed(value) => out.headers.push((name, Lent::Lent(value))),
-                Worth::Made(template) => out.add(name, template.value(scope)),
+                HeaderValue::Fixed(value) => out.headers.push((name, HeaderText::HeaderText(value))),
+                HeaderValue::Made(template) => out.add(name, template.value(scope)),
             }
         }
         Ok(Assembled(out.headers))
     }
 }
 
-impl<N: Slot> Further<N> {
+impl<N: Slot> ExtraHeader<N> {
     fn compile(header: &ExtHeaderConfig, encoding: HeaderEncoding) -> Self {
         let (key, value) = (&header.kafka_ext_header_key, &header.kafka_ext_header_value);
         let key = if has_placeholder(key) {
@@ -169,14 +169,14 @@ impl<N: Slot> Further<N> {
             Name::Fixed(key.as_str().into())
         };
         let value = if has_placeholder(value) {
-            Worth::Made(Template::compile(value))
+            HeaderValue::Made(Template::compile(value))
         } else {
             let mut text = Vec::new();
             match encoding {
                 HeaderEncoding::None => text.extend_from_slice(value.as_bytes()),
                 HeaderEncoding::Json => json::write_string(&mut text, value.as_bytes()),
             }
-            Worth::Fixed(text.into())
+            HeaderValue::Fixed(text.into())
         };
         Self { key, value }
     }
@@ -190,19 +190,19 @@ struct Out<'a, 's> {
 }
 
 impl<'a> Out<'a, '_> {
-    fn name(&mut self, name: &str) -> Lent<'a, str> {
+    fn name(&mut self, name: &str) -> HeaderText<'a, str> {
         let start = self.space.names.len();
         self.space.names.push_str(name);
-        Lent::Made(start..self.space.names.len())
+        HeaderText::Made(start..self.space.names.len())
     }
 
     /// Adds a header, unless its value is missing or the encoding leaves it out.
-    fn add(&mut self, name: Lent<'a, str>, value: Value<'a>) {
+    fn add(&mut self, name: HeaderText<'a, str>, value: Value<'a>) {
         let start = self.space.values.len();
         let values = &mut self.space.values;
         match (self.encoding, value) {
             (HeaderEncoding::None, Value::Bytes(bytes)) => {
-                self.headers.push((name, Lent::Lent(bytes)));
+                self.headers.push((name, HeaderText::HeaderText(bytes)));
                 return;
             }
             (HeaderEncoding::None, Value::Text(text)) => values.extend_from_slice(&text),
@@ -218,7 +218,7 @@ impl<'a> Out<'a, '_> {
             (HeaderEncoding::Json, Value::Json(json)) => json_text::write_compact(&json, values),
         }
         let end = self.space.values.len();
-        self.headers.push((name, Lent::Made(start..end)));
+        self.headers.push((name, HeaderText::Made(start..end)));
     }
 
     /// Adds a header with a JSON value, unless the encoding leaves it out.
@@ -233,7 +233,7 @@ impl<'a> Out<'a, '_> {
             },
         }
         let end = self.space.values.len();
-        self.headers.push((name, Lent::Made(start..end)));
+        self.headers.push((name, HeaderText::Made(start..end)));
     }
 
     /// Adds the headers that a JSON value stands for.

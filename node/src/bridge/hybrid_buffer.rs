@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::disk_buffer;
 use crate::config::ProducerBridgeConfig;
-use crate::kafka::producer::Spillway;
+use crate::kafka::producer::SpillOptions;
 use crate::kafka::spill::{Leftover, Spill, sweep};
 
 /// Folder of the hybrid buffers in the data directory.
@@ -24,10 +24,10 @@ pub fn directory(data_dir: &Path, bridge: &str) -> PathBuf {
 }
 
 /// Files for a bridge; there are none before something does not fit into the memory.
-pub(super) fn open(data_dir: &Path, name: &str, config: &ProducerBridgeConfig) -> Spillway {
+pub(super) fn open(data_dir: &Path, name: &str, config: &ProducerBridgeConfig) -> SpillOptions {
     let bytes = config.kafka.buffer.segment_bytes.bytes();
     let spill: Arc<Spill> = Spill::new(directory(data_dir, name), bytes);
-    Spillway { spill, memory: usize::try_from(bytes).unwrap_or(usize::MAX) }
+    SpillOptions { spill, memory: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
 /// Removes what a node that did not stop in order has left, bridge by bridge. Only before bridges are

@@ -25,7 +25,7 @@ use super::bridge::{self, Message, REVIVAL, Shared};
 use super::entry::{Entries, Handle, Retired};
 use super::loops;
 use super::overlay::{Change, Overlay};
-use super::service::{Apply, BridgeId, Definition, Deleted, Error, Kind, Surroundings};
+use super::service::{Apply, BridgeContext, BridgeId, Definition, Deleted, Error, Kind};
 use crate::kafka::consumer::Leave;
 use crate::supervision::{Child, Root};
 
@@ -97,7 +97,7 @@ impl Order {
 
 /// Starts the actor.
 pub(super) async fn start(
-    surroundings: Surroundings,
+    surroundings: BridgeContext,
     entries: Entries,
     retired: Retired,
     overlay: Option<Overlay>,

@@ -14,13 +14,11 @@ use tokio::sync::watch;
 use super::disk_buffer;
 use super::hops;
 use super::hybrid_buffer;
-use super::program::{Made, Program, Unfit};
-use super::service::{Place, Status, Surroundings};
+use super::program::{Program, RenderError, Rendered};
+use super::service::{BridgeContext, Place, Status};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::ledger::Ledger;
-use crate::flow::{
-    Accepted, AckSink, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket, WakeList,
-};
+use crate::flow::{Accepted, IgnoreAcks, Message, MessageSink, Outcome, Remembers, Ticket, WakeList};
 use crate::kafka::buffer::Buffer;
 use crate::kafka::buffer::log::Found;
 use crate::kafka::client::ClientOptions;
@@ -49,7 +47,7 @@ struct ProducerBridge {
     buffer: Option<Arc<Buffer>>,
     /// `query_mode = async`: tickets end with this one, and publications are done when their record is
     /// queued.
-    deaf: Option<Arc<Deaf>>,
+    ignored: Option<Arc<IgnoreAcks>>,
 }
 
 /// Where records go.
@@ -61,14 +59,6 @@ enum Target {
     Named(Arc<DynamicTopics>),
 }
 
-/// Holds the place of a publisher who has had its acknowledgement already: a record with its ticket is never
-/// dropped.
-struct Deaf;
-
-impl AckSink for Deaf {
-    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
-}
-
 /// Books of the messages that no partition saw.
 #[derive(Default)]
 struct Refused(Mutex<Ledger>);
@@ -76,7 +66,7 @@ struct Refused(Mutex<Ledger>);
 impl ProducerBridge {
     fn append(
         &self,
-        made: &Made<'_>,
+        made: &Rendered<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
     ) -> Result<Accepted, NoTopic> {
@@ -90,11 +80,11 @@ impl ProducerBridge {
     /// As [`Self::append`]; with `query_mode = async` the publication is done when that is.
     fn carry(
         &self,
-        made: &Made<'_>,
+        made: &Rendered<'_>,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
     ) -> Result<Accepted, NoTopic> {
-        let (Some(deaf), Some(ticket)) = (&self.deaf, ticket) else {
+        let (Some(deaf), Some(ticket)) = (&self.ignored, ticket) else {
             return self.append(made, ticket, wakes);
         };
         let ticket = Ticket::new(deaf.clone(), ticket.sequence);
@@ -108,8 +98,8 @@ impl ProducerBridge {
     fn refuse(
         &self,
         message: &Message<'_>,
-        made: &Made<'_>,
-        unfit: Unfit,
+        made: &Rendered<'_>,
+        unfit: RenderError,
         ticket: Option<&Ticket>,
         wakes: &mut WakeList,
     ) -> Accepted {
@@ -158,7 +148,7 @@ impl MessageSink for ProducerBridge {
             }
             match self.carry(made, ticket, wakes) {
                 Ok(accepted) => accepted,
-                Err(why) => self.refuse(message, made, Unfit::NoTopic(why), ticket, wakes),
+                Err(why) => self.refuse(message, made, RenderError::NoTopic(why), ticket, wakes),
             }
         })
     }
@@ -194,7 +184,7 @@ impl RunningProducer {
     pub(super) fn start(
         name: &str,
         config: &ProducerBridgeConfig,
-        surroundings: &Surroundings,
+        surroundings: &BridgeContext,
         parent: &Parent,
     ) -> Result<Self, String> {
         let client_id = format!("causeway:{}", surroundings.node);
@@ -284,7 +274,7 @@ impl RunningProducer {
             topic: config.kafka.topic.as_str().into(),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
-            deaf: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(Deaf)),
+            ignored: (config.kafka.query_mode == Some(QueryMode::Async)).then(|| Arc::new(IgnoreAcks)),
             refused: refused.clone(),
             buffer: buffer.clone(),
             holds_acknowledgement: config.ack_wait,

@@ -41,7 +41,7 @@ pub(super) struct Program {
 
 /// Why a message cannot become the record that the bridge wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(super) enum RenderError {
     /// The value of `kafka_headers` is neither an object nor pairs.
     Headers,
     /// A placeholder of the topic has no value.
@@ -55,16 +55,16 @@ pub(super) enum Unfit {
 }
 
 /// Rendered message.
-pub(super) struct Made<'a> {
+pub(super) struct Rendered<'a> {
     /// As much of it as could be made, where it is unfit.
     pub(super) record: Record<'a>,
     /// Where the topic is a template: its name, as far as it could be made.
     pub(super) topic: Option<&'a str>,
     /// Why it cannot be sent.
-    pub(super) unfit: Option<Unfit>,
+    pub(super) unfit: Option<RenderError>,
 }
 
-impl Unfit {
+impl RenderError {
     /// Reason code for the publisher.
     pub(super) fn reason(self) -> ReasonCode {
         match self {
@@ -134,7 +134,7 @@ impl Program {
         &self,
         message: &Message<'_>,
         node: &str,
-        take: impl FnOnce(&Made<'_>) -> T,
+        take: impl FnOnce(&Rendered<'_>) -> T,
     ) -> T {
         SCRATCH.with_borrow_mut(|scratch| {
             let scope = PublishScope::new(message, node);
@@ -159,19 +159,19 @@ impl Program {
                 }
             };
             let is_worn = message.hops >= hops::LIMIT;
-            let unfit = if is_worn { Some(Unfit::Hops) } else { unfit };
+            let unfit = if is_worn { Some(RenderError::Hops) } else { unfit };
             let taken = match &self.headers {
-                None if message.hops == 0 => take(&Made { record, topic, unfit }),
+                None if message.hops == 0 => take(&Rendered { record, topic, unfit }),
                 None => {
                     let mut headers = SmallVec::new();
                     hops::write(message.hops, &mut headers);
                     record.headers = &headers;
-                    take(&Made { record, topic, unfit })
+                    take(&Rendered { record, topic, unfit })
                 }
                 Some(headers) => {
                     let (assembled, unfit) = match headers.assemble(&scope, &mut scratch.headers) {
                         Ok(assembled) => (Some(assembled), unfit),
-                        Err(NoHeaders) => (None, unfit.or(Some(Unfit::Headers))),
+                        Err(NoHeaders) => (None, unfit.or(Some(RenderError::Headers))),
                     };
                     let mut headers =
                         assembled.as_ref().map(|all| all.with(&scratch.headers)).unwrap_or_default();
@@ -179,7 +179,7 @@ impl Program {
                         hops::write(message.hops, &mut headers);
                     }
                     record.headers = &headers;
-                    take(&Made { record, topic, unfit })
+                    take(&Rendered { record, topic, unfit })
                 }
             };
             if scope.not_json() {
@@ -215,13 +215,13 @@ fn topic_name<'a>(
     template: &Template<PublishSlot>,
     scope: &PublishScope<'_>,
     scratch: &'a mut Vec<u8>,
-) -> (&'a str, Option<Unfit>) {
+) -> (&'a str, Option<RenderError>) {
     scratch.clear();
     let whole = template.render_whole(scope, scratch);
     let name = std::str::from_utf8(scratch).unwrap_or_default();
     let unfit = match (whole, is_kafka_topic(name)) {
-        (false, _) => Some(Unfit::TopicIncomplete),
-        (true, false) => Some(Unfit::TopicName),
+        (false, _) => Some(RenderError::TopicIncomplete),
+        (true, false) => Some(RenderError::TopicName),
         (true, true) => None,
     };
     (name, unfit)
@@ -242,7 +242,7 @@ mod tests {
     /// Rendered parts of a payload: timestamp, key, value, headers.
     type Parts = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
 
-    fn make(kafka: &str, payload: &[u8]) -> Result<Parts, Unfit> {
+    fn make(kafka: &str, payload: &[u8]) -> Result<Parts, RenderError> {
         with_made(&format!("topic = t, {kafka}"), payload, |made| {
             assert_eq!(made.topic, None);
             if let Some(unfit) = made.unfit {
@@ -258,7 +258,7 @@ mod tests {
         })
     }
 
-    fn with_made<T>(kafka: &str, payload: &[u8], take: impl FnOnce(&Made<'_>) -> T) -> T {
+    fn with_made<T>(kafka: &str, payload: &[u8], take: impl FnOnce(&Rendered<'_>) -> T) -> T {
         let text = format!("bootstrap_hosts = k, kafka {{ {kafka} }}");
         let config = parse_producer_bridge("b", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
         let origin = Arc::new(Origin { client_id: "c1".into(), username: None, peer: None });
@@ -287,20 +287,23 @@ mod tests {
         assert_eq!(topic("pct${.payload.n}", r#"{"n": 1}"#), ("pct1".into(), None));
         assert_eq!(topic("${clientid}.${payload.a.b}", r#"{"a": {"b": "x"}}"#), ("c1.x".into(), None));
         for (template, payload, unfit) in [
-            ("pct${.payload.n}", "{}", Unfit::TopicIncomplete),
-            ("pct${.payload.n}", r#"{"n": null}"#, Unfit::TopicIncomplete),
-            ("pct${.payload.n}", "no json", Unfit::TopicIncomplete),
-            ("${username}", "", Unfit::TopicIncomplete),
-            ("${topic}", "", Unfit::TopicName),
-            ("${payload}", "", Unfit::TopicName),
-            ("${payload}", "..", Unfit::TopicName),
-            ("x${payload}", "\u{1F600}", Unfit::TopicName),
+            ("pct${.payload.n}", "{}", RenderError::TopicIncomplete),
+            ("pct${.payload.n}", r#"{"n": null}"#, RenderError::TopicIncomplete),
+            ("pct${.payload.n}", "no json", RenderError::TopicIncomplete),
+            ("${username}", "", RenderError::TopicIncomplete),
+            ("${topic}", "", RenderError::TopicName),
+            ("${payload}", "", RenderError::TopicName),
+            ("${payload}", "..", RenderError::TopicName),
+            ("x${payload}", "\u{1F600}", RenderError::TopicName),
         ] {
             assert_eq!(topic(template, payload).1, Some(unfit), "{template} {payload}");
         }
         let long = "x".repeat(250);
-        assert_eq!(topic("${payload}", &long).1, Some(Unfit::TopicName));
-        assert_eq!(with_made("topic = \"${payload}\"", b"\xFF", |made| made.unfit), Some(Unfit::TopicName));
+        assert_eq!(topic("${payload}", &long).1, Some(RenderError::TopicName));
+        assert_eq!(
+            with_made("topic = \"${payload}\"", b"\xFF", |made| made.unfit),
+            Some(RenderError::TopicName)
+        );
     }
 
     /// P4, P5
@@ -389,6 +392,6 @@ mod tests {
             [{ kafka_ext_header_key = who, kafka_ext_header_value = "${clientid}" }]"#;
         let (_, _, _, headers) = make(kafka, br#"{"h": {"a": "1"}}"#).unwrap();
         assert_eq!(headers, [("a".to_owned(), b"1".to_vec()), ("who".to_owned(), b"c1".to_vec())]);
-        assert_eq!(make(kafka, br#"{"h": "wrong_header"}"#), Err(Unfit::Headers));
+        assert_eq!(make(kafka, br#"{"h": "wrong_header"}"#), Err(RenderError::Headers));
     }
 }

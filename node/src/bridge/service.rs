@@ -261,7 +261,7 @@ pub enum Apply {
 
 /// Parts of the node that bridges need.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct BridgeContext {
     /// Where publications come from and go to.
     pub router: Arc<Router>,
     /// Connections to Kafka.
@@ -293,13 +293,13 @@ pub struct Bridges {
 
 impl Bridges {
     /// A service without bridges that remembers nothing beyond its end.
-    pub async fn start(surroundings: Surroundings) -> Result<Self, ractor::SpawnErr> {
+    pub async fn start(surroundings: BridgeContext) -> Result<Self, ractor::SpawnErr> {
         Self::start_with(surroundings, None).await
     }
 
     /// A service without bridges; changes are stored in `overlay` before they are made.
     pub async fn start_with(
-        surroundings: Surroundings,
+        surroundings: BridgeContext,
         overlay: Option<Overlay>,
     ) -> Result<Self, ractor::SpawnErr> {
         Self::start_under(surroundings, overlay, &Root::start().await?).await
@@ -307,7 +307,7 @@ impl Bridges {
 
     /// As [`Self::start_with`], under the supervisor of the node.
     pub async fn start_under(
-        surroundings: Surroundings,
+        surroundings: BridgeContext,
         overlay: Option<Overlay>,
         root: &Root,
     ) -> Result<Self, ractor::SpawnErr> {

@@ -9,7 +9,7 @@ use causeway_protocol::mqtt::{PublishProperties, QoS};
 use parking_lot::Mutex;
 
 use super::manager::Order;
-use super::service::{Apply, BridgeId, Bridges, Definition, Error, Kind, Status, Surroundings};
+use super::service::{Apply, BridgeContext, BridgeId, Bridges, Definition, Error, Kind, Status};
 use crate::config::{parse_consumer_bridge, parse_producer_bridge};
 use crate::dev_kafka::{ApiKey, DevKafka, Match, Options, TopicSpec};
 use crate::flow::ledger::Ledger;
@@ -73,7 +73,7 @@ impl Node {
             .unwrap();
         let router = Router::new(RetainedLimits::default());
         let data_dir = tempfile::tempdir().unwrap();
-        let bridges = Bridges::start(Surroundings {
+        let bridges = Bridges::start(BridgeContext {
             router: router.clone(),
             clients: Arc::default(),
             node: "n1".into(),

@@ -89,6 +89,14 @@ pub trait AckSink: Send + Sync {
     }
 }
 
+/// Ignores the outcomes of tickets, for publications without an acknowledgement.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IgnoreAcks;
+
+impl AckSink for IgnoreAcks {
+    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
+}
+
 /// A connected client that takes nothing while others wait for it. It lives as long as that is so.
 #[derive(Debug)]
 pub struct Standstill {

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use causeway_protocol::mqtt::{AckKind, ReasonCode};
 use hashbrown::HashMap;
 
-use super::hollow::HollowMap;
+use super::lazy_deque::LazyMap;
 use crate::flow::{Outcome, SequenceRange};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,8 +117,8 @@ pub(crate) struct AckTracker {
     qos1_slots: usize,
     exactly_once: HashMap<u16, Phase>,
     /// At most one for each packet identifier.
-    earlier: HollowMap<u16, Earlier>,
-    orphans: HollowMap<u64, Orphan>,
+    earlier: LazyMap<u16, Earlier>,
+    orphans: LazyMap<u64, Orphan>,
 }
 
 fn worse(known: ReasonCode, outcome: Outcome) -> ReasonCode {

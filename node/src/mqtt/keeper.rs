@@ -37,7 +37,7 @@ use super::{
     stats::{Stats, Tally},
     store::{LoadedSession, Op, Presence, Store, read_message},
     stored::StoredSession,
-    will::{Errand, OwnedMessage, Will},
+    will::{DeferredPublish, OwnedMessage, Will},
 };
 use crate::{
     flow::mailbox::Capacity,
@@ -153,7 +153,7 @@ enum Entry {
 struct State {
     entries: HashMap<Box<str>, Entry>,
     deadlines: BTreeSet<(Instant, Box<str>)>,
-    errands: VecDeque<Errand>,
+    errands: VecDeque<DeferredPublish>,
 }
 
 /// Keeper of all sessions, by client identifier.
@@ -448,14 +448,14 @@ impl Keeper {
 
     fn publish_will(&self, will: Option<Box<Will>>) {
         if let Some(will) = will
-            && self.run_errand(Errand::will(*will, clock::unix_millis()))
+            && self.run_errand(DeferredPublish::will(*will, clock::unix_millis()))
         {
             Stats::add(&self.stats.wills_published, 1);
         }
     }
 
     /// Brings a publication to its end, later if it must be. False: too many wait, it was dropped.
-    pub(crate) fn run_errand(&self, mut errand: Errand) -> bool {
+    pub(crate) fn run_errand(&self, mut errand: DeferredPublish) -> bool {
         if errand.advance(&self.router) {
             return true;
         }

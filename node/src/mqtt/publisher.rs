@@ -28,7 +28,7 @@ use super::{
     store::Op,
     stored::Held,
     sys,
-    will::{Errand, OwnedMessage, Rest},
+    will::{DeferredPublish, OwnedMessage, UnfinishedPublish},
 };
 use crate::{
     access::Allowed,
@@ -415,7 +415,7 @@ impl Client {
         let ticket = Ticket { sequence, identifier: 0, ..self.ticket.clone() };
         let identified = publish.qos == QoS::ExactlyOnce;
         let Parked { route, next_sink, sinks_only, .. } = *parked;
-        shared.keeper.run_errand(Errand::Rest(Box::new(Rest {
+        shared.keeper.run_errand(DeferredPublish::UnfinishedPublish(Box::new(UnfinishedPublish {
             message,
             received: if identified {
                 received(&self.inbox, &route, publish.packet_identifier)

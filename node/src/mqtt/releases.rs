@@ -107,18 +107,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::flow::{AckSink, Outcome, SequenceRange, Ticket};
+    use crate::flow::{IgnoreAcks, Ticket};
 
     const LIVES: Lives = Lives { before: Some(7), now: 8 };
 
-    struct Nobody;
-
-    impl AckSink for Nobody {
-        fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
-    }
-
     fn then() -> Arc<HandOver> {
-        HandOver::new(Ticket::new(Arc::new(Nobody), 0))
+        HandOver::new(Ticket::new(Arc::new(IgnoreAcks), 0))
     }
 
     fn mark(session: u8, identifier: u16) -> Mark {

@@ -37,9 +37,7 @@ use super::{
     store::Store,
     sys,
 };
-use crate::flow::{
-    AckSink, HandOver, Lives, Mark, Message, MessageSink, Outcome, Remembers, SequenceRange, Ticket,
-};
+use crate::flow::{HandOver, IgnoreAcks, Lives, Mark, Message, MessageSink, Remembers, Ticket};
 
 use filters::{Filters, Leaf, Subscription};
 pub use publishing::{PublishProgress, Published};
@@ -63,13 +61,6 @@ pub struct Router {
     store: OnceLock<Arc<Store>>,
     /// Who remembers QoS 2 publications beyond the end of the process.
     releases: Releases,
-}
-
-/// Waits for nothing.
-struct Nobody;
-
-impl AckSink for Nobody {
-    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
 }
 
 impl Router {
@@ -122,7 +113,7 @@ impl Router {
 
     /// A QoS 2 publication is released, and nothing waits for those who remember it.
     pub(crate) fn release_soon(&self, mark: Mark, restored: bool) {
-        self.releases.release(mark, restored, || HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
+        self.releases.release(mark, restored, || HandOver::new(Ticket::new(Arc::new(IgnoreAcks), 0)));
     }
 
     /// Gives every message whose topic matches `filter` to `sink`, until it is removed. The filter must be

@@ -18,8 +18,8 @@ use hashbrown::HashSet;
 
 use super::{
     ack_tracker::{AckTracker, Released},
-    hollow::Hollow,
     inbox::{Inbox, Mail},
+    lazy_deque::LazyDeque,
     memory::{self, Held},
     out_buffer::{OutBuffer, Unsendable},
     publication::Delivery,
@@ -105,7 +105,7 @@ pub(crate) struct Session {
     /// Charge beside the queue: filters, retained messages, packets in flight.
     held: Held,
     /// Sent QoS 1 and 2 deliveries, oldest first.
-    inflight: Hollow<Inflight>,
+    inflight: LazyDeque<Inflight>,
     /// How many of `inflight` were sent on this connection.
     sent: usize,
     /// How many of those are not acknowledged.
@@ -116,16 +116,16 @@ pub(crate) struct Session {
     exhausted: bool,
     /// Retained messages for new subscriptions. Not charged: they are shared with the store, which is
     /// bounded.
-    retained: Hollow<Delivery>,
+    retained: LazyDeque<Delivery>,
     /// Subscriptions whose retained messages are held back, in the order in which they are served. One for a
     /// filter at most.
-    held_back: Hollow<Awaited>,
+    held_back: LazyDeque<Awaited>,
     /// Retained messages that were added while there was a backlog.
     added: usize,
     /// QoS 1 and 2 deliveries that wait for the window.
-    waiting: Hollow<Delivery>,
+    waiting: LazyDeque<Delivery>,
     /// QoS 0 deliveries that wait for room on the way out.
-    unsent: Hollow<Delivery>,
+    unsent: LazyDeque<Delivery>,
     /// Additional state of a stored session.
     pub(crate) durable: Option<Box<Durable>>,
 }
@@ -157,16 +157,16 @@ impl Session {
             went_on: false,
             limits: ClientLimits { version: Version::V311, maximum_packet_size: u32::MAX, window: 1 },
             next_identifier: 1,
-            inflight: Hollow::default(),
+            inflight: LazyDeque::default(),
             sent: 0,
             unacknowledged: 0,
             owed: 0,
             exhausted: false,
-            retained: Hollow::default(),
-            held_back: Hollow::default(),
+            retained: LazyDeque::default(),
+            held_back: LazyDeque::default(),
             added: 0,
-            waiting: Hollow::default(),
-            unsent: Hollow::default(),
+            waiting: LazyDeque::default(),
+            unsent: LazyDeque::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     stats::Tally,
     store::Op,
 };
-use crate::flow::{AckSink, HandOver, Message, Origin, Outcome, SequenceRange, Ticket, WakeList};
+use crate::flow::{HandOver, IgnoreAcks, Message, Origin, Ticket, WakeList};
 
 /// A message that owns its parts.
 pub(crate) struct OwnedMessage {
@@ -92,17 +92,17 @@ impl Will {
 
 /// A publication that the keeper brings to its end.
 #[expect(clippy::large_enum_variant, reason = "there are few at a time, and nearly all that wait are wills")]
-pub(crate) enum Errand {
+pub(crate) enum DeferredPublish {
     /// A will.
     Will { message: OwnedMessage, progress: PublishProgress, hand_over: Option<Arc<HandOver>> },
     /// Work that a connection could not finish.
-    Rest(Box<Rest>),
+    UnfinishedPublish(Box<UnfinishedPublish>),
 }
 
 /// A publication that some sinks have and others had no room for when its connection died. It goes on as the
 /// connection would have done: sinks are waited for, sessions are not, and with what goes to stored ones goes
 /// the packet identifier.
-pub(crate) struct Rest {
+pub(crate) struct UnfinishedPublish {
     pub(crate) message: OwnedMessage,
     pub(crate) route: Arc<Route>,
     /// Sinks of the route before this one have it.
@@ -117,7 +117,7 @@ pub(crate) struct Rest {
     pub(crate) hand_over: Arc<HandOver>,
 }
 
-impl Rest {
+impl UnfinishedPublish {
     /// True when it is done.
     fn advance(&mut self, router: &Router, wakes: &mut WakeList) -> bool {
         let Self { message, route, next_sink, sinks_only, publisher, received, hand_over } = self;
@@ -146,18 +146,14 @@ impl Rest {
     }
 }
 
-impl Errand {
+impl DeferredPublish {
     /// The publication of a will. Its acknowledgement is not waited for, but with QoS 1 and 2 sinks are
     /// waited for.
     pub(crate) fn will(will: Will, now: i64) -> Self {
-        struct Nobody;
-        impl AckSink for Nobody {
-            fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
-        }
         let mut message = will.message;
         message.received_at = now;
         let hand_over =
-            (message.qos != QoS::AtMostOnce).then(|| HandOver::new(Ticket::new(Arc::new(Nobody), 0)));
+            (message.qos != QoS::AtMostOnce).then(|| HandOver::new(Ticket::new(Arc::new(IgnoreAcks), 0)));
         Self::Will { message, progress: PublishProgress::default(), hand_over }
     }
 
@@ -169,13 +165,13 @@ impl Errand {
                 let published = router.publish(message, hand_over.as_ref(), progress, &mut wakes);
                 matches!(published, Published::Done { .. })
             }),
-            Self::Rest(rest) => rest.advance(router, &mut wakes),
+            Self::UnfinishedPublish(rest) => rest.advance(router, &mut wakes),
         }
     }
 
     /// Too many wait: it is given up, and the caller is told so.
     pub(crate) fn give_up(self) {
-        if let Self::Rest(rest) = self {
+        if let Self::UnfinishedPublish(rest) = self {
             rest.hand_over.fail(ReasonCode::QuotaExceeded);
         }
     }

@@ -19,12 +19,12 @@ use crate::flow::Message;
 pub struct PublishScope<'a> {
     message: &'a Message<'a>,
     node: &'a str,
-    made: OnceCell<Made>,
+    made: OnceCell<RenderedText>,
     not_json: Cell<bool>,
 }
 
 /// Values that have to be written as text before they can be lent.
-struct Made {
+struct RenderedText {
     id: String,
     peerhost: Option<String>,
     peername: Option<String>,
@@ -75,8 +75,8 @@ impl<'a> PublishScope<'a> {
         self.not_json.get()
     }
 
-    fn made(&self) -> &Made {
-        self.made.get_or_init(|| Made {
+    fn made(&self) -> &RenderedText {
+        self.made.get_or_init(|| RenderedText {
             id: message_id(self.message.received_at, self.node),
             peerhost: self.message.origin.peer.map(|peer| peer.ip().to_string()),
             peername: self.message.origin.peer.map(|peer| peer.to_string()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::bridge_support::*;
 use causeway::bridge::overlay::{Change, FILE, Overlay};
-use causeway::bridge::service::{Apply, BridgeId, Bridges, Definition, Error, Kind, Status, Surroundings};
+use causeway::bridge::service::{Apply, BridgeContext, BridgeId, Bridges, Definition, Error, Kind, Status};
 use causeway::config::{BridgesConfig, Secrets, load_text, parse_producer_bridge};
 use causeway::dev_kafka::{ApiKey, DevKafka, TopicSpec};
 use causeway::flow::Outcome;
@@ -364,7 +364,7 @@ fn out() -> BridgeId {
 
 async fn bridges_of(overlay: Overlay, wanted: BTreeMap<BridgeId, Definition>) -> Bridges {
     let data_dir = tempfile::tempdir().unwrap();
-    let surroundings = Surroundings {
+    let surroundings = BridgeContext {
         router: Router::new(RetainedLimits::default()),
         clients: Arc::default(),
         node: "n1".into(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mqtt_front::{Client, Seen, broker_with, connect};
-use causeway::bridge::service::{BridgeId, Bridges, Definition, Error, Kind, Row, Status, Surroundings};
+use causeway::bridge::service::{BridgeContext, BridgeId, Bridges, Definition, Error, Kind, Row, Status};
 use causeway::config::{parse_consumer_bridge, parse_producer_bridge};
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::mailbox::Capacity;
@@ -106,7 +106,7 @@ async fn produce(kafka: &DevKafka, values: &[&str]) {
 }
 
 async fn bridges(router: &Arc<Router>) -> Bridges {
-    Bridges::start(Surroundings {
+    Bridges::start(BridgeContext {
         router: router.clone(),
         clients: Arc::default(),
         node: "n1".into(),

@@ -8,9 +8,9 @@
 #[cfg(feature = "gssapi")]
 mod conversation;
 #[cfg(feature = "gssapi")]
-mod tickets;
+mod messages;
 #[cfg(feature = "gssapi")]
-mod words;
+mod tickets;
 
 #[cfg(feature = "gssapi")]
 pub(super) use conversation::KerberosConversation;

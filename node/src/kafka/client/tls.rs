@@ -12,8 +12,8 @@
 //! * Nothing below TLS 1.2 is spoken.
 
 mod material;
+pub(super) mod messages;
 mod verifier;
-pub(super) mod words;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -181,7 +181,7 @@ impl Tls {
                 let chain = material::certificates(certificate)?;
                 let private = material::private_key(key, settings.key_password.as_ref())?;
                 builder.with_client_auth_cert(chain, private).map_err(|error| {
-                    TlsError::new(words::own_identity(&error, &certificate.origin, &key.origin))
+                    TlsError::new(messages::own_identity(&error, &certificate.origin, &key.origin))
                 })?
             }
         };
@@ -215,7 +215,7 @@ impl Tls {
         TlsConnector::from(self.config.clone())
             .connect(server_name, stream)
             .await
-            .map_err(|error| failed(words::handshake(&error, self.settings.identity.is_some())))
+            .map_err(|error| failed(messages::handshake(&error, self.settings.identity.is_some())))
     }
 
     /// Whether we have a certificate to show.

@@ -122,7 +122,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Explained<R> {
     ) -> Poll<io::Result<()>> {
         let has_identity = self.has_identity;
         Pin::new(&mut self.read).poll_read(context, buffer).map_err(|error| {
-            match tls::words::broken(&error, has_identity) {
+            match tls::messages::broken(&error, has_identity) {
                 Some(words) => io::Error::new(error.kind(), words),
                 None => error,
             }

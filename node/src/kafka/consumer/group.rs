@@ -30,10 +30,10 @@ use super::topics::Position;
 use crate::kafka::client::{Backoff, ResponseError};
 
 mod coverage;
-mod words;
+mod types;
 
 use coverage::Coverage;
-pub(super) use words::{
+pub(super) use types::{
     Action, Described, DescribedMember, Event, Failure, Identity, JoinAnswer, Joined, Settings, Standing,
 };
 

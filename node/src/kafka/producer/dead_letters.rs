@@ -109,7 +109,7 @@ impl DeadLetters {
     }
 
     /// Writes dead letters of a batch, then ends what is owed for it.
-    pub fn bury(&self, cause: Cause<'_>, records: &BatchBuilder, owed: Obligations, end: End) {
+    pub fn dead_letter(&self, cause: Cause<'_>, records: &BatchBuilder, owed: Obligations, end: End) {
         let burial = self.burial(Owed::Batch(owed, end));
         let mut wakes = WakeList::default();
         for record in records.records().flatten() {

@@ -13,7 +13,7 @@
 //!
 //! Invariants:
 //! * Parcels of one partition leave in the order they came, at most one in a request.
-//! * Every parcel gets exactly one answer, through its [`Parcel`]'s drop guard at the latest.
+//! * Every parcel gets exactly one answer, through its [`ProduceItem`]'s drop guard at the latest.
 //! * Nothing leaves on a new connection while answers on the old one are outstanding.
 //! * A request carries at most [`REQUEST_BYTES`], unless one batch alone is larger.
 
@@ -60,13 +60,13 @@ pub trait AnswerSink: Send + Sync {
 }
 
 /// A batch on its way, with the duty to answer for it.
-pub struct Parcel {
+pub struct ProduceItem {
     portion: Portion,
     attempt: u64,
     sink: Option<Arc<dyn AnswerSink>>,
 }
 
-impl Parcel {
+impl ProduceItem {
     /// A parcel for one attempt.
     pub fn new(
         topic: Arc<str>,
@@ -85,7 +85,7 @@ impl Parcel {
     }
 }
 
-impl Drop for Parcel {
+impl Drop for ProduceItem {
     fn drop(&mut self) {
         if let Some(sink) = self.sink.take() {
             sink.answered(self.attempt, Answer::Lost, None);
@@ -114,7 +114,7 @@ struct Unheard {
 }
 
 impl Unheard {
-    fn new(connection: &Arc<BrokerConnection>, parcel: &Parcel) -> Option<Self> {
+    fn new(connection: &Arc<BrokerConnection>, parcel: &ProduceItem) -> Option<Self> {
         let header = BatchHeader::parse(&parcel.portion.batch).ok()?;
         let records = u32::try_from(header.records_count).unwrap_or(0);
         Some(Self { connection: connection.clone(), sink: parcel.sink.clone()?, records })
@@ -123,7 +123,7 @@ impl Unheard {
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<Parcel>,
+    ready: VecDeque<ProduceItem>,
     ready_bytes: usize,
     /// Requests whose answers are outstanding.
     in_flight: usize,
@@ -157,7 +157,7 @@ impl Dispatcher {
     }
 
     /// Sends it as soon as the line allows.
-    pub fn send(self: &Arc<Self>, parcel: Parcel) {
+    pub fn send(self: &Arc<Self>, parcel: ProduceItem) {
         {
             let mut state = self.state.lock();
             state.ready_bytes += parcel.portion.batch.len();
@@ -205,7 +205,7 @@ impl Dispatcher {
         state: &mut State,
         connection: Arc<BrokerConnection>,
         version: i16,
-        parcels: Vec<Parcel>,
+        parcels: Vec<ProduceItem>,
     ) {
         let timeout_ms = i32::try_from(self.options.ack_timeout.as_millis()).unwrap_or(i32::MAX);
         let portions = parcels.iter().map(|parcel| &parcel.portion);
@@ -303,7 +303,7 @@ impl Dispatcher {
         self: &Arc<Self>,
         connection: Arc<BrokerConnection>,
         version: i16,
-        parcels: Vec<Parcel>,
+        parcels: Vec<ProduceItem>,
     ) -> Completion {
         let dispatcher = Arc::clone(self);
         // The connection must not keep itself alive through what waits in it.
@@ -383,7 +383,7 @@ impl Dispatcher {
     }
 }
 
-fn take_ready(state: &mut State) -> Vec<Parcel> {
+fn take_ready(state: &mut State) -> Vec<ProduceItem> {
     state.ready_bytes = 0;
     state.ready.drain(..).collect()
 }
@@ -393,7 +393,7 @@ fn take_unheard(state: &mut State, connection: &Arc<BrokerConnection>) -> Vec<Un
 }
 
 /// The parcels of the next request.
-fn gather(state: &mut State) -> Vec<Parcel> {
+fn gather(state: &mut State) -> Vec<ProduceItem> {
     let mut chosen = Vec::new();
     let mut seen: HashSet<(Arc<str>, i32)> = HashSet::new();
     let (mut bytes, mut left) = (0, VecDeque::new());

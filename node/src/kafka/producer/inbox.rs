@@ -43,7 +43,7 @@ use super::obligations::{Dissolved, End, Obligations, OnDisk, Run, split_numbers
 use super::share::{self, NodeMemory, Share};
 use super::verdict::TOO_LARGE;
 use crate::flow::ledger::Ledger;
-use crate::flow::{Accepted, AckSink, Mark, Outcome, Room, SequenceRange, Ticket, Wake, WakeList};
+use crate::flow::{Accepted, IgnoreAcks, Mark, Outcome, Room, Ticket, Wake, WakeList};
 use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
 use crate::kafka::spill::Spill;
 
@@ -77,12 +77,12 @@ pub struct InboxLimits {
     /// Records go to the disk first.
     pub store: Option<Store>,
     /// Files for records that do not fit into memory.
-    pub spill: Option<Spillway>,
+    pub spill: Option<SpillOptions>,
 }
 
 /// Files for what does not fit into the memory.
 #[derive(Debug, Clone)]
-pub struct Spillway {
+pub struct SpillOptions {
     /// Shared by all inboxes of a bridge.
     pub spill: Arc<Spill>,
     /// Bytes that wait in memory; what is beyond goes to files.
@@ -100,16 +100,9 @@ pub struct Store {
     pub answers: bool,
 }
 
-/// Holds the place of a publisher who has been answered.
-struct Answered;
-
-impl AckSink for Answered {
-    fn acknowledge(&self, _: &[SequenceRange], _: Outcome) {}
-}
-
 /// A ticket whose outcome is ignored: a record with one is never dropped.
 pub(super) fn answered_ticket(sequence: u64) -> Ticket {
-    static ANSWERED: std::sync::LazyLock<Arc<Answered>> = std::sync::LazyLock::new(|| Arc::new(Answered));
+    static ANSWERED: std::sync::LazyLock<Arc<IgnoreAcks>> = std::sync::LazyLock::new(|| Arc::new(IgnoreAcks));
     Ticket::new(ANSWERED.clone(), sequence)
 }
 
@@ -163,9 +156,9 @@ enum Full {
 }
 
 /// A batch on its way from one inbox to another.
-pub struct Surrendered(Segment);
+pub struct MovedBatch(Segment);
 
-impl Surrendered {
+impl MovedBatch {
     /// When its first record came.
     pub(super) fn since(&self) -> Option<Instant> {
         self.0.since
@@ -616,7 +609,7 @@ impl PartitionInbox {
 
     /// Appends a record that another inbox gave up ([`Self::surrender`]), whatever the limit: it was accepted
     /// before.
-    pub(super) fn adopt(
+    pub(super) fn append_moved(
         &self,
         record: &RecordRef<'_>,
         ticket: Option<&Ticket>,
@@ -646,8 +639,8 @@ impl PartitionInbox {
         state.force_share();
     }
 
-    /// As [`Self::adopt`], for a whole batch, without looking into it.
-    pub fn adopt_batch(&self, mut batch: Surrendered) {
+    /// As [`Self::append_moved`], for a whole batch, without looking into it.
+    pub fn adopt_batch(&self, mut batch: MovedBatch) {
         if self.reads_at_once() && !batch.read_back() {
             return self.adopt_lost(batch);
         }
@@ -668,9 +661,9 @@ impl PartitionInbox {
     }
 
     /// As [`Self::adopt_batch`], for older batches in order: they go in front of all that waits here.
-    pub(super) fn prepend(&self, mut batches: Vec<Surrendered>) {
+    pub(super) fn prepend(&self, mut batches: Vec<MovedBatch>) {
         if self.reads_at_once() {
-            let read = |mut batch: Surrendered| {
+            let read = |mut batch: MovedBatch| {
                 let read = batch.read_back();
                 if read {
                     Some(batch)
@@ -684,7 +677,7 @@ impl PartitionInbox {
         let mut state = self.state.lock();
         state.drop_from = 0;
         state.begin_drops_at(0);
-        for Surrendered(mut segment) in batches.into_iter().rev() {
+        for MovedBatch(mut segment) in batches.into_iter().rev() {
             segment.closed = true;
             state.given |= segment.durable < segment.given;
             if segment.given < segment.count() {
@@ -804,7 +797,7 @@ impl PartitionInbox {
     }
 
     /// Takes the oldest batch for another inbox: here it was never matched.
-    pub fn surrender(&self) -> Option<Surrendered> {
+    pub fn surrender(&self) -> Option<MovedBatch> {
         let mut state = self.state.lock();
         let segment = state.pop()?;
         state.ledger.matched -= segment.live_records() as u64;
@@ -814,7 +807,7 @@ impl PartitionInbox {
             state.release(segment.bytes);
         }
         self.announce_room(&mut state);
-        Some(Surrendered(segment))
+        Some(MovedBatch(segment))
     }
 
     /// Batches taken so far; a change tells a sticky partitioner to move on.

@@ -26,10 +26,10 @@ use causeway_protocol::kafka::batch::{BatchBuilder, HEADER_LEN};
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::MutexGuard;
 
-use super::{PartitionInbox, Segment, Spillway, State, Surrendered, tell};
+use super::{MovedBatch, PartitionInbox, Segment, SpillOptions, State, tell};
 use crate::flow::Outcome;
 use crate::flow::ledger::Ledger;
-use crate::kafka::spill::{Customer, Desk, Piece, ReadError, Spill, Turn};
+use crate::kafka::spill::{NextStep, Piece, ReadError, Spill, SpillClient, SpillThread};
 
 /// Numbers of jobs; none is ever used twice, since batches move between inboxes.
 static JOBS: AtomicU64 = AtomicU64::new(1);
@@ -80,7 +80,7 @@ pub(super) struct Spilling {
 }
 
 impl Spilling {
-    pub(super) fn new(way: &Spillway, batch_bytes: usize) -> Self {
+    pub(super) fn new(way: &SpillOptions, batch_bytes: usize) -> Self {
         let four = batch_bytes.saturating_mul(4);
         Self {
             spill: Some(way.spill.clone()),
@@ -187,7 +187,7 @@ impl Segment {
     }
 }
 
-impl Surrendered {
+impl MovedBatch {
     /// Reads what is in a file, which blocks the thread. False where it cannot be read.
     pub(in super::super) fn read_back(&mut self) -> bool {
         match self.0.filed.take() {
@@ -205,7 +205,7 @@ impl State {
         let Some(spill) = spilling.spill.as_ref().or_else(|| filed().map(|filed| &filed.spill)) else {
             return;
         };
-        let customer: Weak<dyn Customer> = me.clone();
+        let customer: Weak<dyn SpillClient> = me.clone();
         spill.submit(customer);
         spilling.queued = true;
     }
@@ -320,7 +320,7 @@ impl State {
     }
 
     /// The segment to read or to write now.
-    fn next_job(&mut self, desk: &mut Desk) -> Job {
+    fn next_job(&mut self, spill_thread: &mut SpillThread) -> Job {
         let Some(spilling) = &self.spilling else { return Job::Nothing };
         let memory = self.memory_to_use(spilling);
         let ahead = if memory == 0 { 0 } else { spilling.ahead };
@@ -334,7 +334,7 @@ impl State {
                 break;
             }
             if segment.filed.is_some() && segment.live_records() > 0 && hungry {
-                return self.read_job(index, desk);
+                return self.read_job(index, spill_thread);
             }
             near += segment.bytes;
         }
@@ -344,20 +344,20 @@ impl State {
                 .rev()
                 .find(|index| self.segments.get(*index).is_some_and(|it| it.may_be_filed(*index == last)));
             if let Some(index) = newest {
-                return self.write_job(index, desk);
+                return self.write_job(index, spill_thread);
             }
             return Job::Nothing;
         }
         // Taken segments go by themselves, file by file.
         let shared = !spilling.looks_ahead;
         match self.segments.iter().position(|segment| segment.wants_thinning(shared)) {
-            Some(index) => self.read_job(index, desk),
+            Some(index) => self.read_job(index, spill_thread),
             None => Job::Nothing,
         }
     }
 
-    fn read_job(&mut self, index: usize, desk: &Desk) -> Job {
-        if !desk.may_read() {
+    fn read_job(&mut self, index: usize, spill_thread: &SpillThread) -> Job {
+        if !spill_thread.may_read() {
             return Job::Blocked;
         }
         let Some(segment) = self.segments.get_mut(index) else { return Job::Nothing };
@@ -366,8 +366,8 @@ impl State {
         Job::Read { job: segment.job, piece: filed.piece.clone() }
     }
 
-    fn write_job(&mut self, index: usize, desk: &mut Desk) -> Job {
-        if !desk.may_write() {
+    fn write_job(&mut self, index: usize, spill_thread: &mut SpillThread) -> Job {
+        if !spill_thread.may_write() {
             return Job::Blocked;
         }
         let Some(segment) = self.segments.get_mut(index) else { return Job::Nothing };
@@ -376,8 +376,8 @@ impl State {
         else {
             return Job::Nothing;
         };
-        desk.scratch.clear();
-        desk.scratch.extend_from_slice(builder.encoded_from(0));
+        spill_thread.scratch.clear();
+        spill_thread.scratch.extend_from_slice(builder.encoded_from(0));
         segment.job = JOBS.fetch_add(1, Ordering::Relaxed);
         Job::Write { job: segment.job, records: builder.count(), base_timestamp, max_timestamp }
     }
@@ -422,7 +422,7 @@ impl PartitionInbox {
     }
 
     /// A batch that cannot be had any more: it was matched here, and failed.
-    pub(in super::super) fn adopt_lost(&self, batch: Surrendered) {
+    pub(in super::super) fn adopt_lost(&self, batch: MovedBatch) {
         let mut segment = batch.0;
         segment.forget_dropped();
         let records = segment.runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
@@ -512,33 +512,33 @@ impl PartitionInbox {
     }
 }
 
-impl Customer for PartitionInbox {
-    fn turn(&self, desk: &mut Desk) -> Turn {
+impl SpillClient for PartitionInbox {
+    fn turn(&self, spill_thread: &mut SpillThread) -> NextStep {
         let (job, garbage, spill) = {
             let mut state = self.state.lock();
-            let job = state.next_job(desk);
-            let Some(spilling) = &mut state.spilling else { return Turn::Done };
+            let job = state.next_job(spill_thread);
+            let Some(spilling) = &mut state.spilling else { return NextStep::Done };
             spilling.queued = !matches!(job, Job::Nothing | Job::Blocked);
             spilling.blocked = matches!(job, Job::Blocked);
             (job, std::mem::take(&mut spilling.garbage), spilling.spill.clone())
         };
         drop(garbage);
         match job {
-            Job::Nothing => return Turn::Done,
-            Job::Blocked => return Turn::Blocked,
+            Job::Nothing => return NextStep::Done,
+            Job::Blocked => return NextStep::Blocked,
             Job::Write { job, records, base_timestamp, max_timestamp } => {
                 // After an error the next turn finds the way blocked.
-                if let Some((piece, spill)) = desk.write(records as u32).ok().zip(spill) {
+                if let Some((piece, spill)) = spill_thread.write(records as u32).ok().zip(spill) {
                     self.written(job, Filed { spill, piece, base_timestamp, max_timestamp });
                 }
             }
-            Job::Read { job, piece } => match desk.read(&piece, HEADER_LEN) {
+            Job::Read { job, piece } => match spill_thread.read(&piece, HEADER_LEN) {
                 Ok(buf) => self.loaded(job, buf),
                 Err(ReadError::Lost(why)) => self.lost(job, &why),
                 Err(ReadError::Failed(_)) => {}
             },
         }
-        Turn::More
+        NextStep::More
     }
 }
 

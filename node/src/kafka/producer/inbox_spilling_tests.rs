@@ -8,8 +8,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::super::*;
 use super::*;
-use crate::kafka::spill::desk::ByHand;
+use crate::flow::{AckSink, SequenceRange};
 use crate::kafka::spill::storage_double::StorageDouble;
+use crate::kafka::spill::thread::ByHand;
 
 #[derive(Default)]
 struct Sleeper(AtomicUsize);
@@ -50,7 +51,7 @@ impl Rig {
         let storage = Arc::<StorageDouble>::default();
         let hand = ByHand::new(storage.clone(), 3000);
         let sleeper = Arc::<Sleeper>::default();
-        let spill = Some(Spillway { spill: hand.spill.clone(), memory });
+        let spill = Some(SpillOptions { spill: hand.spill.clone(), memory });
         let inbox = PartitionInbox::new(InboxLimits { spill, ..limits }, sleeper.clone());
         Self { storage, hand, sleeper, inbox, publisher: Arc::default(), next: 0 }
     }
@@ -487,7 +488,7 @@ fn batches_in_files_move_to_another_inbox_as_they_are() {
     let mut rig = Rig::plain();
     rig.fill(300, true);
     let (in_files, operations) = (rig.inbox.in_files(), rig.storage.operations());
-    let spill = Some(Spillway { spill: rig.hand.spill.clone(), memory: MEMORY });
+    let spill = Some(SpillOptions { spill: rig.hand.spill.clone(), memory: MEMORY });
     let others = [Some(()), None].map(|with| {
         let spill = spill.clone().filter(|_| with.is_some());
         PartitionInbox::new(InboxLimits { spill, ..InboxLimits::new(100_000, BATCH) }, rig.sleeper.clone())

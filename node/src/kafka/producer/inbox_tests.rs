@@ -311,7 +311,7 @@ fn a_batch_moves_to_another_inbox_with_its_tickets_and_books() {
     }
     let batch = from.surrender().expect("a batch");
     assert_eq!(from.ledger(), Ledger::default());
-    batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored, batch.since()));
+    batch.for_each(|record, ticket, stored| to.append_moved(record, ticket, stored, batch.since()));
     assert_eq!(to.ledger().queuing, 10);
     to.adopt_batch(to.surrender().expect("a batch"));
     let taken = to.take().expect("a batch");
@@ -356,7 +356,7 @@ fn what_comes_from_another_inbox_is_as_old_as_it_was_there() {
     let first = batch.since().expect("a time");
     let second = first + Duration::from_secs(1);
     for since in [first, first, second] {
-        batch.for_each(|record, ticket, stored| to.adopt(record, ticket, stored, Some(since)));
+        batch.for_each(|record, ticket, stored| to.append_moved(record, ticket, stored, Some(since)));
     }
     // Whatever comes now is younger, and does not make them so.
     let expiry = |since: Instant| since + max_age + max_age / 8;

@@ -35,7 +35,7 @@ pub mod partition_producer;
 pub mod produce_request;
 pub mod route;
 pub mod share;
-mod standstill;
+mod stall_detector;
 #[cfg(test)]
 mod stored_tests;
 pub mod succession;
@@ -47,7 +47,7 @@ pub use budget::Budget;
 pub use dead_letters::{Cause, DeadLetters};
 pub use dispatcher::Dispatchers;
 pub use dynamic_topics::{DynamicOptions, DynamicTopics};
-pub use inbox::Spillway;
+pub use inbox::SpillOptions;
 pub use latency::{Latency, LatencyHistogram};
 pub use route::{Partitioner, Routes};
 pub use share::NodeMemory;

@@ -32,12 +32,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::{self, Answer, Appetite, Batch, Fate, Output, PartitionCore, Remedy, Trouble};
 use super::dead_letters::{Cause, DeadLetters};
-use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, Parcel, RequestOptions};
+use super::dispatcher::{AnswerSink, Dispatcher, Dispatchers, ProduceItem, RequestOptions};
 use super::inbox::{PartitionInbox, Taken};
 use super::obligations::{End, Obligations};
 use super::obstacle::is_outage;
 use super::route::Routes;
-use super::standstill::Refusals;
+use super::stall_detector::Refusals;
 use super::timestamps::{self, TimestampSource, Timestamps};
 use super::topic_producer::{FORBIDDEN_TOPIC, TopicMessage};
 use super::verdict::{INVALID_TIMESTAMP, describe};
@@ -138,7 +138,7 @@ pub struct Partition {
     /// Batches that its next actor begins with; complete once no actor serves the partition.
     pub left_behind: Mutex<LeftBehind>,
     /// Its actor; another one after a panic.
-    pub actor: Arc<Doorbell>,
+    pub actor: Arc<ActorSlot>,
     /// How many of its next actors panic while they start.
     #[cfg(test)]
     pub panics_in_start: std::sync::atomic::AtomicU32,
@@ -146,7 +146,7 @@ pub struct Partition {
 
 impl Partition {
     /// A partition that no actor serves yet.
-    pub fn new(index: i32, inbox: Arc<PartitionInbox>, actor: Arc<Doorbell>) -> Self {
+    pub fn new(index: i32, inbox: Arc<PartitionInbox>, actor: Arc<ActorSlot>) -> Self {
         Self {
             index,
             inbox,
@@ -187,9 +187,9 @@ pub struct LeftBehind {
 
 /// Wakes whichever actor serves the partition now.
 #[derive(Debug, Default)]
-pub struct Doorbell(Mutex<Option<ActorRef<PartitionMessage>>>);
+pub struct ActorSlot(Mutex<Option<ActorRef<PartitionMessage>>>);
 
-impl Doorbell {
+impl ActorSlot {
     /// From now on this one.
     pub fn belongs_to(&self, actor: ActorRef<PartitionMessage>) {
         *self.0.lock() = Some(actor);
@@ -208,7 +208,7 @@ impl Doorbell {
     }
 }
 
-impl Wake for Doorbell {
+impl Wake for ActorSlot {
     fn wake(&self) {
         self.tell(PartitionMessage::Wake);
     }
@@ -593,7 +593,7 @@ impl Held {
             if self.setup.max_age.is_some() {
                 while let Some(taken) = self.setup.partition.inbox.take_expired(now) {
                     let end = End::Expired(ReasonCode::UnspecifiedError);
-                    self.bury(&taken.builder, taken.obligations, end, TOO_OLD, None);
+                    self.dead_letter(&taken.builder, taken.obligations, end, TOO_OLD, None);
                 }
             }
             let least = match self.core.appetite(now) {
@@ -732,7 +732,7 @@ impl Held {
                     }
                 };
                 let sink = self.sink.clone();
-                dispatcher.send(Parcel::new(topic.clone(), partition.index, wire, attempt, sink));
+                dispatcher.send(ProduceItem::new(topic.clone(), partition.index, wire, attempt, sink));
             }
             Output::Complete { batch, fate } => self.complete(batch, fate),
             Output::NeedMetadata => {
@@ -791,20 +791,27 @@ impl Held {
     fn bury_batch(&self, batch: Outgoing, end: End, why: &str, code: Option<i16>) {
         let buried = self.setup.dead_letters.is_some() && !matches!(end, End::Stopped(_));
         match buried.then(|| batch.records()).flatten() {
-            Some(records) => self.bury(&records, batch.obligations, end, why, code),
+            Some(records) => self.dead_letter(&records, batch.obligations, end, why, code),
             None => batch.obligations.end(end),
         }
     }
 
     /// Ends what is owed, after the records have gone to the dead-letter topic where there is one.
-    fn bury(&self, records: &BatchBuilder, obligations: Obligations, end: End, why: &str, code: Option<i16>) {
+    fn dead_letter(
+        &self,
+        records: &BatchBuilder,
+        obligations: Obligations,
+        end: End,
+        why: &str,
+        code: Option<i16>,
+    ) {
         let setup = &self.setup;
         match &setup.dead_letters {
             // Without records, they could not be read.
             Some(letters) if !matches!(end, End::Stopped(_)) && !records.is_empty() => {
                 let partition = Some(setup.partition.index);
                 let cause = Cause { topic: &setup.topic, partition, reason: why, code };
-                letters.bury(cause, records, obligations, end);
+                letters.dead_letter(cause, records, obligations, end);
             }
             _ => obligations.end(end),
         }
@@ -816,7 +823,7 @@ impl Held {
         }
         let buried = self.setup.dead_letters.is_some() && !matches!(end, End::Stopped(_));
         while let Some(taken) = self.setup.partition.inbox.take_in_any_case(buried) {
-            self.bury(&taken.builder, taken.obligations, end, why, None);
+            self.dead_letter(&taken.builder, taken.obligations, end, why, None);
         }
     }
 

@@ -26,7 +26,7 @@ use causeway_protocol::kafka::partitioner::KeyHash;
 use causeway_protocol::mqtt::ReasonCode;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::inbox::{InboxLimits, PartitionInbox, Redirected, Stored, Surrendered, Taken, answered_ticket};
+use super::inbox::{InboxLimits, MovedBatch, PartitionInbox, Redirected, Stored, Taken, answered_ticket};
 use super::obligations::Obligations;
 use super::partition_producer::{Partition, PartitionMessage};
 use crate::flow::ledger::Ledger;
@@ -99,16 +99,16 @@ pub struct Routes {
 }
 
 /// Staging has no sleeper: it is emptied by the task that changes the route.
-struct Nobody;
+struct NoSleeper;
 
-impl Wake for Nobody {
+impl Wake for NoSleeper {
     fn wake(&self) {}
 }
 
 impl Routes {
     /// A route to staging.
     pub fn new(partitioner: Partitioner, limits: InboxLimits) -> Self {
-        let staging = PartitionInbox::new(limits.clone(), Arc::new(Nobody));
+        let staging = PartitionInbox::new(limits.clone(), Arc::new(NoSleeper));
         staging.admit_only(1);
         Self {
             partitioner,
@@ -205,7 +205,7 @@ impl Routes {
 
     /// A record of before a restart, which is durable under this number: it goes wherever records go now.
     pub fn restore(&self, record: &RecordRef<'_>, number: u64) {
-        self.staging.adopt(record, Some(&answered_ticket(0)), Stored::Durable(number), None);
+        self.staging.append_moved(record, Some(&answered_ticket(0)), Stored::Durable(number), None);
     }
 
     /// So many of the records that were restored may be in Kafka already.
@@ -326,7 +326,7 @@ impl Routes {
         true
     }
 
-    fn place(&self, partitions: &[Arc<Partition>], mut batch: Surrendered, step: usize) {
+    fn place(&self, partitions: &[Arc<Partition>], mut batch: MovedBatch, step: usize) {
         let count = partitions.len();
         let Some(anywhere) = partitions.get(step % count.max(1)) else { return };
         let Some(hash) = self.partitioner.hash() else {
@@ -342,7 +342,7 @@ impl Routes {
         batch.for_each(|record, ticket, stored| {
             let index = record.key.and_then(|key| hash.partition(key, count as u32));
             let partition = index.and_then(|index| partitions.get(index as usize)).unwrap_or(anywhere);
-            partition.inbox.adopt(record, ticket, stored, since);
+            partition.inbox.append_moved(record, ticket, stored, since);
         });
     }
 
@@ -373,7 +373,7 @@ impl Routes {
     pub(super) fn rehome(&self, builder: BatchBuilder, obligations: Obligations, to: &Partition) {
         let _exclusive = self.moving.write();
         let _pause = self.pause();
-        if let Some(batch) = Surrendered::of_flight(builder, obligations) {
+        if let Some(batch) = MovedBatch::of_flight(builder, obligations) {
             to.inbox.adopt_batch(batch);
         }
     }
@@ -398,8 +398,8 @@ impl Routes {
         let _exclusive = self.moving.write();
         let _pause = self.pause();
         let under_way =
-            under_way.into_iter().filter_map(|(records, owed)| Surrendered::of_flight(records, owed));
-        let held: Vec<Surrendered> = under_way.chain(std::iter::from_fn(|| from.surrender())).collect();
+            under_way.into_iter().filter_map(|(records, owed)| MovedBatch::of_flight(records, owed));
+        let held: Vec<MovedBatch> = under_way.chain(std::iter::from_fn(|| from.surrender())).collect();
         for mut batch in held {
             if !batch.read_back() {
                 from.adopt_lost(batch);
@@ -408,7 +408,7 @@ impl Routes {
             let since = batch.since();
             batch.for_each(|record, ticket, stored| {
                 let inbox = if record.key.is_some() { from } else { &to.inbox };
-                inbox.adopt(record, ticket, stored, since);
+                inbox.append_moved(record, ticket, stored, since);
             });
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::dynamic_topics::DynamicTopics;
 use super::inbox::{InboxLimits, PartitionInbox};
-use super::partition_producer::{Doorbell, Partition, PartitionMessage};
+use super::partition_producer::{ActorSlot, Partition, PartitionMessage};
 use super::topic_producer::TopicProducerHandle;
 use crate::flow::ledger::Ledger;
 
@@ -54,7 +54,7 @@ impl TopicProducerHandle {
         let before = self.routes.ledger();
         // A partition in name only: gathers everything in order.
         let gathered =
-            PartitionInbox::new(InboxLimits::new(usize::MAX, usize::MAX), Arc::<Doorbell>::default());
+            PartitionInbox::new(InboxLimits::new(usize::MAX, usize::MAX), Arc::<ActorSlot>::default());
         let gathering = Arc::new(Partition::new(0, gathered.clone(), Arc::default()));
         let moving = async {
             loop {

@@ -36,17 +36,17 @@ use super::budget::Budget;
 use super::core;
 use super::dead_letters::{Cause, DeadLetters};
 use super::dispatcher::{Dispatchers, RequestOptions};
-use super::inbox::{InboxLimits, Spillway, Store, Taken};
+use super::inbox::{InboxLimits, SpillOptions, Store, Taken};
 use super::incarnation::{Incarnation, Look};
 use super::latency::LatencyHistogram;
 use super::obligations::End;
 use super::obstacle::Obstacle;
 use super::partition_producer::{
-    Doorbell, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
+    ActorSlot, Linger, Partition, PartitionMessage, PartitionProducer, PartitionSetup, TOO_OLD,
 };
 use super::route::{Partitioner, Routes};
 use super::share::NodeMemory;
-use super::standstill::{Sign, Standstill};
+use super::stall_detector::{Sign, StallDetector};
 use super::timestamps::TimestampSource;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
@@ -196,7 +196,7 @@ pub struct TopicProducerOptions {
     /// there, unless they want to wait for Kafka.
     pub store: Option<DiskStore>,
     /// Files for records that do not fit into memory.
-    pub spill: Option<Spillway>,
+    pub spill: Option<SpillOptions>,
     /// A topic that Kafka does not know, or that we may not write to, in two answers in a row, the second one
     /// fresh, ends its producer: see [`TopicProducerHandle::unusable`]. Otherwise records wait until there is
     /// such a topic.
@@ -674,7 +674,7 @@ pub struct Held {
     worked: bool,
     /// Why there is no producer id, and whether that passes by itself.
     id_trouble: Option<(String, bool)>,
-    standstill: Standstill,
+    standstill: StallDetector,
     /// A look is on its way.
     looking: bool,
 }
@@ -744,7 +744,7 @@ impl Actor for TopicProducer {
             TopicMessage::CheckAge => {
                 let now = std::time::Instant::now();
                 while let Some(taken) = held.setup.routes.take_expired(now) {
-                    held.bury(taken, End::Expired(ReasonCode::UnspecifiedError), TOO_OLD);
+                    held.dead_letter(taken, End::Expired(ReasonCode::UnspecifiedError), TOO_OLD);
                 }
             }
         }
@@ -802,7 +802,7 @@ impl Held {
             missing: 0,
             worked: false,
             id_trouble: None,
-            standstill: Standstill::default(),
+            standstill: StallDetector::default(),
             looking: false,
         }
     }
@@ -935,12 +935,12 @@ impl Held {
         self.setup.routes.close(reason);
         let buried = self.setup.options.dead_letters.is_some();
         while let Some(taken) = self.setup.routes.take_staged(buried) {
-            self.bury(taken, End::Failed(reason), words);
+            self.dead_letter(taken, End::Failed(reason), words);
         }
         for (seal, builder) in std::mem::take(&mut self.setup.restored.lock().sealed).into_values().flatten()
         {
             let taken = self.setup.routes.take_waiting(&seal, builder);
-            self.bury(taken, End::Failed(reason), words);
+            self.dead_letter(taken, End::Failed(reason), words);
         }
         for partition in self.setup.routes.partitions() {
             if partition.served.load(Ordering::Acquire) {
@@ -948,21 +948,21 @@ impl Held {
                 continue;
             }
             for (_, taken) in std::mem::take(&mut *partition.left_behind.lock()).batches {
-                self.bury(taken, End::Failed(reason), words);
+                self.dead_letter(taken, End::Failed(reason), words);
             }
             while let Some(taken) = partition.inbox.take_in_any_case(buried) {
-                self.bury(taken, End::Failed(reason), words);
+                self.dead_letter(taken, End::Failed(reason), words);
             }
         }
     }
 
     /// Ends what waited for no partition yet, after it has gone to the dead-letter topic where there is one.
-    fn bury(&self, taken: Taken, end: End, reason: &str) {
+    fn dead_letter(&self, taken: Taken, end: End, reason: &str) {
         match &self.setup.options.dead_letters {
             // Without records, they could not be read.
             Some(letters) if !taken.builder.is_empty() => {
                 let cause = Cause { topic: &self.setup.options.topic, partition: None, reason, code: None };
-                letters.bury(cause, &taken.builder, taken.obligations, end);
+                letters.dead_letter(cause, &taken.builder, taken.obligations, end);
             }
             _ => taken.obligations.end(end),
         }
@@ -978,7 +978,7 @@ impl Held {
         let routes = self.setup.routes.clone();
         let known = routes.partitions().len();
         for index in (known..self.leaders.len()).map_while(|index| i32::try_from(index).ok()) {
-            let actor = Arc::new(Doorbell::default());
+            let actor = Arc::new(ActorSlot::default());
             let inbox = routes.new_inbox(index, actor.clone());
             let partition = Arc::new(Partition::new(index, inbox, actor));
             routes.add([partition.clone()]);

@@ -9,13 +9,13 @@
 //! Files are for room and not for durability: nothing is synced, and whom to tell of a record stays in
 //! memory. What a dead node leaves behind is counted and removed at the next start ([`sweep`]).
 //!
-//! * [`desk`]: the thread, and what it does when the disk does not.
+//! * [`thread`]: the thread, and what it does when the disk does not.
 //! * [`file`]: the files and their format.
 
-pub mod desk;
 pub mod file;
 #[cfg(test)]
 pub(crate) mod storage_double;
+pub mod thread;
 
-pub use desk::{Customer, Desk, Spill, Turn};
 pub use file::{FileSystem, Leftover, Piece, ReadError, Storage, sweep};
+pub use thread::{NextStep, Spill, SpillClient, SpillThread};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use causeway::bridge::service::{BridgeId, Bridges, Definition, Kind, Row, Status, Surroundings};
+use causeway::bridge::service::{BridgeContext, BridgeId, Bridges, Definition, Kind, Row, Status};
 use causeway::config::parse_producer_bridge;
 use causeway::dev_kafka::{DevKafka, Options, TopicSpec};
 use causeway::flow::ledger::Ledger;
@@ -71,7 +71,7 @@ impl Node {
     pub async fn with_memory(router: Arc<Router>, name: &str, limit: usize) -> Self {
         let memory = NodeMemory::new(limit);
         let data_dir = tempfile::tempdir().unwrap();
-        let bridges = Bridges::start(Surroundings {
+        let bridges = Bridges::start(BridgeContext {
             router: router.clone(),
             clients: Arc::default(),
             node: name.into(),

@@ -4,8 +4,8 @@ use libgssapi::context::{ClientCtx, CtxFlags, SecurityContext};
 use libgssapi::name::Name;
 use libgssapi::oid::{GSS_MECH_KRB5, GSS_NT_HOSTBASED_SERVICE};
 
+use super::messages::explain;
 use super::tickets::tickets;
-use super::words::explain;
 use super::{KerberosLogin, SERVICE};
 use crate::kafka::client::auth::Step;
 

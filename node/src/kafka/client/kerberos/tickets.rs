@@ -18,7 +18,7 @@ use libgssapi_sys::{
 };
 
 use super::KerberosLogin;
-use super::words::explain;
+use super::messages::explain;
 
 /// Credentials of a principal, to show them to the broker on `host`. Its tickets are kept in this process's
 /// memory, one cache a login, and renewed from the key table when they are near their end. May ask the key

@@ -88,7 +88,7 @@ async fn say_hello(settings: TlsSettings, host: &str, address: SocketAddr) -> Re
     stream
         .read_to_string(&mut text)
         .await
-        .map_err(|error| words::broken(&error, has_identity).unwrap_or_else(|| error.to_string()))?;
+        .map_err(|error| messages::broken(&error, has_identity).unwrap_or_else(|| error.to_string()))?;
     assert_eq!(text, "hello");
     Ok(())
 }

@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::{ServerName, TlsError, TlsSettings, material, words};
+use super::{ServerName, TlsError, TlsSettings, material, messages};
 
 /// Why a broker's certificate was not taken, in words for people.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Trusted {
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), String> {
         let parsed = ParsedCertificate::try_from(shown)
-            .map_err(|error| words::certificate(&error, shown, &self.origin))?;
+            .map_err(|error| messages::certificate(&error, shown, &self.origin))?;
         if self.listed.iter().any(|listed| listed == shown) {
             // Trusted by itself, as a self-signed one is that an operator copied from the broker.
             within_dates(shown, now)?;
@@ -106,7 +106,7 @@ impl Trusted {
         }
         if self.check_name {
             verify_server_name(&parsed, name)
-                .map_err(|error| words::certificate(&error, shown, &self.origin))?;
+                .map_err(|error| messages::certificate(&error, shown, &self.origin))?;
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Trusted {
                 self.depth
             ));
         }
-        Err(words::certificate(&error, shown, &self.origin))
+        Err(messages::certificate(&error, shown, &self.origin))
     }
 }
 
@@ -143,10 +143,10 @@ fn within_dates(shown: &CertificateDer<'_>, now: UnixTime) -> Result<(), String>
     let now = ASN1Time::from_timestamp(now.as_secs() as i64)
         .map_err(|_| "the clock of this machine is wrong".to_owned())?;
     if now < validity.not_before {
-        return Err(words::not_valid_yet(&validity.not_before));
+        return Err(messages::not_valid_yet(&validity.not_before));
     }
     if now > validity.not_after {
-        return Err(words::expired(&validity.not_after));
+        return Err(messages::expired(&validity.not_after));
     }
     Ok(())
 }

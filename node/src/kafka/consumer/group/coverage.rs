@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::super::TopicPartition;
 use super::super::assignor::{decode_assignment, decode_subscription};
-use super::words::Described;
+use super::types::Described;
 
 /// Partitions of some topics and who owns them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

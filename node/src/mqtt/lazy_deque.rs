@@ -10,19 +10,19 @@ use hashbrown::HashMap;
 
 /// A [`VecDeque`] whose header is on the heap too. Reading methods are those of the deque.
 #[expect(clippy::box_collection, reason = "the header of a deque is what is to be saved")]
-pub(crate) struct Hollow<T>(Option<Box<VecDeque<T>>>);
+pub(crate) struct LazyDeque<T>(Option<Box<VecDeque<T>>>);
 
-impl<T> Default for Hollow<T> {
+impl<T> Default for LazyDeque<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T: 'static> Hollow<T> {
+impl<T: 'static> LazyDeque<T> {
     const EMPTY: &'static VecDeque<T> = &VecDeque::new();
 }
 
-impl<T: 'static> Deref for Hollow<T> {
+impl<T: 'static> Deref for LazyDeque<T> {
     type Target = VecDeque<T>;
 
     fn deref(&self) -> &VecDeque<T> {
@@ -30,7 +30,7 @@ impl<T: 'static> Deref for Hollow<T> {
     }
 }
 
-impl<T> Hollow<T> {
+impl<T> LazyDeque<T> {
     pub(crate) fn push_back(&mut self, value: T) {
         self.0.get_or_insert_default().push_back(value);
     }
@@ -88,15 +88,15 @@ impl<T> Hollow<T> {
 
 /// A [`HashMap`] whose header is on the heap too. It gives back its memory when its last entry goes.
 #[derive(Debug)]
-pub(crate) struct HollowMap<K, V>(Option<Box<HashMap<K, V>>>);
+pub(crate) struct LazyMap<K, V>(Option<Box<HashMap<K, V>>>);
 
-impl<K, V> Default for HollowMap<K, V> {
+impl<K, V> Default for LazyMap<K, V> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<K: Eq + Hash, V> HollowMap<K, V> {
+impl<K: Eq + Hash, V> LazyMap<K, V> {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_map_is_a_pointer_until_something_is_put_in_and_after_its_last_entry_goes() {
-        let mut map = HollowMap::default();
-        assert_eq!(size_of::<HollowMap<u64, u64>>(), size_of::<usize>());
+        let mut map = LazyMap::default();
+        assert_eq!(size_of::<LazyMap<u64, u64>>(), size_of::<usize>());
         assert!(map.is_empty() && map.get(&1).is_none() && map.remove(&1).is_none());
         (1..4).for_each(|key| map.insert(key, 10 * key));
         assert_eq!(
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn it_is_a_pointer_until_something_is_put_in_and_after_it_rests() {
-        let mut queue = Hollow::default();
-        assert_eq!(size_of::<Hollow<u64>>(), size_of::<usize>());
+        let mut queue = LazyDeque::default();
+        assert_eq!(size_of::<LazyDeque<u64>>(), size_of::<usize>());
         assert!(queue.is_empty() && queue.pop_front().is_none() && queue.remove(0).is_none());
         queue.extend(std::iter::empty());
         assert!(queue.0.is_none());

@@ -16,27 +16,27 @@ impl Someone {
     }
 }
 
-impl Customer for Someone {
-    fn turn(&self, desk: &mut Desk) -> Turn {
+impl SpillClient for Someone {
+    fn turn(&self, thread: &mut SpillThread) -> NextStep {
         if self.wants_to_read.load(Ordering::SeqCst) {
-            let Some(piece) = self.have.lock().pop() else { return Turn::Done };
-            assert_eq!(desk.read(&piece, 0).unwrap(), b"batch");
+            let Some(piece) = self.have.lock().pop() else { return NextStep::Done };
+            assert_eq!(thread.read(&piece, 0).unwrap(), b"batch");
             self.wants_to_read.store(false, Ordering::SeqCst);
-            return Turn::More;
+            return NextStep::More;
         }
         if self.to_write.load(Ordering::SeqCst) == 0 {
-            return Turn::Done;
+            return NextStep::Done;
         }
-        if !desk.may_write() {
-            return Turn::Blocked;
+        if !thread.may_write() {
+            return NextStep::Blocked;
         }
-        desk.scratch.clear();
-        desk.scratch.extend_from_slice(b"batch");
-        if let Ok(piece) = desk.write(1) {
+        thread.scratch.clear();
+        thread.scratch.extend_from_slice(b"batch");
+        if let Ok(piece) = thread.write(1) {
             self.to_write.fetch_sub(1, Ordering::SeqCst);
             self.have.lock().push(piece);
         }
-        Turn::More
+        NextStep::More
     }
 }
 
@@ -57,7 +57,7 @@ fn a_full_disk_is_said_lets_batches_be_read_and_is_tried_again() {
     let spill = Spill::with_storage(storage.clone(), "/x".into(), 1000);
     let someone = Someone::new(3);
     let queue = || {
-        let customer: Weak<dyn Customer> = Arc::downgrade(&someone) as Weak<dyn Customer>;
+        let customer: Weak<dyn SpillClient> = Arc::downgrade(&someone) as Weak<dyn SpillClient>;
         spill.submit(customer);
     };
     // Room for two of three.
@@ -82,7 +82,7 @@ fn trouble_ends_with_those_who_wanted_something() {
     let spill = Spill::with_storage(storage.clone(), "/x".into(), 1000);
     storage.set_room(Some(0));
     let someone = Someone::new(1);
-    let customer: Weak<dyn Customer> = Arc::downgrade(&someone) as Weak<dyn Customer>;
+    let customer: Weak<dyn SpillClient> = Arc::downgrade(&someone) as Weak<dyn SpillClient>;
     spill.submit(customer);
     until("it is said", || spill.trouble().is_some());
     someone.to_write.store(0, Ordering::SeqCst);
@@ -95,7 +95,7 @@ fn the_thread_ends_with_its_spill() {
     let storage = Arc::<StorageDouble>::default();
     let spill = Spill::with_storage(storage.clone(), "/x".into(), 1000);
     let someone = Someone::new(1);
-    let customer: Weak<dyn Customer> = Arc::downgrade(&someone) as Weak<dyn Customer>;
+    let customer: Weak<dyn SpillClient> = Arc::downgrade(&someone) as Weak<dyn SpillClient>;
     spill.submit(customer);
     until("it is written", || someone.to_write.load(Ordering::SeqCst) == 0);
     drop(someone);

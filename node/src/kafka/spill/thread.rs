@@ -2,7 +2,7 @@
 //! each in turn.
 //!
 //! Invariants:
-//! * No lock of the queue is held while a file is written or read, and none of an inbox: [`Customer::turn`]
+//! * No lock of the queue is held while a file is written or read, and none of an inbox: [`SpillClient::turn`]
 //!   sees to that.
 //! * While writing fails, reading goes on: a full disk gets room again when batches leave for Kafka. What
 //!   failed is tried again after [`RETRY`], for as long as it is wanted.
@@ -20,9 +20,9 @@ use super::file::{FileSystem, Piece, ReadError, Storage, Writer};
 /// How often a disk that fails is asked again.
 pub const RETRY: Duration = Duration::from_millis(500);
 
-/// Next wish of a customer that had its turn.
+/// Next wish of a client that had its turn.
 #[derive(Debug)]
-pub enum Turn {
+pub enum NextStep {
     /// Nothing.
     Done,
     /// Another turn.
@@ -32,10 +32,10 @@ pub enum Turn {
 }
 
 /// One who queues for the thread.
-pub trait Customer: Send + Sync {
+pub trait SpillClient: Send + Sync {
     /// Does one thing. Who wants no further turn, or one when the disk works again, may queue anew from that
     /// moment on.
-    fn turn(&self, desk: &mut Desk) -> Turn;
+    fn turn(&self, thread: &mut SpillThread) -> NextStep;
 }
 
 /// One way of using the disk.
@@ -62,8 +62,8 @@ impl Way {
     }
 }
 
-/// Tools of a customer during its turn.
-pub struct Desk {
+/// Tools of a client during its turn.
+pub struct SpillThread {
     writer: Writer,
     writing: Way,
     reading: Way,
@@ -71,7 +71,7 @@ pub struct Desk {
     pub scratch: Vec<u8>,
 }
 
-impl Desk {
+impl SpillThread {
     /// False for a while after writing has failed.
     pub fn may_write(&self) -> bool {
         self.writing.is_open()
@@ -123,9 +123,9 @@ impl Desk {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Weak<dyn Customer>>,
+    waiting: VecDeque<Weak<dyn SpillClient>>,
     /// Those who wait until the disk works again.
-    blocked: Vec<Weak<dyn Customer>>,
+    blocked: Vec<Weak<dyn SpillClient>>,
     running: bool,
     stop: bool,
 }
@@ -170,19 +170,19 @@ impl Spill {
     }
 
     /// Queues; the first one starts the thread.
-    pub fn submit(&self, customer: Weak<dyn Customer>) {
+    pub fn submit(&self, client: Weak<dyn SpillClient>) {
         let mut queue = self.shared.queue.lock();
-        queue.waiting.push_back(customer);
+        queue.waiting.push_back(client);
         if !queue.running {
             let shared = self.shared.clone();
-            let desk = Desk {
+            let state = SpillThread {
                 writer: Writer::new(self.storage.clone(), self.directory.clone(), self.file_bytes),
                 writing: Way::default(),
                 reading: Way::default(),
                 scratch: Vec::new(),
             };
             let thread = std::thread::Builder::new().name("causeway-spill".into());
-            match thread.spawn(move || shared.run(desk)) {
+            match thread.spawn(move || shared.run(state)) {
                 Ok(_) => queue.running = true,
                 Err(error) => {
                     self.shared.trouble.lock().write = Some(format!("no thread: {error}"));
@@ -223,28 +223,28 @@ impl Drop for Spill {
 }
 
 impl Shared {
-    /// The next customer; `None` at the end.
-    fn next(&self, desk: &mut Desk) -> Option<Arc<dyn Customer>> {
+    /// The next client; `None` at the end.
+    fn next(&self, thread: &mut SpillThread) -> Option<Arc<dyn SpillClient>> {
         let mut queue = self.queue.lock();
         loop {
             if queue.stop {
                 return None;
             }
-            if desk.open_ways() {
+            if thread.open_ways() {
                 let blocked = std::mem::take(&mut queue.blocked);
                 queue.waiting.extend(blocked);
             }
-            while let Some(customer) = queue.waiting.pop_front() {
-                if let Some(customer) = customer.upgrade() {
-                    return Some(customer);
+            while let Some(client) = queue.waiting.pop_front() {
+                if let Some(client) = client.upgrade() {
+                    return Some(client);
                 }
             }
             if queue.blocked.is_empty() {
                 // Failed work is not wanted any more.
-                (desk.writing, desk.reading) = (Way::default(), Way::default());
-                self.show(desk);
+                (thread.writing, thread.reading) = (Way::default(), Way::default());
+                self.show(thread);
             }
-            match desk.again() {
+            match thread.again() {
                 Some(again) => {
                     self.work.wait_until(&mut queue, again);
                 }
@@ -253,25 +253,25 @@ impl Shared {
         }
     }
 
-    fn run(&self, mut desk: Desk) {
-        while let Some(customer) = self.next(&mut desk) {
-            self.serve(&mut desk, customer);
+    fn run(&self, mut thread: SpillThread) {
+        while let Some(client) = self.next(&mut thread) {
+            self.serve(&mut thread, client);
         }
     }
 
-    /// Gives a customer his turn.
-    fn serve(&self, desk: &mut Desk, customer: Arc<dyn Customer>) {
-        let turn = customer.turn(desk);
-        let back = Arc::downgrade(&customer);
-        drop(customer);
-        desk.writer.close_unneeded();
-        self.show(desk);
+    /// Gives a client its turn.
+    fn serve(&self, thread: &mut SpillThread, client: Arc<dyn SpillClient>) {
+        let turn = client.turn(thread);
+        let back = Arc::downgrade(&client);
+        drop(client);
+        thread.writer.close_unneeded();
+        self.show(thread);
         let mut queue = self.queue.lock();
         match turn {
-            Turn::Done => {}
-            Turn::More => queue.waiting.push_back(back),
-            Turn::Blocked => {
-                let address = |customer: &Weak<dyn Customer>| customer.as_ptr().cast::<()>();
+            NextStep::Done => {}
+            NextStep::More => queue.waiting.push_back(back),
+            NextStep::Blocked => {
+                let address = |client: &Weak<dyn SpillClient>| client.as_ptr().cast::<()>();
                 if !queue.blocked.iter().any(|other| address(other) == address(&back)) {
                     queue.blocked.push(back);
                 }
@@ -280,8 +280,8 @@ impl Shared {
     }
 
     /// Says what fails, when that changes.
-    fn show(&self, desk: &Desk) {
-        let now = Trouble { write: desk.writing.reason.clone(), read: desk.reading.reason.clone() };
+    fn show(&self, thread: &SpillThread) {
+        let now = Trouble { write: thread.writing.reason.clone(), read: thread.reading.reason.clone() };
         let mut shown = self.trouble.lock();
         if *shown == now {
             return;
@@ -307,7 +307,7 @@ impl Shared {
 #[cfg(test)]
 pub(crate) struct ByHand {
     pub(crate) spill: Arc<Spill>,
-    desk: Desk,
+    thread: SpillThread,
 }
 
 #[cfg(test)]
@@ -317,27 +317,28 @@ impl ByHand {
         let writer = Writer::new(storage.clone(), directory.clone(), file_bytes);
         let spill = Spill::with_storage(storage, directory, file_bytes);
         spill.shared.queue.lock().running = true;
-        let desk = Desk { writer, writing: Way::default(), reading: Way::default(), scratch: Vec::new() };
-        Self { spill, desk }
+        let thread =
+            SpillThread { writer, writing: Way::default(), reading: Way::default(), scratch: Vec::new() };
+        Self { spill, thread }
     }
 
     /// One turn; false where no inbox queues. `retry`: what failed may be tried again.
     pub(crate) fn work(&mut self, retry: bool) -> bool {
         if retry {
-            (self.desk.writing.again, self.desk.reading.again) = (None, None);
+            (self.thread.writing.again, self.thread.reading.again) = (None, None);
             let mut queue = self.spill.shared.queue.lock();
             let blocked = std::mem::take(&mut queue.blocked);
             queue.waiting.extend(blocked);
         }
-        let customer = self.spill.shared.queue.lock().waiting.pop_front();
-        let Some(customer) = customer else { return false };
-        if let Some(customer) = customer.upgrade() {
-            self.spill.shared.serve(&mut self.desk, customer);
+        let client = self.spill.shared.queue.lock().waiting.pop_front();
+        let Some(client) = client else { return false };
+        if let Some(client) = client.upgrade() {
+            self.spill.shared.serve(&mut self.thread, client);
         }
         true
     }
 }
 
 #[cfg(test)]
-#[path = "desk_tests.rs"]
+#[path = "thread_tests.rs"]
 mod tests;

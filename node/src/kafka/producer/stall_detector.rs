@@ -78,7 +78,7 @@ impl From<&Arc<Partition>> for Sign {
 
 /// Compares two looks at the partitions.
 #[derive(Debug, Default)]
-pub(super) struct Standstill {
+pub(super) struct StallDetector {
     written: Option<u64>,
     reason: Option<Arc<str>>,
     /// Records written, and records refused by then, when the former last changed.
@@ -86,7 +86,7 @@ pub(super) struct Standstill {
     refusing: Option<Arc<str>>,
 }
 
-impl Standstill {
+impl StallDetector {
     /// Looks at all partitions; true where it is worth looking again in a while, because one of them is in
     /// trouble.
     pub(super) fn look(&mut self, signs: impl Iterator<Item = Sign>) -> bool {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn records_that_are_all_refused_show_until_one_is_written() {
-        let mut standstill = Standstill::default();
+        let mut standstill = StallDetector::default();
         let mut look = |written, refused| {
             let refusal = (refused > 0).then(|| Arc::from("too large"));
             let one = Sign { written, refused, refusal, ..Sign::default() };
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_idle_partition_does_not_hide_that_nothing_is_written() {
-        let mut standstill = Standstill::default();
+        let mut standstill = StallDetector::default();
         let signs = [sign(5, 3, Some("no replicas")), sign(0, 0, None)];
         assert!(standstill.look(signs.clone().into_iter()));
         assert_eq!(standstill.reason(), None, "one look tells nothing");
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn trouble_without_anything_that_waits_is_none() {
-        let mut standstill = Standstill::default();
+        let mut standstill = StallDetector::default();
         for _ in 0..3 {
             assert!(!standstill.look([sign(5, 0, Some("gone"))].into_iter()));
             assert_eq!(standstill.reason(), None);
