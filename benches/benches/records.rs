@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use causeway_benches::cpu;
 use causeway_protocol::kafka::batch::{
-    BatchBuilder, Compression, Header, ProducerIdentity, Record, SealedBatch, batches,
+    BatchBuilder, BatchStamp, Compression, Header, Record, SealedBatch, batches,
 };
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{Criterion, Throughput};
@@ -127,7 +127,7 @@ fn append_all(messages: &[Message], headers: &[Header<'_>]) -> BatchBuilder {
 }
 
 fn seal(builder: BatchBuilder, compression: Compression) -> SealedBatch {
-    let identity = ProducerIdentity { producer_id: 1, producer_epoch: 0, base_sequence: 0 };
+    let identity = BatchStamp { producer_id: 1, producer_epoch: 0, base_sequence: 0 };
     match builder.seal(compression, identity) {
         Ok(sealed) => sealed,
         Err(error) => panic!("the sample cannot be sealed: {error}"),
@@ -173,7 +173,7 @@ fn ours(criterion: &mut Criterion<CpuTime>) {
         let mut base_sequence = 0;
         bencher.iter(|| {
             base_sequence += 1;
-            sealed.restamp(ProducerIdentity { producer_id: 1, producer_epoch: 0, base_sequence });
+            sealed.restamp(BatchStamp { producer_id: 1, producer_epoch: 0, base_sequence });
         });
     });
     for compression in Compression::ALL {

@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use causeway_protocol::kafka::batch::{
-    BatchBuilder, BatchHeader, Compression, ControlRecord, Error, HEADER_LEN, Header, ProducerIdentity,
-    Record, SealedBatch, batches,
+    BatchBuilder, BatchHeader, BatchStamp, Compression, ControlRecord, Error, HEADER_LEN, Header, Record,
+    SealedBatch, batches,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -130,7 +130,7 @@ fn sample(rng: &mut StdRng, compression: Compression) -> Vec<u8> {
             headers: &headers[..rng.random_range(0..=2)],
         });
     }
-    builder.seal(compression, ProducerIdentity::NONE).unwrap().bytes().to_vec()
+    builder.seal(compression, BatchStamp::NONE).unwrap().bytes().to_vec()
 }
 
 /// Numbers that parsers stumble over.
@@ -200,7 +200,7 @@ fn a_bomb_is_stopped_at_the_limit() {
     for compression in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
         let mut builder = BatchBuilder::new();
         builder.append(&Record { timestamp: 0, key: None, value: Some(&zeros), headers: &[] });
-        let sealed = builder.seal(compression, ProducerIdentity::NONE).unwrap();
+        let sealed = builder.seal(compression, BatchStamp::NONE).unwrap();
         let bytes = sealed.bytes().clone();
         let peak = counting::peak(|| {
             let batch = batches(bytes).next().unwrap().unwrap();
@@ -222,7 +222,7 @@ fn around(attributes: i16, count: i32, body: &[u8]) -> Vec<u8> {
         last_offset_delta: 0,
         base_timestamp: i64::MAX,
         max_timestamp: i64::MIN,
-        identity: ProducerIdentity::NONE,
+        identity: BatchStamp::NONE,
         records_count: count,
     };
     let mut bytes = header.to_bytes().to_vec();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
-use causeway_protocol::kafka::batch::{self, Batch, BatchBuilder, Compression, ProducerIdentity, Record};
+use causeway_protocol::kafka::batch::{self, Batch, BatchBuilder, BatchStamp, Compression, Record};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
@@ -73,7 +73,7 @@ fn topic(wire: &mut Wire, configs: &[(&str, &str)]) -> Result<TopicName> {
 }
 
 /// A batch of records with the timestamps given.
-fn records(timestamps: &[i64], compression: Compression, identity: ProducerIdentity) -> Result<Bytes> {
+fn records(timestamps: &[i64], compression: Compression, identity: BatchStamp) -> Result<Bytes> {
     let mut builder = BatchBuilder::new();
     for timestamp in timestamps {
         let value = timestamp.to_string();
@@ -89,7 +89,7 @@ fn records(timestamps: &[i64], compression: Compression, identity: ProducerIdent
 }
 
 fn plain(timestamps: &[i64]) -> Result<Bytes> {
-    records(timestamps, Compression::None, ProducerIdentity::NONE)
+    records(timestamps, Compression::None, BatchStamp::NONE)
 }
 
 fn produce_request(topic: &TopicName, records: Bytes, acks: i16) -> ProduceRequest {
@@ -198,7 +198,7 @@ pub fn a_fetch_from_the_middle_of_a_batch_gets_it_whole(bootstrap: &str) -> Resu
         let base = append(
             &mut wire,
             &topic,
-            records(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], compression, ProducerIdentity::NONE)?,
+            records(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], compression, BatchStamp::NONE)?,
         )?;
         expect("base offset", &base, &(round as i64 * 10))?;
     }
@@ -247,7 +247,7 @@ pub fn offsets_are_found_by_position_and_time(bootstrap: &str) -> Result<()> {
         ([5_000, 4_000, 6_000], Compression::Gzip),
         ([2_000, 2_010, 2_020], Compression::Zstd),
     ] {
-        append(&mut wire, &topic, records(&timestamps, compression, ProducerIdentity::NONE)?)?;
+        append(&mut wire, &topic, records(&timestamps, compression, BatchStamp::NONE)?)?;
     }
     expect("latest", &offset_at(&mut wire, &topic, -1)?, &(0, -1, 9))?;
     expect("earliest", &offset_at(&mut wire, &topic, -2)?, &(0, -1, 0))?;
@@ -269,8 +269,7 @@ pub fn offsets_are_found_by_position_and_time(bootstrap: &str) -> Result<()> {
 pub fn log_append_time_is_the_brokers(bootstrap: &str) -> Result<()> {
     let mut wire = Wire::connect(bootstrap)?;
     let topic = topic(&mut wire, &[("message.timestamp.type", "LogAppendTime")])?;
-    let answer =
-        produce(&mut wire, &topic, records(&[1, 2, 3], Compression::Snappy, ProducerIdentity::NONE)?)?;
+    let answer = produce(&mut wire, &topic, records(&[1, 2, 3], Compression::Snappy, BatchStamp::NONE)?)?;
     expect("error", &answer.error_code, &0)?;
     ensure!(answer.log_append_time_ms > 1_500_000_000_000, "log-append time {}", answer.log_append_time_ms);
     let found = batches(&fetch(&mut wire, &fetch_request(&topic, 0, 1, 1_000, 1_000_000))?)?;
@@ -336,7 +335,7 @@ pub fn an_idempotent_producer_is_deduplicated_within_five_batches(bootstrap: &st
         }
     };
     let batch = |producer_epoch: i16, base_sequence: i32, count: usize| {
-        let identity = ProducerIdentity { producer_id, producer_epoch, base_sequence };
+        let identity = BatchStamp { producer_id, producer_epoch, base_sequence };
         records(&vec![1; count], Compression::None, identity)
     };
     for i in 0..6 {
@@ -355,13 +354,12 @@ pub fn an_idempotent_producer_is_deduplicated_within_five_batches(bootstrap: &st
     expect("a new epoch that does not start at 0", &code(&mut wire, batch(1, 12, 1)?)?, &45)?;
     expect("a new epoch", &code(&mut wire, batch(1, 0, 1)?)?, &0)?;
     expect("the old epoch", &code(&mut wire, batch(0, 12, 1)?)?, &47)?;
-    let stranger =
-        ProducerIdentity { producer_id: producer_id + 1_000_000, producer_epoch: 0, base_sequence: 5 };
+    let stranger = BatchStamp { producer_id: producer_id + 1_000_000, producer_epoch: 0, base_sequence: 5 };
     expect("an unknown id", &code(&mut wire, records(&[1], Compression::None, stranger)?)?, &0)?;
     let wrapping =
-        ProducerIdentity { producer_id: producer_id + 1_000_001, producer_epoch: 0, base_sequence: i32::MAX };
+        BatchStamp { producer_id: producer_id + 1_000_001, producer_epoch: 0, base_sequence: i32::MAX };
     expect("the last sequence", &code(&mut wire, records(&[1], Compression::None, wrapping)?)?, &0)?;
-    let wrapped = ProducerIdentity { base_sequence: 0, ..wrapping };
+    let wrapped = BatchStamp { base_sequence: 0, ..wrapping };
     expect("the sequence behind it", &code(&mut wire, records(&[1], Compression::None, wrapped)?)?, &0)
 }
 

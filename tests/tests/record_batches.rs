@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use causeway_protocol::kafka::batch::{BatchBuilder, Compression, Header, ProducerIdentity, Record, batches};
+use causeway_protocol::kafka::batch::{BatchBuilder, BatchStamp, Compression, Header, Record, batches};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{
     Compression as TheirCompression, Record as TheirRecord, RecordBatchDecoder, RecordBatchEncoder,
@@ -42,8 +42,7 @@ fn samples(rng: &mut StdRng) -> Vec<Sample> {
         .collect()
 }
 
-const IDENTITY: ProducerIdentity =
-    ProducerIdentity { producer_id: 77, producer_epoch: 4, base_sequence: 1000 };
+const IDENTITY: BatchStamp = BatchStamp { producer_id: 77, producer_epoch: 4, base_sequence: 1000 };
 
 #[test]
 fn kafka_protocol_reads_what_we_wrote() {

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::hops;
 use super::member_id::{former_member_id, member_id};
-use super::service::{BridgeContext, Place, Status};
+use super::service::{BridgeContext, BridgePartition, Status};
 use crate::config::{self, ConsumerBridgeConfig, TopicMapping, WhenNoSubscriber};
 use crate::flow::ledger::Ledger;
 use crate::flow::{
@@ -187,9 +187,9 @@ impl RunningConsumer {
     }
 
     /// Its books by partition.
-    pub(super) fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<BridgePartition> {
         let places = self.places.lock();
-        let row = |((topic, partition), books): (&(Arc<str>, i32), &Books)| Place {
+        let row = |((topic, partition), books): (&(Arc<str>, i32), &Books)| BridgePartition {
             topic: topic.to_string(),
             partition: *partition,
             ledger: *books.lock(),

@@ -19,7 +19,7 @@ use super::consumer::RunningConsumer;
 use super::gate::Gate;
 use super::producer::RunningProducer;
 use super::rates::RateMeter;
-use super::service::{BridgeId, Definition, Kind, Place, Row, Status};
+use super::service::{BridgeId, BridgePartition, Definition, Kind, Row, Status};
 use crate::flow::ledger::Ledger;
 use crate::mqtt::{Router, SinkId};
 use crate::supervision::Parent;
@@ -330,7 +330,7 @@ impl Entry {
     }
 }
 
-fn is_busy(place: &Place) -> bool {
+fn is_busy(place: &BridgePartition) -> bool {
     place.ledger.queuing + place.ledger.inflight > 0
 }
 

@@ -15,7 +15,7 @@ use super::disk_buffer;
 use super::hops;
 use super::hybrid_buffer;
 use super::program::{Program, RenderError, Rendered};
-use super::service::{BridgeContext, Place, Status};
+use super::service::{BridgeContext, BridgePartition, Status};
 use crate::config::{self, BufferMode, PartitionStrategy, ProducerBridgeConfig, QueryMode};
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, IgnoreAcks, Message, MessageSink, Outcome, Remembers, Ticket, WakeList};
@@ -458,8 +458,8 @@ impl RunningProducer {
     }
 
     /// Its books by partition.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let place = |(topic, row): (String, producer::PartitionRow)| Place {
+    pub(super) fn places(&self) -> Vec<BridgePartition> {
+        let place = |(topic, row): (String, producer::PartitionRow)| BridgePartition {
             topic,
             partition: row.partition,
             ledger: row.ledger,

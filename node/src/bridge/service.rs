@@ -215,7 +215,7 @@ pub struct Row {
     /// Bytes of the files of its disk buffer; 0 without.
     pub disk_bytes: u64,
     /// The books by partition; they do not hold what waits for the partitions to be known.
-    pub places: Vec<Place>,
+    pub places: Vec<BridgePartition>,
     /// Messages matched a second.
     pub rates: Rates,
     /// Of a producer that runs: how long batches took from their first record to Kafka's answer.
@@ -226,7 +226,7 @@ pub struct Row {
 
 /// The books of one place of a bridge.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct BridgePartition {
     /// Kafka topic.
     pub topic: String,
     /// Partition of it.

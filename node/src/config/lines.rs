@@ -6,7 +6,7 @@ use super::hocon::{Data, Value};
 
 /// A file and a line in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Place {
+pub(super) struct SourceLine {
     /// Number of the file in the [`LineIndex`].
     pub file: u16,
     /// Counted from 1; 0 where it is not known.
@@ -17,7 +17,7 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct LineIndex {
     files: Vec<String>,
-    places: HashMap<String, Place>,
+    places: HashMap<String, SourceLine>,
 }
 
 /// Appends a key to a path, quoted where it would not read as one plain key.
@@ -66,12 +66,12 @@ impl LineIndex {
     }
 
     /// Where the key path stands.
-    pub(super) fn get(&self, path: &str) -> Option<Place> {
+    pub(super) fn get(&self, path: &str) -> Option<SourceLine> {
         self.places.get(path).copied()
     }
 
     /// Name of the file of a place.
-    pub(super) fn file(&self, place: Place) -> &str {
+    pub(super) fn file(&self, place: SourceLine) -> &str {
         self.files.get(usize::from(place.file)).map_or("", String::as_str)
     }
 }

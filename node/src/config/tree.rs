@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::hocon::{Data, Value};
-use super::lines::{LineIndex, Place, join};
+use super::lines::{LineIndex, SourceLine, join};
 
 /// One thing to tell the user about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,12 @@ impl Walk {
     }
 
     /// Reports something wrong at a key without showing its value.
-    pub(super) fn wrong_at<T>(&mut self, path: &str, place: Place, message: impl Into<String>) -> Option<T> {
+    pub(super) fn wrong_at<T>(
+        &mut self,
+        path: &str,
+        place: SourceLine,
+        message: impl Into<String>,
+    ) -> Option<T> {
         let problem = self.problem(path, place, None, message);
         self.errors.push(problem);
         None
@@ -100,7 +105,7 @@ impl Walk {
 
     /// The path and place of a key some levels under an object; the place of the innermost level that is
     /// written.
-    fn under(&self, object: &Object<'_>, keys: &[&str]) -> (String, Place) {
+    fn under(&self, object: &Object<'_>, keys: &[&str]) -> (String, SourceLine) {
         let (mut path, mut place) = (object.path.clone(), object.place);
         for key in keys {
             path = join(&path, key);
@@ -116,7 +121,7 @@ impl Walk {
     }
 
     /// Reports a key that works, but hardly as meant, without showing its value.
-    pub(super) fn warn_at(&mut self, path: &str, place: Place, message: impl Into<String>) {
+    pub(super) fn warn_at(&mut self, path: &str, place: SourceLine, message: impl Into<String>) {
         let problem = self.problem(path, place, None, message);
         self.warnings.push(problem);
     }
@@ -128,7 +133,7 @@ impl Walk {
     }
 
     /// The node of a key under an object.
-    pub(super) fn child<'a>(&self, path: &str, place: Place, key: &str, value: &'a Value) -> Node<'a> {
+    pub(super) fn child<'a>(&self, path: &str, place: SourceLine, key: &str, value: &'a Value) -> Node<'a> {
         self.node(join(path, key), place, value)
     }
 
@@ -152,7 +157,7 @@ impl Walk {
         Some(Object { entries, path: node.path.clone(), place: node.place })
     }
 
-    fn node<'a>(&self, path: String, parent: Place, value: &'a Value) -> Node<'a> {
+    fn node<'a>(&self, path: String, parent: SourceLine, value: &'a Value) -> Node<'a> {
         let place = self.lines.get(&path).unwrap_or(parent);
         Node { value, path, place }
     }
@@ -160,7 +165,7 @@ impl Walk {
     fn problem(
         &self,
         path: &str,
-        place: Place,
+        place: SourceLine,
         value: Option<String>,
         message: impl Into<String>,
     ) -> Problem {
@@ -182,7 +187,7 @@ pub(super) struct Node<'a> {
     /// The key path.
     pub path: String,
     /// Where the key stands.
-    pub place: Place,
+    pub place: SourceLine,
 }
 
 impl<'a> Node<'a> {
@@ -231,7 +236,7 @@ pub(super) struct Object<'a> {
     /// Its key path.
     pub path: String,
     /// Where it stands.
-    pub place: Place,
+    pub place: SourceLine,
 }
 
 impl<'a> Object<'a> {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use causeway_protocol::kafka::batch::{BatchHeader, ProducerIdentity};
+use causeway_protocol::kafka::batch::{BatchHeader, BatchStamp};
 use hashbrown::HashMap;
 
 /// Batches remembered per producer, fixed in Kafka (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
@@ -69,13 +69,13 @@ pub(super) struct Producers {
 
 /// `sequence + count`, wrapping from 2^31-1 to 0.
 fn advance(sequence: i32, count: i32) -> i32 {
-    ProducerIdentity::sequence_after(sequence, usize::try_from(count).unwrap_or(0))
+    BatchStamp::sequence_after(sequence, usize::try_from(count).unwrap_or(0))
 }
 
 impl Producers {
     /// Judges a batch from a client. Batches without producer id are always new.
     pub(super) fn check(&self, batch: &BatchHeader) -> Result<Verdict, Error> {
-        let ProducerIdentity { producer_id, producer_epoch, base_sequence: first } = batch.identity;
+        let BatchStamp { producer_id, producer_epoch, base_sequence: first } = batch.identity;
         let Some(known) = self.by_id.get(&producer_id).filter(|_| producer_id >= 0) else {
             return Ok(Verdict::Append);
         };
@@ -95,7 +95,7 @@ impl Producers {
 
     /// Remembers a batch that was appended at `base_offset`; `now` in milliseconds since 1970.
     pub(super) fn appended(&mut self, batch: &BatchHeader, base_offset: i64, append_time: i64, now: i64) {
-        let ProducerIdentity { producer_id, producer_epoch, base_sequence } = batch.identity;
+        let BatchStamp { producer_id, producer_epoch, base_sequence } = batch.identity;
         if producer_id < 0 || base_sequence < 0 {
             return;
         }
@@ -154,7 +154,7 @@ mod tests {
             last_offset_delta: records - 1,
             base_timestamp: 0,
             max_timestamp: 0,
-            identity: ProducerIdentity { producer_id: 7, producer_epoch: epoch, base_sequence: sequence },
+            identity: BatchStamp { producer_id: 7, producer_epoch: epoch, base_sequence: sequence },
             records_count: records,
         }
     }

@@ -39,7 +39,7 @@ use super::{
     clock,
     handshake::Claiming,
     inbox::{Filling, Inbox, Mail},
-    listener::Place,
+    listener::ListenerSlot,
     memory::{self, Held, Pressure},
     options::{CertificateUsername, QueueFull},
     out_buffer::{OutBuffer, Queue},
@@ -142,7 +142,7 @@ pub(crate) struct Connection {
     socket: Transport,
     pub(super) peer: Peer,
     /// The listener it came through, and its place there.
-    place: Place,
+    place: ListenerSlot,
     pub(super) decoder: Decoder,
     pub(super) phase: Phase,
     /// The client's publications that wait, and why, while there are any.
@@ -161,7 +161,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, place: Place, socket: Transport, peer: Peer) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, place: ListenerSlot, socket: Transport, peer: Peer) -> Self {
         let now = Instant::now();
         let mut decoder = Decoder::new(Role::Server, shared.options.max_packet_size);
         decoder.max_topic_levels = shared.options.max_topic_levels;

@@ -34,7 +34,7 @@ pub(crate) fn connected(inbox: Arc<Inbox>) -> Arc<Inbox> {
 
 /// Rules without a limit of memory.
 pub(crate) fn rules(capacity: Capacity, stats: Arc<Stats>) -> Rules {
-    Rules { capacity, full: QueueFull::DropNewest, memory: memory::Ledger::new(u64::MAX), stats }
+    Rules { capacity, full: QueueFull::DropNewest, memory: memory::MemoryCounter::new(u64::MAX), stats }
 }
 
 fn delivery(qos: QoS, hand_over: Option<Arc<HandOver>>) -> Delivery {
@@ -161,7 +161,7 @@ fn disconnect_tells_the_connection_once() {
 #[test]
 fn without_memory_a_session_gets_one_message_at_a_time() {
     for full in [QueueFull::DropNewest, QueueFull::DropOldest] {
-        let memory = memory::Ledger::new(64 << 10);
+        let memory = memory::MemoryCounter::new(64 << 10);
         let rules = Rules { full, memory, ..rules(Capacity { bytes: 1 << 20, items: 100 }, Arc::default()) };
         let inbox = connected(Inbox::new(1, "c", &Arc::new(rules), None));
         let _full = Held::new(memory, 64 << 10);
@@ -181,7 +181,7 @@ fn without_memory_a_session_gets_one_message_at_a_time() {
 
 #[test]
 fn everything_counted_is_given_back() {
-    let memory = memory::Ledger::new(1 << 30);
+    let memory = memory::MemoryCounter::new(1 << 30);
     let capacity = Capacity { bytes: 1 << 20, items: 10 };
     let rules = Arc::new(Rules { full: QueueFull::DropOldest, memory, ..rules(capacity, Arc::default()) });
     let inbox = Inbox::new(1, "client", &rules, None);

@@ -55,7 +55,7 @@ fn will(topic: &str, delay_interval: u32) -> Will {
         delay_interval,
         properties: PublishProperties::default(),
     };
-    Will::new(&packet, &origin, crate::mqtt::memory::Ledger::new(u64::MAX))
+    Will::new(&packet, &origin, crate::mqtt::memory::MemoryCounter::new(u64::MAX))
 }
 
 fn leave(mut lease: Lease, seconds: u64, will: Option<Will>) {

@@ -88,9 +88,9 @@ impl ListenerState {
 }
 
 /// A connection's place among those of its listener, from accept on; the connection is counted as long.
-pub(crate) struct Place(Arc<ListenerState>);
+pub(crate) struct ListenerSlot(Arc<ListenerState>);
 
-impl Place {
+impl ListenerSlot {
     /// Takes one more place.
     fn take(listener: &Arc<ListenerState>) -> Self {
         listener.open.fetch_add(1, Ordering::AcqRel);
@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ListenerSlot {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
         Stats::subtract(&self.0.stats.connections, 1);
@@ -223,7 +223,7 @@ pub(crate) async fn accept(acceptor: &Acceptor, shared: &Arc<Shared>, supervisor
                     shared.refusals.full(listener.id(), peer);
                     continue;
                 }
-                let place = Place::take(listener);
+                let place = ListenerSlot::take(listener);
                 if listener.entrance.is_open() {
                     let peer = Peer { address: peer, certificate: None };
                     let transport = Transport::Plain(Stream::Tcp(socket));

@@ -3,7 +3,7 @@
 //!
 //! A publication is counted once, however many sessions wait for it; each waiting delivery adds its place in
 //! a queue. Counting costs no atomic operation per message: a thread collects what it takes and gives back,
-//! and settles with the shared [`Ledger`] in blocks.
+//! and settles with the shared [`MemoryCounter`] in blocks.
 //!
 //! | pressure | from | what it means |
 //! |---|---|---|
@@ -67,13 +67,13 @@ impl Pressure {
 /// The shared count. One for a router, and a process has one router: it is never freed, so that a publication
 /// need not hold on to it.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct MemoryCounter {
     used: AtomicI64,
     limit: AtomicU64,
 }
 
-/// Shared name of a [`Ledger`].
-pub(crate) type Memory = &'static Ledger;
+/// Shared name of a [`MemoryCounter`].
+pub(crate) type Memory = &'static MemoryCounter;
 
 /// Balance of this thread that is not settled.
 struct Unsettled {
@@ -101,7 +101,7 @@ thread_local! {
     static UNSETTLED: RefCell<Unsettled> = const { RefCell::new(Unsettled { with: None, bytes: 0 }) };
 }
 
-impl Ledger {
+impl MemoryCounter {
     /// A count that starts at nothing.
     pub(crate) fn new(limit: u64) -> Memory {
         Box::leak(Box::new(Self { used: AtomicI64::new(0), limit: AtomicU64::new(limit) }))
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_threads_take_and_give_back_adds_up() {
-        let memory = Ledger::new(u64::MAX);
+        let memory = MemoryCounter::new(u64::MAX);
         let held: Vec<_> = (0..8)
             .map(|thread| {
                 std::thread::spawn(move || {
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn two_ledgers_on_one_thread_do_not_mix() {
-        let (one, two) = (Ledger::new(100), Ledger::new(100));
+        let (one, two) = (MemoryCounter::new(100), MemoryCounter::new(100));
         let mut held = Held::new(one, 10);
         let other = Held::new(two, 7);
         held.set(25);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn pressure_rises_with_use() {
-        let memory = Ledger::new(800 << 10);
+        let memory = MemoryCounter::new(800 << 10);
         let mut held = Held::new(memory, 0);
         for (bytes, pressure) in
             [(699 << 10, Pressure::None), (700 << 10, Pressure::High), (800 << 10, Pressure::Full)]

@@ -203,7 +203,7 @@ impl Delivery {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{super::memory::Ledger, *};
+    use super::{super::memory::MemoryCounter, *};
     use crate::flow::Origin;
 
     pub(crate) fn publication(topic: &str, payload: &[u8], qos: QoS, retain: bool) -> Publication {
@@ -230,7 +230,7 @@ pub(crate) mod tests {
             received_at: 0,
             hops: 0,
         };
-        Publication::arrived(&message, Ledger::new(u64::MAX), 0)
+        Publication::arrived(&message, MemoryCounter::new(u64::MAX), 0)
     }
 
     #[test]

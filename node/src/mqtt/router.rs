@@ -26,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     clock,
     inbox::Inbox,
-    memory::{Held, Ledger, Memory, Pressure},
+    memory::{Held, Memory, MemoryCounter, Pressure},
     publication::{Publication, Via},
     releases::Releases,
     retained::{Retained, RetainedLimits},
@@ -74,7 +74,7 @@ impl Router {
             retained: Mutex::new(Retained::new(retained)),
             sys: Mutex::default(),
             stats: Arc::default(),
-            memory: Ledger::new(u64::MAX),
+            memory: MemoryCounter::new(u64::MAX),
             store: OnceLock::new(),
             releases: Releases::default(),
         })

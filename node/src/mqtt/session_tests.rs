@@ -447,7 +447,7 @@ fn stored_world(next: u64, window: usize) -> (World, Arc<super::super::store::St
     use super::super::{store::Store, stored::StoredSession};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions.redb");
-    let memory = super::super::memory::Ledger::new(u64::MAX);
+    let memory = super::super::memory::MemoryCounter::new(u64::MAX);
     let (store, _) = Store::open(&path, None, memory, Arc::default()).unwrap();
     let rules = rules(Capacity { bytes: 64 << 20, items: 1_000_000 }, Arc::default());
     let stored = StoredSession::restored(store.clone(), store.new_session(), SessionId::random(), next);

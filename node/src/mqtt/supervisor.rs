@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use super::{
     connection::Connection,
-    listener::{self, Acceptor, Place},
+    listener::{self, Acceptor, ListenerSlot},
     shared::Shared,
     stats::Stats,
     transport::{Peer, Transport},
@@ -149,7 +149,7 @@ impl Supervised {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         supervisor: &ActorRef<Notice>,
-        place: Place,
+        place: ListenerSlot,
         transport: Transport,
         peer: Peer,
     ) -> Self {

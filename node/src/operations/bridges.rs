@@ -8,7 +8,7 @@ use crate::admin::v1_bridges::{
     ProbeVerdict, Put,
 };
 use crate::admin::{AdminError, Counter, PartitionStats};
-use crate::bridge::service::{Apply, BridgeId, Definition, Place, Row};
+use crate::bridge::service::{Apply, BridgeId, BridgePartition, Definition, Row};
 use crate::config::{self, Secrets};
 
 impl NodeAdmin {
@@ -125,9 +125,9 @@ fn measures(row: &Row) -> Vec<Counter> {
 }
 
 /// Partitions by topic and number, behind `after`.
-fn page(mut places: Vec<Place>, after: Option<&(String, i32)>, limit: u32) -> PartitionsPage {
+fn page(mut places: Vec<BridgePartition>, after: Option<&(String, i32)>, limit: u32) -> PartitionsPage {
     places.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    let behind = |place: &Place| {
+    let behind = |place: &BridgePartition| {
         after.is_none_or(|(topic, partition)| (&place.topic, place.partition) > (topic, *partition))
     };
     let mut left = places.into_iter().filter(behind);

@@ -251,7 +251,7 @@ fn bridge_kind(kind: Kind) -> BridgeKind {
 pub(super) fn stats(row: Row, partitions: bool) -> BridgeStats {
     let bridge = info(&row);
     let places = if partitions { row.places } else { Vec::new() };
-    let partition = |place: crate::bridge::service::Place| PartitionStats {
+    let partition = |place: crate::bridge::service::BridgePartition| PartitionStats {
         topic: place.topic,
         partition: place.partition,
         counters: place.ledger.into(),

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use crate::byte_order_mark;
-use crate::config::lines::Place;
+use crate::config::lines::SourceLine;
 
 /// A token. Comments are skipped and give no token.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +79,8 @@ impl<'t> Lexer<'t> {
     }
 
     /// Where the token at hand begins.
-    pub(super) fn place(&self) -> Place {
-        Place { file: self.file, line: self.ahead_line }
+    pub(super) fn place(&self) -> SourceLine {
+        SourceLine { file: self.file, line: self.ahead_line }
     }
 
     /// Whether white space follows the token at hand.

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::lines::{LineIndex, Place};
+use super::lines::{LineIndex, SourceLine};
 use super::tree::Problem;
 
 /// Maximum nesting of keys, braces and brackets. Each level takes a few stack frames in reading, merging and
@@ -34,7 +34,7 @@ pub(super) struct Value {
     /// The value itself.
     pub data: Data,
     /// Where its key stands, or the value in a list.
-    pub place: Place,
+    pub place: SourceLine,
 }
 
 /// Kinds of values.
@@ -78,14 +78,14 @@ pub(super) struct Document {
 /// An error in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fault {
-    place: Place,
+    place: SourceLine,
     message: String,
 }
 
 /// A warning about text that is valid but probably not meant.
 #[derive(Debug)]
 struct Remark {
-    place: Place,
+    place: SourceLine,
     key: String,
     message: String,
 }
@@ -104,7 +104,7 @@ fn read_with(
 ) -> Result<Document, Vec<Problem>> {
     let mut lines = LineIndex::default();
     let mut remarks = Vec::new();
-    let problem = |lines: &LineIndex, place: Place, key: String, message: String| Problem {
+    let problem = |lines: &LineIndex, place: SourceLine, key: String, message: String| Problem {
         file: lines.file(place).to_owned(),
         line: place.line,
         key,

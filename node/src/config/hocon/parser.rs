@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::lexer::{Lexer, Reference, Token};
 use super::{Fault, MAX_DEPTH, Remark, Source};
-use crate::config::lines::{LineIndex, Place, join};
+use crate::config::lines::{LineIndex, SourceLine, join};
 
 /// Maximum number of files of one configuration, included ones among them.
 const MAX_FILES: usize = 1000;
@@ -42,7 +42,7 @@ pub(super) struct Substitution {
     /// Key path at which its file is included; the path is looked up below it first.
     pub prefix: Vec<String>,
     /// Where it stands.
-    pub place: Place,
+    pub place: SourceLine,
 }
 
 /// One definition of a key, or an element of a list.
@@ -51,7 +51,7 @@ pub(super) struct Layer {
     /// The value.
     pub expression: Expression,
     /// Where the key stands, or the element.
-    pub place: Place,
+    pub place: SourceLine,
 }
 
 /// All definitions of a key, in the order of the text.
@@ -111,7 +111,7 @@ impl Slot {
 
     /// The object that takes definitions of keys below this one; a new one where the last definition is no
     /// object.
-    fn object(&mut self, place: Place) -> Option<&mut Fields> {
+    fn object(&mut self, place: SourceLine) -> Option<&mut Fields> {
         if !matches!(self.layers.last(), Some(Layer { expression: Expression::Object(_), .. })) {
             self.layers.push(Layer { expression: Expression::Object(Fields::default()), place });
         }
@@ -138,7 +138,7 @@ impl Fields {
     }
 
     /// Place of the last definition of a key path, if that is a text, number or boolean.
-    fn text_at(&self, path: &[String]) -> Option<Place> {
+    fn text_at(&self, path: &[String]) -> Option<SourceLine> {
         let (key, rest) = path.split_first()?;
         match (self.slots.get(key)?.layers.last()?, rest) {
             (Layer { expression: Expression::Text { .. }, place }, []) => Some(*place),
@@ -326,7 +326,7 @@ impl Parser<'_, '_, '_> {
         &mut self,
         fields: &mut Fields,
         key: Vec<String>,
-        place: Place,
+        place: SourceLine,
         scope: Scope<'_>,
     ) -> Result<(), Fault> {
         let levels = key.len();
@@ -468,7 +468,7 @@ impl Parser<'_, '_, '_> {
     fn remark_on_comment(&mut self, scope: Scope<'_>) {
         let line = self.lexer.place().line;
         if let Some((at, sign)) = self.lexer.glued_comment().filter(|(at, _)| *at == line) {
-            let place = Place { line: at, ..self.lexer.place() };
+            let place = SourceLine { line: at, ..self.lexer.place() };
             let message = format!(
                 "the value ends before `{sign}`, which begins a comment; if it belongs to the value, write the value in double quotes"
             );
@@ -513,7 +513,7 @@ impl Parser<'_, '_, '_> {
     }
 
     /// Reads the target of an `include`, its closing parentheses included.
-    fn include_target(&mut self, place: Place) -> Result<Target, Fault> {
+    fn include_target(&mut self, place: SourceLine) -> Result<Target, Fault> {
         let wrong = |message: &str| Fault { place, message: format!("syntax error: {message}") };
         let mut head = String::new();
         while let Token::Bare(text) = self.lexer.peek() {
@@ -562,7 +562,7 @@ impl Parser<'_, '_, '_> {
     }
 
     /// The keys of an included file.
-    fn include(&mut self, target: &Target, place: Place, scope: Scope<'_>) -> Result<Fields, Fault> {
+    fn include(&mut self, target: &Target, place: SourceLine, scope: Scope<'_>) -> Result<Fields, Fault> {
         let wrong = |message: String| Fault { place, message: format!("syntax error: {message}") };
         // As in the specification: a name in file(..) counts from the working directory.
         let base = if target.file { Path::new("") } else { self.base.as_deref().unwrap_or(Path::new("")) };
@@ -672,7 +672,7 @@ impl Parser<'_, '_, '_> {
                 "; `{comment}` begins a comment in line {at}: write a value that contains it in double quotes"
             );
         }
-        Fault { place: Place { line, ..self.lexer.place() }, message }
+        Fault { place: SourceLine { line, ..self.lexer.place() }, message }
     }
 }
 

@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use super::lexer::Reference;
 use super::parser::{Expression, Fields, Layer, Slot, Substitution};
 use super::{Data, Fault, MAX_DEPTH, Value};
-use crate::config::lines::{Place, join};
+use crate::config::lines::{SourceLine, join};
 
 /// Maximum nesting of values and substitutions.
 const MAX_LEVELS: usize = 2 * MAX_DEPTH;
@@ -51,7 +51,7 @@ pub(super) fn resolve(
         circle: false,
         faults: Vec::new(),
     };
-    let place = Place::default();
+    let place = SourceLine::default();
     let entries = resolver.object(fields, place).map_err(|fault| vec![fault])?;
     if resolver.faults.is_empty() {
         Ok(Value { data: Data::Object(entries), place })
@@ -75,7 +75,7 @@ struct Resolver<'r> {
 }
 
 impl<'r> Resolver<'r> {
-    fn object(&mut self, fields: &'r Fields, place: Place) -> Result<IndexMap<String, Value>, Fault> {
+    fn object(&mut self, fields: &'r Fields, place: SourceLine) -> Result<IndexMap<String, Value>, Fault> {
         self.enter(place)?;
         let mut entries = IndexMap::with_capacity(fields.slots.len());
         for (key, slot) in &fields.slots {
@@ -131,7 +131,7 @@ impl<'r> Resolver<'r> {
     fn expression(
         &mut self,
         expression: &'r Expression,
-        place: Place,
+        place: SourceLine,
         rest: &[String],
         found: &mut Vec<Value>,
     ) -> Result<Flow, Fault> {
@@ -192,7 +192,7 @@ impl<'r> Resolver<'r> {
     }
 
     /// The parts of a value as one: texts in a row, lists in a row, or objects merged.
-    fn join(&mut self, parts: &'r [Expression], place: Place) -> Result<Option<Data>, Fault> {
+    fn join(&mut self, parts: &'r [Expression], place: SourceLine) -> Result<Option<Data>, Fault> {
         self.enter(place)?;
         let mut whole: Option<Data> = None;
         // White space counts between two texts only.
@@ -235,7 +235,7 @@ impl<'r> Resolver<'r> {
     fn previous(
         &mut self,
         substitution: Option<&'r Substitution>,
-        place: Place,
+        place: SourceLine,
     ) -> Result<Vec<Value>, Fault> {
         self.enter(place)?;
         let mut found = Vec::new();
@@ -293,7 +293,7 @@ impl<'r> Resolver<'r> {
         Ok(value.map_or(Flow::On, |value| found_one(found, value)))
     }
 
-    fn lookup(&mut self, path: &[String], place: Place) -> Result<Option<Value>, Fault> {
+    fn lookup(&mut self, path: &[String], place: SourceLine) -> Result<Option<Value>, Fault> {
         let Some((key, rest)) = path.split_first() else { return Ok(None) };
         let Some(slot) = self.root.slots.get(key) else { return Ok(None) };
         self.step(path.len(), place)?;
@@ -303,7 +303,7 @@ impl<'r> Resolver<'r> {
     }
 
     /// The value of an environment variable, or the list of those with a number behind their names.
-    fn variable(&self, reference: &Reference, place: Place) -> Option<Value> {
+    fn variable(&self, reference: &Reference, place: SourceLine) -> Option<Value> {
         let name = reference.path.join(".");
         let text = |text| Value { data: Data::Text { text, quoted: true }, place };
         if !reference.list {
@@ -329,7 +329,7 @@ impl<'r> Resolver<'r> {
         }
     }
 
-    fn enter(&mut self, place: Place) -> Result<(), Fault> {
+    fn enter(&mut self, place: SourceLine) -> Result<(), Fault> {
         self.level += 1;
         if self.level > MAX_LEVELS {
             let message = format!(
@@ -340,7 +340,7 @@ impl<'r> Resolver<'r> {
         Ok(())
     }
 
-    fn step(&mut self, steps: usize, place: Place) -> Result<(), Fault> {
+    fn step(&mut self, steps: usize, place: SourceLine) -> Result<(), Fault> {
         self.steps += steps;
         if self.steps > MAX_STEPS {
             let message = "syntax error: the substitutions make the configuration too large; do they repeat one another?";

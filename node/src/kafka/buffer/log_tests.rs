@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use causeway_protocol::kafka::batch::{BatchBuilder, ProducerIdentity, Record};
+use causeway_protocol::kafka::batch::{BatchBuilder, BatchStamp, Record};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -38,7 +38,7 @@ fn put(log: &mut Log<Double>, partition: i32, values: &[u64]) -> Numbers {
 }
 
 fn seal(first_sequence: i32, numbers: &[Numbers]) -> Seal {
-    let stamp = ProducerIdentity { producer_id: 5, producer_epoch: 0, base_sequence: first_sequence };
+    let stamp = BatchStamp { producer_id: 5, producer_epoch: 0, base_sequence: first_sequence };
     Seal { stamp, numbers: numbers.to_vec() }
 }
 

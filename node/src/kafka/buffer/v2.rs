@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use causeway_protocol::kafka::batch::{ProducerIdentity, RecordIter};
+use causeway_protocol::kafka::batch::{BatchStamp, RecordIter};
 
 use super::live::Numbers;
 use super::v1;
@@ -46,7 +46,7 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
     /// With what it is sent.
-    pub stamp: ProducerIdentity,
+    pub stamp: BatchStamp,
     /// Its records, in the order of the batch.
     pub numbers: Vec<Numbers>,
 }
@@ -373,7 +373,7 @@ fn read_body(body: &[u8]) -> Option<Entry<'_>> {
             let place = reader.place()?;
             let mut seals = Vec::new();
             for _ in 0..reader.u32()? {
-                let stamp = ProducerIdentity {
+                let stamp = BatchStamp {
                     producer_id: reader.u64()?.cast_signed(),
                     producer_epoch: reader.u16()?.cast_signed(),
                     base_sequence: reader.u32()?.cast_signed(),

@@ -53,7 +53,7 @@ fn is_abort(batch: &Batch) -> bool {
 mod tests {
     use bytes::Bytes;
     use causeway_protocol::kafka::batch::{
-        BatchBuilder, BatchHeader, Compression, HEADER_LEN, ProducerIdentity, Record, batches,
+        BatchBuilder, BatchHeader, BatchStamp, Compression, HEADER_LEN, Record, batches,
     };
 
     use super::*;
@@ -64,7 +64,7 @@ mod tests {
         for _ in 0..count {
             builder.append(&Record { timestamp: 1, key: Some(key), value: None, headers: &[] });
         }
-        let identity = ProducerIdentity { producer_id, producer_epoch: 0, base_sequence: 0 };
+        let identity = BatchStamp { producer_id, producer_epoch: 0, base_sequence: 0 };
         let sealed = builder.seal(Compression::None, identity).unwrap();
         let mut bytes = sealed.bytes().to_vec();
         let mut header = BatchHeader::parse(&bytes).unwrap();

@@ -45,7 +45,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use causeway_protocol::kafka::batch::ProducerIdentity;
+use causeway_protocol::kafka::batch::BatchStamp;
 use causeway_protocol::mqtt::ReasonCode;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -82,7 +82,7 @@ pub trait Batch: Sized {
     }
 
     /// Gives it another producer id, epoch and sequence; record bytes stay.
-    fn restamp(&mut self, stamp: ProducerIdentity);
+    fn restamp(&mut self, stamp: BatchStamp);
 
     /// Two batches with the same records in order, the first with `Self::records() / 2` of them; the
     /// caller restamps them. Gives itself back where it cannot be split.
@@ -331,7 +331,7 @@ impl<B: Batch> PartitionCore<B> {
 
     /// A core that goes on with batches that were sealed before a crash, all by one producer id and epoch and
     /// without a gap. Each may have been appended.
-    pub fn resume(options: Options, first: ProducerIdentity, batches: impl IntoIterator<Item = B>) -> Self {
+    pub fn resume(options: Options, first: BatchStamp, batches: impl IntoIterator<Item = B>) -> Self {
         let mut core = Self::new(options);
         core.outputs.clear();
         core.replay = Replay::Unasked;
@@ -350,7 +350,7 @@ impl<B: Batch> PartitionCore<B> {
     /// before they are.
     pub fn resume_unsealed(
         options: Options,
-        first: ProducerIdentity,
+        first: BatchStamp,
         batches: impl IntoIterator<Item = B>,
     ) -> Self {
         let mut core = Self::resume(options, first, batches);
@@ -439,12 +439,12 @@ impl<B: Batch> PartitionCore<B> {
 
     /// The stamp that the next batch must be sealed with. `None` while [`Self::appetite`] is nothing for want
     /// of a producer id.
-    pub fn next_stamp(&self) -> Option<ProducerIdentity> {
+    pub fn next_stamp(&self) -> Option<BatchStamp> {
         if !self.options.idempotent {
-            return Some(ProducerIdentity::NONE);
+            return Some(BatchStamp::NONE);
         }
         let producer = self.producer.as_ref()?;
-        Some(ProducerIdentity {
+        Some(BatchStamp {
             producer_id: producer.id,
             producer_epoch: producer.epoch,
             base_sequence: producer.next,
@@ -845,13 +845,13 @@ impl<B: Batch> PartitionCore<B> {
                 let base = entry.base_sequence;
                 let middle = if base < 0 { -1 } else { advance(base, first.records()) };
                 if let Some(producer) = &self.producer {
-                    let stamp = ProducerIdentity {
+                    let stamp = BatchStamp {
                         producer_id: producer.id,
                         producer_epoch: producer.epoch,
                         base_sequence: base,
                     };
                     first.restamp(stamp);
-                    second.restamp(ProducerIdentity { base_sequence: middle, ..stamp });
+                    second.restamp(BatchStamp { base_sequence: middle, ..stamp });
                 }
                 entry.batch = Some(first);
                 entry.sealed_in = if self.options.stored { UNSEALED } else { 0 };
@@ -927,7 +927,7 @@ impl<B: Batch> PartitionCore<B> {
         let mut next = 0;
         for entry in &mut self.entries {
             let Some(batch) = &mut entry.batch else { continue };
-            batch.restamp(ProducerIdentity { producer_id: id, producer_epoch: epoch, base_sequence: next });
+            batch.restamp(BatchStamp { producer_id: id, producer_epoch: epoch, base_sequence: next });
             entry.base_sequence = next;
             entry.in_doubt = false;
             entry.sealed_in = if self.options.stored { UNSEALED } else { 0 };
@@ -939,7 +939,7 @@ impl<B: Batch> PartitionCore<B> {
 
 /// The sequence `records` after `sequence`.
 fn advance(sequence: i32, records: u32) -> i32 {
-    ProducerIdentity::sequence_after(sequence, records as usize)
+    BatchStamp::sequence_after(sequence, records as usize)
 }
 
 #[cfg(test)]

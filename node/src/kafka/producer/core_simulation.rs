@@ -13,7 +13,7 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sheaf {
     ids: Vec<u32>,
-    stamp: ProducerIdentity,
+    stamp: BatchStamp,
     expires_at: Option<Instant>,
     /// Once, if it is to be restamped.
     remedy: Remedy,
@@ -42,7 +42,7 @@ impl Batch for Sheaf {
         self.expires_at
     }
 
-    fn restamp(&mut self, stamp: ProducerIdentity) {
+    fn restamp(&mut self, stamp: BatchStamp) {
         self.stamp = stamp;
     }
 
@@ -571,7 +571,7 @@ fn retries_are_counted_by_refusals_alone_and_a_doubt_outlasts_them() {
         if !doubt {
             push(&mut core, now, &[3]);
             core.tick(now + BACKOFF_LAST);
-            let stamp = ProducerIdentity { producer_id: 7, producer_epoch: 1, base_sequence: 0 };
+            let stamp = BatchStamp { producer_id: 7, producer_epoch: 1, base_sequence: 0 };
             assert_eq!(sends(&mut core)[0].1, stamp, "the next one leaves no gap");
         }
     }
@@ -730,7 +730,7 @@ fn push(core: &mut PartitionCore<Sheaf>, now: Instant, ids: &[u32]) {
     core.push(now, Sheaf { ids: ids.to_vec(), stamp, expires_at: None, remedy: Remedy::None });
 }
 
-fn sends(core: &mut PartitionCore<Sheaf>) -> Vec<(u64, ProducerIdentity)> {
+fn sends(core: &mut PartitionCore<Sheaf>) -> Vec<(u64, BatchStamp)> {
     let sends = core.take_outputs().into_iter().filter_map(|output| match output {
         Output::Send { attempt, wire, .. } => Some((attempt, wire.stamp)),
         _ => None,
@@ -744,13 +744,13 @@ fn a_broker_that_lost_acknowledged_records_is_met_with_a_new_epoch() {
     push(&mut core, now, &[2, 3]);
     push(&mut core, now, &[4]);
     let sent = sends(&mut core);
-    assert_eq!(sent[1].1, ProducerIdentity { producer_id: 7, producer_epoch: 0, base_sequence: 4 });
+    assert_eq!(sent[1].1, BatchStamp { producer_id: 7, producer_epoch: 0, base_sequence: 4 });
     core.answered(now, sent[0].0, Answer::Code(45));
     core.answered(now, sent[1].0, Answer::Code(45));
     core.tick(now + BACKOFF_LAST);
     let again = sends(&mut core);
     assert_eq!(again.len(), 1, "one at a time until the broker knows the new epoch");
-    assert_eq!(again[0].1, ProducerIdentity { producer_id: 7, producer_epoch: 1, base_sequence: 0 });
+    assert_eq!(again[0].1, BatchStamp { producer_id: 7, producer_epoch: 1, base_sequence: 0 });
     core.answered(now, again[0].0, Answer::Code(0));
     assert_eq!(sends(&mut core)[0].1.base_sequence, 2);
 }
@@ -771,7 +771,7 @@ fn a_forgotten_or_fenced_producer_id_is_replaced_and_doubtful_records_are_report
         core.tick(now + BACKOFF_LAST);
         assert!(sends(&mut core).is_empty(), "nothing goes without a producer id");
         core.producer_id_is(now, 8, 3);
-        let stamp = ProducerIdentity { producer_id: 8, producer_epoch: 3, base_sequence: 0 };
+        let stamp = BatchStamp { producer_id: 8, producer_epoch: 3, base_sequence: 0 };
         assert_eq!(sends(&mut core)[0].1, stamp);
     }
 }
@@ -939,7 +939,7 @@ fn ends_that_are_not_durable_keep_their_place_among_the_five() {
 
 fn resumed() -> (PartitionCore<Sheaf>, Instant) {
     let now = Instant::now();
-    let stamp = |base_sequence| ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence };
+    let stamp = |base_sequence| BatchStamp { producer_id: 7, producer_epoch: 3, base_sequence };
     let batch = |id, sequence| Sheaf {
         ids: vec![id],
         stamp: stamp(sequence),
@@ -958,7 +958,7 @@ fn resumed() -> (PartitionCore<Sheaf>, Instant) {
 fn batches_from_before_a_crash_go_first_with_the_stamps_they_had() {
     let (mut core, now) = resumed();
     core.producer_is_known(now, Some(true));
-    let sends = |core: &mut PartitionCore<Sheaf>| -> Vec<(u64, ProducerIdentity)> {
+    let sends = |core: &mut PartitionCore<Sheaf>| -> Vec<(u64, BatchStamp)> {
         let of = |output: Output<Sheaf, Sheaf>| match output {
             Output::Send { attempt, wire, again: true, .. } => Some((attempt, wire.stamp)),
             _ => None,
@@ -979,7 +979,7 @@ fn batches_from_before_a_crash_go_first_with_the_stamps_they_had() {
 #[test]
 fn batches_whose_seals_may_be_missing_go_when_they_are_durable() {
     let now = Instant::now();
-    let stamp = ProducerIdentity { producer_id: 7, producer_epoch: 3, base_sequence: 40 };
+    let stamp = BatchStamp { producer_id: 7, producer_epoch: 3, base_sequence: 40 };
     let batches = [Sheaf { ids: vec![1], stamp, expires_at: None, remedy: Remedy::None }];
     let mut core = PartitionCore::resume_unsealed(Options { stored: true, ..OPTIONS }, stamp, batches);
     core.leader_is(now, Some(1));

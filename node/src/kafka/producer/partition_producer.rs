@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway_protocol::kafka::batch::{BatchBuilder, Compression, HEADER_LEN, ProducerIdentity, SealedBatch};
+use causeway_protocol::kafka::batch::{BatchBuilder, BatchStamp, Compression, HEADER_LEN, SealedBatch};
 use causeway_protocol::mqtt::ReasonCode;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::describe_producers_request::{DescribeProducersRequest, TopicRequest};
@@ -180,7 +180,7 @@ impl Partition {
 #[derive(Debug, Default)]
 pub struct LeftBehind {
     /// The batches with the stamps they were sent with, or would have been.
-    pub batches: Vec<(ProducerIdentity, Taken)>,
+    pub batches: Vec<(BatchStamp, Taken)>,
     /// Whether some seals may not be durable.
     pub unsealed: bool,
 }
@@ -322,7 +322,7 @@ impl Batch for Outgoing {
         self.expires_at
     }
 
-    fn restamp(&mut self, stamp: ProducerIdentity) {
+    fn restamp(&mut self, stamp: BatchStamp) {
         self.sealed.restamp(stamp);
     }
 
@@ -335,7 +335,7 @@ impl Batch for Outgoing {
         let weights = (first.len(), second.len());
         let (compression, expires_at, restamps) = (self.compression, self.expires_at, self.restamps);
         let timestamps = self.timestamps.clone();
-        let seal = |builder: BatchBuilder| builder.seal(compression, ProducerIdentity::NONE);
+        let seal = |builder: BatchBuilder| builder.seal(compression, BatchStamp::NONE);
         let (Ok(first), Ok(second)) = (seal(first), seal(second)) else { return Err(self) };
         let owed = self.obligations.split_off_first(records, bytes);
         Ok((
@@ -512,7 +512,7 @@ fn resume(setup: &PartitionSetup, timestamps: &Arc<Timestamps>) -> PartitionCore
 fn seal(
     setup: &PartitionSetup,
     builder: BatchBuilder,
-    stamp: ProducerIdentity,
+    stamp: BatchStamp,
 ) -> Option<(SealedBatch, Compression)> {
     let compression = setup.compression;
     let sealed = builder.seal(compression, stamp).map(|sealed| (sealed, compression)).or_else(|failed| {

@@ -13,7 +13,7 @@ use super::{double::Disk, *};
 use crate::{
     flow::{Message, Origin, Outcome, SessionId},
     mqtt::{
-        memory::Ledger,
+        memory::MemoryCounter,
         publication::{Via, tests::publication},
     },
 };
@@ -40,14 +40,21 @@ fn open(disk: &Disk, capacity: usize) -> Result<(Arc<Store>, Loaded), OpenError>
     let disk = disk.clone();
     let opener = Box::new(move || Ok(disk.mount()));
     let tuning = Tuning { capacity, ..Tuning::default() };
-    Store::open_with(&PathBuf::from("double"), opener, tuning, None, Ledger::new(u64::MAX), Arc::default())
+    Store::open_with(
+        &PathBuf::from("double"),
+        opener,
+        tuning,
+        None,
+        MemoryCounter::new(u64::MAX),
+        Arc::default(),
+    )
 }
 
 /// The file alone, as its writer opens it.
 fn open_file(disk: &Disk, compact_from: u64) -> Result<(file::File, books::Books, Loaded), OpenError> {
     let disk = disk.clone();
     let opener = Box::new(move || Ok(disk.mount()));
-    file::File::open(&PathBuf::from("double"), opener, compact_from, None, Ledger::new(u64::MAX))
+    file::File::open(&PathBuf::from("double"), opener, compact_from, None, MemoryCounter::new(u64::MAX))
 }
 
 fn record(client_id: &str) -> Record {
@@ -409,7 +416,7 @@ fn a_file_that_is_mostly_empty_is_shortened_at_the_start() {
     let length = || path.metadata().unwrap().len();
     let open = |compact_from| {
         let tuning = Tuning { compact_from, ..Tuning::default() };
-        let memory = Ledger::new(u64::MAX);
+        let memory = MemoryCounter::new(u64::MAX);
         Store::open_with(&path, file::file_opener(&path), tuning, None, memory, Arc::default()).unwrap()
     };
     a_bad_day(&open(u64::MAX).0);
@@ -817,7 +824,14 @@ fn open_in(disk: &Disk, lives: Lives) -> Result<(Arc<Store>, Loaded), OpenError>
     let disk = disk.clone();
     let opener = Box::new(move || Ok(disk.mount()));
     let path = PathBuf::from("double");
-    Store::open_with(&path, opener, Tuning::default(), Some(lives), Ledger::new(u64::MAX), Arc::default())
+    Store::open_with(
+        &path,
+        opener,
+        Tuning::default(),
+        Some(lives),
+        MemoryCounter::new(u64::MAX),
+        Arc::default(),
+    )
 }
 
 /// A file that the last version with format 1 wrote: client `sub`, away, with `t/#` and three messages, and

@@ -589,7 +589,7 @@ pub(super) fn set_retained(row: &mut [u8], retained: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::{memory::Ledger, publication::tests::with_expiry};
+    use crate::mqtt::{memory::MemoryCounter, publication::tests::with_expiry};
 
     fn hex(bytes: &[u8]) -> String {
         use std::fmt::Write;
@@ -636,7 +636,7 @@ mod tests {
             format!("0d00000002000000070000012c{length}{message}20120000000001020304960000000001020304");
         assert_eq!(hex(&run), expected);
         let origin = Arc::new(Origin { client_id: "c".into(), username: None, peer: None });
-        let reader = Reader { origin, memory: Ledger::new(u64::MAX) };
+        let reader = Reader { origin, memory: MemoryCounter::new(u64::MAX) };
         let entries: Vec<_> = Run::new(&run, &reader).map(Result::unwrap).collect();
         assert!(matches!(
             &entries[..],
@@ -701,7 +701,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let origin = Arc::new(Origin { client_id: "c".into(), username: None, peer: None });
-        let reader = Reader { origin, memory: Ledger::new(u64::MAX) };
+        let reader = Reader { origin, memory: MemoryCounter::new(u64::MAX) };
         for _ in 0..20_000 {
             let length = random.random_range(0..60);
             let row: Vec<u8> =

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     super::{
-        listener::Place,
+        listener::ListenerSlot,
         memory::Held,
         options::{ListenerOptions, WebSocketOptions},
         refusals::Opening,
@@ -86,7 +86,7 @@ impl Entrance {
 /// An opening among those of its listener, until it is dropped.
 struct Turn {
     id: u64,
-    place: Option<Place>,
+    place: Option<ListenerSlot>,
     shared: Arc<Shared>,
     supervisor: ActorRef<Notice>,
     address: SocketAddr,
@@ -120,7 +120,7 @@ impl Drop for Turn {
 pub(crate) fn begin(
     shared: &Arc<Shared>,
     supervisor: &ActorRef<Notice>,
-    place: Place,
+    place: ListenerSlot,
     socket: TcpStream,
     address: SocketAddr,
 ) {

@@ -11,7 +11,7 @@ use causeway::kafka::client::{Address, Client, ClientOptions, Purpose, ResponseE
 use causeway::kafka::consumer::{
     ConsumedRecord, ConsumerOptions, Offer, OffsetReset, PartitionSink, RecordSink,
 };
-use causeway_protocol::kafka::batch::{BatchBuilder, Compression, ProducerIdentity, Record};
+use causeway_protocol::kafka::batch::{BatchBuilder, BatchStamp, Compression, Record};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -149,7 +149,7 @@ impl Kafka {
             let value = Some(text.as_bytes());
             builder.append(&Record { timestamp: 1_700_000_000_000, key: None, value, headers: &[] });
         }
-        let sealed = builder.seal(codec, ProducerIdentity::NONE).unwrap_or_else(|_| panic!("a batch"));
+        let sealed = builder.seal(codec, BatchStamp::NONE).unwrap_or_else(|_| panic!("a batch"));
         let data =
             PartitionProduceData::default().with_index(partition).with_records(Some(sealed.bytes().clone()));
         let topic_data = TopicProduceData::default()

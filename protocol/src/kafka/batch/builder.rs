@@ -7,7 +7,7 @@ use thiserror::Error as ThisError;
 
 use super::codec::{self, Compression};
 use super::error::Error;
-use super::header::{HEADER_LEN, ProducerIdentity};
+use super::header::{BatchStamp, HEADER_LEN};
 use super::reader::RecordIter;
 use super::record::{Base, Record, RecordRef};
 use super::sealed::SealedBatch;
@@ -194,11 +194,7 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::TooLarge`], [`Error::Compress`]; the builder comes back with it.
-    pub fn seal(
-        self,
-        compression: Compression,
-        identity: ProducerIdentity,
-    ) -> Result<SealedBatch, SealError> {
+    pub fn seal(self, compression: Compression, identity: BatchStamp) -> Result<SealedBatch, SealError> {
         match self.encode(compression) {
             Ok(compressed) => {
                 let timestamps = (self.base_timestamp, self.max_timestamp);

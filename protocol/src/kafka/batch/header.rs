@@ -20,7 +20,7 @@ const CONTROL: i16 = 0x20;
 
 /// Who wrote a batch, for Kafka's idempotent producer (KIP-98).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ProducerIdentity {
+pub struct BatchStamp {
     /// From InitProducerId, or -1.
     pub producer_id: i64,
     /// From InitProducerId, or -1.
@@ -29,7 +29,7 @@ pub struct ProducerIdentity {
     pub base_sequence: i32,
 }
 
-impl ProducerIdentity {
+impl BatchStamp {
     /// A producer without idempotence.
     pub const NONE: Self = Self { producer_id: -1, producer_epoch: -1, base_sequence: -1 };
 
@@ -41,7 +41,7 @@ impl ProducerIdentity {
     }
 }
 
-impl Default for ProducerIdentity {
+impl Default for BatchStamp {
     fn default() -> Self {
         Self::NONE
     }
@@ -77,7 +77,7 @@ pub struct BatchHeader {
     /// Largest timestamp in the batch, in ms.
     pub max_timestamp: i64,
     /// Who wrote it.
-    pub identity: ProducerIdentity,
+    pub identity: BatchStamp,
     /// Records in it.
     pub records_count: i32,
 }
@@ -120,7 +120,7 @@ impl BatchHeader {
             last_offset_delta: i32::from_be_bytes(bytes_at(input, 23)),
             base_timestamp: i64::from_be_bytes(bytes_at(input, 27)),
             max_timestamp: i64::from_be_bytes(bytes_at(input, 35)),
-            identity: ProducerIdentity {
+            identity: BatchStamp {
                 producer_id: i64::from_be_bytes(bytes_at(input, 43)),
                 producer_epoch: i16::from_be_bytes(bytes_at(input, 51)),
                 base_sequence: i32::from_be_bytes(bytes_at(input, 53)),
@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn sequences_wrap_to_zero_after_the_largest_integer() {
-        assert_eq!(ProducerIdentity::sequence_after(0, 5), 5);
-        assert_eq!(ProducerIdentity::sequence_after(i32::MAX, 1), 0);
-        assert_eq!(ProducerIdentity::sequence_after(i32::MAX - 1, 4), 2);
+        assert_eq!(BatchStamp::sequence_after(0, 5), 5);
+        assert_eq!(BatchStamp::sequence_after(i32::MAX, 1), 0);
+        assert_eq!(BatchStamp::sequence_after(i32::MAX - 1, 4), 2);
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
             last_offset_delta: 0x5152_5354,
             base_timestamp: 0x6162_6364_6566_6768,
             max_timestamp: 0x7172_7374_7576_7778,
-            identity: ProducerIdentity {
+            identity: BatchStamp {
                 producer_id: 0x0a0b_0c0d_0e0f_1011,
                 producer_epoch: 0x1a1b,
                 base_sequence: 0x2a2b_2c2d,

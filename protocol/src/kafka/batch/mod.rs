@@ -25,7 +25,7 @@ mod varint;
 pub use builder::{BatchBuilder, SealError};
 pub use codec::Compression;
 pub use error::Error;
-pub use header::{BatchHeader, HEADER_LEN, ProducerIdentity, TimestampType};
+pub use header::{BatchHeader, BatchStamp, HEADER_LEN, TimestampType};
 pub use reader::{Batch, Batches, ControlRecord, RecordIter, Records, Truncated, batches};
 pub use record::{Header, HeaderIter, Record, RecordRef};
 pub use sealed::SealedBatch;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::builder::BatchBuilder;
 use super::codec::Compression;
 use super::error::Error;
-use super::header::{BatchHeader, CRC_START, HEADER_LEN, LENGTH_END, ProducerIdentity};
+use super::header::{BatchHeader, BatchStamp, CRC_START, HEADER_LEN, LENGTH_END};
 use super::reader::Batch;
 
 /// A batch that is ready to be sent.
@@ -23,7 +23,7 @@ impl SealedBatch {
     pub(super) fn finish(
         buf: Vec<u8>,
         compression: Compression,
-        identity: ProducerIdentity,
+        identity: BatchStamp,
         count: usize,
         (base_timestamp, max_timestamp): (i64, i64),
     ) -> Self {
@@ -105,7 +105,7 @@ impl SealedBatch {
     }
 
     /// Who it is sent as.
-    pub fn identity(&self) -> ProducerIdentity {
+    pub fn identity(&self) -> BatchStamp {
         self.header.identity
     }
 
@@ -116,7 +116,7 @@ impl SealedBatch {
 
     /// Gives the batch another producer id, epoch and base sequence: a new header and CRC, the record
     /// bytes stay as they are. Copies the batch only while its bytes are shared.
-    pub fn restamp(&mut self, identity: ProducerIdentity) {
+    pub fn restamp(&mut self, identity: BatchStamp) {
         if self.header.identity == identity {
             return;
         }

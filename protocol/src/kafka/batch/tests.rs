@@ -104,7 +104,7 @@ fn every_codec_reads_back_what_was_written() {
     for seed in 0..60 {
         let mut rng = StdRng::seed_from_u64(seed);
         let records = random_records(&mut rng);
-        let identity = ProducerIdentity { producer_id: 4000, producer_epoch: 3, base_sequence: 17 };
+        let identity = BatchStamp { producer_id: 4000, producer_epoch: 3, base_sequence: 17 };
         for compression in Compression::ALL {
             let sealed = build(&records).seal(compression, identity).unwrap();
             assert_eq!(sealed.count(), records.len());
@@ -122,10 +122,10 @@ fn uncompressed_sealing_keeps_the_buffer() {
     let mut builder = BatchBuilder::with_capacity(4096);
     Owned { timestamp: 1, key: None, value: Some(vec![7; 100]), headers: vec![] }.append_to(&mut builder);
     let address = builder.records().next().unwrap().unwrap().value.unwrap().as_ptr();
-    let mut sealed = builder.seal(Compression::None, ProducerIdentity::NONE).unwrap();
+    let mut sealed = builder.seal(Compression::None, BatchStamp::NONE).unwrap();
     let range = sealed.bytes().as_ptr_range();
     assert!(range.contains(&address));
-    sealed.restamp(ProducerIdentity { producer_id: 1, producer_epoch: 0, base_sequence: 0 });
+    sealed.restamp(BatchStamp { producer_id: 1, producer_epoch: 0, base_sequence: 0 });
     assert_eq!(sealed.bytes().as_ptr_range(), range, "restamping copied bytes that nobody else holds");
 }
 
@@ -133,15 +133,15 @@ fn uncompressed_sealing_keeps_the_buffer() {
 fn restamping_changes_the_identity_and_no_record_byte() {
     let records = random_records(&mut StdRng::seed_from_u64(1));
     for compression in Compression::ALL {
-        let mut sealed = build(&records).seal(compression, ProducerIdentity::NONE).unwrap();
+        let mut sealed = build(&records).seal(compression, BatchStamp::NONE).unwrap();
         let before = sealed.bytes().clone();
-        let identity = ProducerIdentity { producer_id: 9, producer_epoch: 2, base_sequence: i32::MAX };
+        let identity = BatchStamp { producer_id: 9, producer_epoch: 2, base_sequence: i32::MAX };
         sealed.restamp(identity);
         assert_eq!(sealed.bytes()[HEADER_LEN..], before[HEADER_LEN..]);
         assert_eq!(BatchHeader::parse(sealed.bytes()).unwrap().identity, identity);
         assert_eq!(
             BatchHeader::parse(&before).unwrap().identity,
-            ProducerIdentity::NONE,
+            BatchStamp::NONE,
             "a holder's bytes changed"
         );
         assert_eq!(read(&sealed), records);
@@ -152,7 +152,7 @@ fn restamping_changes_the_identity_and_no_record_byte() {
 fn a_batch_splits_into_parts_with_the_same_records_in_order() {
     let records = random_records(&mut StdRng::seed_from_u64(2));
     for compression in Compression::ALL {
-        let sealed = build(&records).seal(compression, ProducerIdentity::NONE).unwrap();
+        let sealed = build(&records).seal(compression, BatchStamp::NONE).unwrap();
         for most in [0, 1, 7, records.len().div_ceil(2), records.len()] {
             let parts = sealed.split(most, LIMIT).unwrap();
             assert_eq!(parts.len(), records.len().div_ceil(most.max(1)));
@@ -160,7 +160,7 @@ fn a_batch_splits_into_parts_with_the_same_records_in_order() {
             for part in parts {
                 assert!(part.count() <= most.max(1));
                 let base = part.base_timestamp();
-                let part = read(&part.seal(Compression::None, ProducerIdentity::NONE).unwrap());
+                let part = read(&part.seal(Compression::None, BatchStamp::NONE).unwrap());
                 assert_eq!(base, Some(part[0].timestamp));
                 back.extend(part);
             }
@@ -183,8 +183,8 @@ fn refused_records_leave_as_if_they_had_never_been_appended() {
         assert_eq!((builder.count(), builder.len()), (fresh.count(), fresh.len()), "seed {seed}");
         assert_eq!(builder.max_timestamp(), fresh.max_timestamp());
         assert_eq!(
-            builder.seal(Compression::None, ProducerIdentity::NONE).ok(),
-            fresh.seal(Compression::None, ProducerIdentity::NONE).ok(),
+            builder.seal(Compression::None, BatchStamp::NONE).ok(),
+            fresh.seal(Compression::None, BatchStamp::NONE).ok(),
             "seed {seed}"
         );
     }
@@ -202,7 +202,7 @@ fn record_lengths_walk_the_batch_without_looking_into_it() {
 
 #[test]
 fn an_empty_batch_is_not_sealed_and_comes_back() {
-    let error = BatchBuilder::new().seal(Compression::Lz4, ProducerIdentity::NONE).unwrap_err();
+    let error = BatchBuilder::new().seal(Compression::Lz4, BatchStamp::NONE).unwrap_err();
     assert_eq!(error.error, Error::Empty);
     assert!(error.builder.is_empty());
 }
@@ -210,7 +210,7 @@ fn an_empty_batch_is_not_sealed_and_comes_back() {
 #[test]
 fn a_cut_off_last_batch_is_reported_and_no_error() {
     let records = random_records(&mut StdRng::seed_from_u64(8));
-    let one = build(&records).seal(Compression::None, ProducerIdentity::NONE).unwrap();
+    let one = build(&records).seal(Compression::None, BatchStamp::NONE).unwrap();
     let mut answer = BytesMut::from(&one.bytes()[..]);
     answer.extend_from_slice(one.bytes());
     for end in one.len()..=answer.len() {
@@ -230,7 +230,7 @@ fn a_cut_off_last_batch_is_reported_and_no_error() {
 #[test]
 fn a_damaged_batch_is_an_error_and_the_next_one_is_still_read() {
     let one = build(&random_records(&mut StdRng::seed_from_u64(9)));
-    let one = one.seal(Compression::None, ProducerIdentity::NONE).unwrap();
+    let one = one.seal(Compression::None, BatchStamp::NONE).unwrap();
     let mut answer = BytesMut::from(&one.bytes()[..]);
     answer.extend_from_slice(one.bytes());
     answer[HEADER_LEN + 1] ^= 1;

@@ -1,7 +1,7 @@
 //! A partition between its three parties, without a broker.
 
 use bytes::Bytes;
-use causeway_protocol::kafka::batch::{BatchBuilder, Compression, ProducerIdentity, Record, batches};
+use causeway_protocol::kafka::batch::{BatchBuilder, BatchStamp, Compression, Record, batches};
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn batch(base_offset: i64, count: usize) -> Batch {
     for _ in 0..count {
         builder.append(&Record { timestamp: 1, key: None, value: Some(&[7; 90]), headers: &[] });
     }
-    let mut bytes = builder.seal(Compression::None, ProducerIdentity::NONE).unwrap().bytes().to_vec();
+    let mut bytes = builder.seal(Compression::None, BatchStamp::NONE).unwrap().bytes().to_vec();
     // The base offset is not covered by the CRC: the broker fills it in.
     bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
     batches(Bytes::from(bytes)).next().unwrap().unwrap()
