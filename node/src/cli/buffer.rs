@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::bridge::disk_buffer::FOLDER;
-use crate::kafka::buffer::Place;
+use crate::kafka::buffer::TopicPartition;
 use crate::kafka::buffer::disk::Directory;
 use crate::kafka::buffer::log::{FileReport, Found, survey};
 
@@ -84,8 +84,8 @@ fn look(path: PathBuf) -> anyhow::Result<Survey> {
 }
 
 /// Records and sealed batches by topic and partition.
-fn places(found: &Found) -> BTreeMap<Place, (u64, usize)> {
-    let mut places: BTreeMap<Place, (u64, usize)> = BTreeMap::new();
+fn places(found: &Found) -> BTreeMap<TopicPartition, (u64, usize)> {
+    let mut places: BTreeMap<TopicPartition, (u64, usize)> = BTreeMap::new();
     for (place, records) in found.places() {
         places.entry(place).or_default().0 = records;
     }
@@ -103,7 +103,7 @@ fn ls(target: &Target) -> anyhow::Result<ExitCode> {
         let (records, files) = (survey.found.records(), survey.files.len());
         writeln!(text, "{}: {records} records wait, {files} files, {bytes} bytes", survey.path.display())?;
         let mut rows = Vec::new();
-        for (Place { topic, partition }, (records, batches)) in places(&survey.found) {
+        for (TopicPartition { topic, partition }, (records, batches)) in places(&survey.found) {
             let at = if partition < 0 { "not known yet".to_owned() } else { partition.to_string() };
             writeln!(text, "  topic {topic}, partition {at}: {records} records, {batches} batches sealed")?;
             rows.push(json!({ "topic": &*topic, "partition": partition, "records": records, "sealed_batches": batches }));

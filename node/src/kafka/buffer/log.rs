@@ -28,9 +28,10 @@ use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::{RecordIter, RecordRef};
 
+use super::TopicPartition;
 use super::disk::Disk;
 use super::live::{Live, Numbers};
-use super::v2::{self, BadHeader, Entry, FoundEntry, Gap, Place, Seal, Writer};
+use super::v2::{self, BadHeader, Entry, FoundEntry, Gap, Seal, Writer};
 use crate::flow::{Mark, SessionId};
 
 /// Files end so.
@@ -93,7 +94,7 @@ const WINDOW: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct StoredRun {
     /// Where they go.
-    pub place: Place,
+    pub place: TopicPartition,
     /// Their numbers: some of the entry's.
     pub numbers: Numbers,
     file: u64,
@@ -133,14 +134,14 @@ pub struct Found {
     /// Needed records, by number.
     pub runs: Vec<StoredRun>,
     /// Batches that may have been sent, by place, in order.
-    pub seals: BTreeMap<Place, Vec<Seal>>,
+    pub seals: BTreeMap<TopicPartition, Vec<Seal>>,
     /// Parts that cannot be read.
     pub damage: Vec<Damage>,
     /// Record numbers that damage has taken: at most this many records are lost.
     pub lost: u64,
     /// Records that may have been sent, and cannot be sent as they were, because of damage: to their batch,
     /// or to what may have said what became of them. At most this many are there twice.
-    pub unsealed: BTreeMap<Place, u64>,
+    pub unsealed: BTreeMap<TopicPartition, u64>,
     /// Bytes of a torn end that were cut.
     pub torn: u64,
     /// QoS 2 publications that were not released.
@@ -148,7 +149,7 @@ pub struct Found {
     /// In which life of the node they were kept up to date.
     pub life: Option<u64>,
     live: Live,
-    known: BTreeSet<Place>,
+    known: BTreeSet<TopicPartition>,
     /// Damaged entries may have been about records below this one.
     suspect_below: u64,
 }
@@ -162,7 +163,7 @@ impl Found {
     pub fn for_each(
         &self,
         disk: &mut impl Disk,
-        mut visit: impl FnMut(u64, &Place, &RecordRef<'_>) -> ControlFlow<()>,
+        mut visit: impl FnMut(u64, &TopicPartition, &RecordRef<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
         let mut reader = Reader::default();
         for run in &self.runs {
@@ -181,7 +182,7 @@ impl Found {
     }
 
     /// How many records are needed, by place.
-    pub fn places(&self) -> BTreeMap<Place, u64> {
+    pub fn places(&self) -> BTreeMap<TopicPartition, u64> {
         let mut places = BTreeMap::new();
         for run in &self.runs {
             *places.entry(run.place.clone()).or_default() += u64::from(run.numbers.count);
@@ -251,7 +252,7 @@ impl Found {
     }
 
     /// This place, sharing its name with those that were found before.
-    fn known(&mut self, place: Place) -> Place {
+    fn known(&mut self, place: TopicPartition) -> TopicPartition {
         if let Some(known) = self.known.get(&place) {
             return known.clone();
         }
@@ -331,7 +332,7 @@ pub struct Log<D> {
     segment_bytes: u64,
     files: VecDeque<FileInfo>,
     live: Live,
-    seals: BTreeMap<Place, Vec<Seal>>,
+    seals: BTreeMap<TopicPartition, Vec<Seal>>,
     next_number: u64,
     /// Seals and ends.
     control: Vec<u8>,
@@ -339,7 +340,7 @@ pub struct Log<D> {
     data: Vec<u8>,
     put: Vec<Numbers>,
     done: Vec<Numbers>,
-    new_seals: BTreeMap<Place, Vec<Seal>>,
+    new_seals: BTreeMap<TopicPartition, Vec<Seal>>,
     /// Durable, or about to be with `control`.
     marks: BTreeSet<Mark>,
     /// Those in `data`.
@@ -446,7 +447,13 @@ impl<D: Disk> Log<D> {
     }
 
     /// Puts in a run of `count` encoded records (at least 1) and gives their numbers.
-    pub fn put_records(&mut self, place: &Place, count: u32, base_timestamp: i64, bytes: &[u8]) -> Numbers {
+    pub fn put_records(
+        &mut self,
+        place: &TopicPartition,
+        count: u32,
+        base_timestamp: i64,
+        bytes: &[u8],
+    ) -> Numbers {
         let numbers = Numbers { first: self.next_number, count };
         self.next_number = numbers.end();
         let synced = self.synced();
@@ -456,7 +463,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// These are the batches of a place that are under way, all of them.
-    pub fn put_seals(&mut self, place: &Place, seals: Vec<Seal>) {
+    pub fn put_seals(&mut self, place: &TopicPartition, seals: Vec<Seal>) {
         let synced = self.synced();
         Writer::new(&mut self.control, synced).seals(place, &seals);
         self.new_seals.insert(place.clone(), seals);

@@ -19,8 +19,8 @@ fn mark(session: u8, identifier: u16) -> Mark {
     Mark { session: SessionId([session; 16]), identifier }
 }
 
-fn place(partition: i32) -> Place {
-    Place { topic: "t".into(), partition }
+fn place(partition: i32) -> TopicPartition {
+    TopicPartition { topic: "t".into(), partition }
 }
 
 fn batch(values: &[u64]) -> BatchBuilder {

@@ -22,6 +22,7 @@ pub mod writer;
 #[cfg(test)]
 pub(super) mod disk_double;
 
+pub use super::TopicPartition;
 pub use live::Numbers;
-pub use v2::{Place, Seal};
+pub use v2::Seal;
 pub use writer::{Buffer, BufferState, Put, Source};

@@ -4,12 +4,11 @@
 //! broken entry below that mark is damage, one above it is the torn end of a write that was not confirmed.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use causeway_protocol::kafka::batch::{BatchStamp, RecordIter};
 
 use super::live::Numbers;
-use super::v1;
+use super::{TopicPartition, v1};
 use crate::flow::{Mark, SessionId};
 
 /// First bytes of a file.
@@ -33,15 +32,6 @@ pub(super) const ALL_MARKS: u8 = 6;
 /// Bytes of a mark.
 const MARK_LEN: usize = 18;
 
-/// Where records go.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// Kafka topic.
-    pub topic: Arc<str>,
-    /// Partition; -1 where it was not known yet.
-    pub partition: i32,
-}
-
 /// The bounds of a batch that has been or is about to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
@@ -64,7 +54,7 @@ pub enum Entry<'a> {
     /// Encoded records with consecutive numbers.
     Records {
         /// Where they go.
-        place: Place,
+        place: TopicPartition,
         /// Their numbers.
         numbers: Numbers,
         /// Base of their timestamps.
@@ -75,7 +65,7 @@ pub enum Entry<'a> {
     /// All batches of a place that are under way; in place of what was said of it before.
     Seals {
         /// Which place.
-        place: Place,
+        place: TopicPartition,
         /// In order.
         seals: Vec<Seal>,
     },
@@ -168,7 +158,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A run of records.
-    pub fn records(&mut self, place: &Place, numbers: Numbers, base_timestamp: i64, bytes: &[u8]) {
+    pub fn records(&mut self, place: &TopicPartition, numbers: Numbers, base_timestamp: i64, bytes: &[u8]) {
         self.entry(|out| {
             out.push(RECORDS);
             put_place(out, place);
@@ -179,7 +169,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The batches of a place.
-    pub fn seals(&mut self, place: &Place, seals: &[Seal]) {
+    pub fn seals(&mut self, place: &TopicPartition, seals: &[Seal]) {
         self.entry(|out| {
             out.push(SEALS);
             put_place(out, place);
@@ -243,7 +233,7 @@ fn put_marks<'a>(out: &mut Vec<u8>, count: usize, marks: impl Iterator<Item = &'
     }
 }
 
-fn put_place(out: &mut Vec<u8>, place: &Place) {
+fn put_place(out: &mut Vec<u8>, place: &TopicPartition) {
     // Kafka's names have at most 249 bytes.
     let topic = place.topic.as_bytes();
     out.extend_from_slice(&(topic.len() as u16).to_be_bytes());
@@ -423,10 +413,10 @@ impl<'a> Reader<'a> {
         Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    fn place(&mut self) -> Option<Place> {
+    fn place(&mut self) -> Option<TopicPartition> {
         let len = self.u16()?;
         let topic = std::str::from_utf8(self.take(usize::from(len))?).ok()?.into();
-        Some(Place { topic, partition: self.u32()?.cast_signed() })
+        Some(TopicPartition { topic, partition: self.u32()?.cast_signed() })
     }
 
     fn numbers(&mut self) -> Option<Numbers> {

@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use super::TopicPartition;
 use super::disk::{Directory, Disk};
 use super::live::Numbers;
 use super::log::{Error, Found, Log, OpenError};
-use super::v2::{Place, Seal};
+use super::v2::Seal;
 use crate::flow::{HandOver, Mark, Remembers, SessionId, Wake};
 
 /// From one sync to the next, at least: the price of a sync (some 0.1 ms of CPU and the device's time) then
@@ -46,7 +47,7 @@ const ROUND_BYTES: usize = 8 << 20;
 
 /// Takes a run of encoded records (how many, the base of their timestamps, the bytes, marks of some of them)
 /// and gives their numbers; `None` where the round is full.
-pub type Put<'a> = dyn FnMut(&Place, u32, i64, &[u8], &[Mark]) -> Option<Numbers> + 'a;
+pub type Put<'a> = dyn FnMut(&TopicPartition, u32, i64, &[u8], &[Mark]) -> Option<Numbers> + 'a;
 
 /// Where records gather.
 pub trait Source: Send + Sync {
@@ -69,7 +70,7 @@ struct Queue {
     /// A source has something new.
     dirty: bool,
     done: Vec<Numbers>,
-    seals: Vec<(Place, Vec<Seal>, Then)>,
+    seals: Vec<(TopicPartition, Vec<Seal>, Then)>,
     forgotten: Vec<(Mark, Option<Arc<HandOver>>)>,
     ended: Vec<SessionId>,
     believe: Option<(u64, BTreeSet<Mark>)>,
@@ -240,7 +241,7 @@ impl Buffer {
     }
 
     /// These are the batches of a place that are under way; `then` is called when that is durable.
-    pub fn seal(&self, place: Place, seals: Vec<Seal>, then: Then) {
+    pub fn seal(&self, place: TopicPartition, seals: Vec<Seal>, then: Then) {
         self.queue.lock().seals.push((place, seals, then));
         self.work.notify_one();
     }

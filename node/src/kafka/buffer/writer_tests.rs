@@ -27,7 +27,7 @@ impl Source for Records {
             for _ in 0..count {
                 builder.append(&Record { timestamp: 1, key: None, value: Some(&value), headers: &[] });
             }
-            let place = Place { topic: "t".into(), partition: 0 };
+            let place = TopicPartition { topic: "t".into(), partition: 0 };
             let numbers = put(&place, count, 1, builder.encoded_from(0), &self.marks.lock());
             let Some(numbers) = numbers else { return true };
             self.given.lock().push(numbers);
@@ -239,7 +239,7 @@ async fn a_full_disk_holds_records_lets_seals_through_and_recovers() {
     buffer.wake();
     eventually("trouble", || buffer.state().trouble.is_some()).await;
     let (told, sealed) = oneshot::channel();
-    let place = Place { topic: "t".into(), partition: 0 };
+    let place = TopicPartition { topic: "t".into(), partition: 0 };
     buffer.seal(place, Vec::new(), Box::new(move || told.send(()).unwrap()));
     tokio::time::timeout(Duration::from_secs(10), sealed).await.expect("in time").unwrap();
     assert_eq!(records.durable.load(Ordering::Acquire), 0);
@@ -257,7 +257,7 @@ async fn after_a_failed_sync_nobody_is_told_anything() {
     *records.waiting.lock() = 5;
     buffer.wake();
     let (told, sealed) = oneshot::channel::<()>();
-    let place = Place { topic: "t".into(), partition: 0 };
+    let place = TopicPartition { topic: "t".into(), partition: 0 };
     buffer.seal(place, Vec::new(), Box::new(move || told.send(()).unwrap()));
     assert!(sealed.await.is_err(), "a seal was reported durable");
     buffer.flush().await;

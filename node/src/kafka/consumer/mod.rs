@@ -38,7 +38,6 @@ mod status;
 mod topics;
 mod transactions;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,29 +45,8 @@ pub use handle::{ConsumerHandle, Leave, PartitionSnapshot};
 pub use record::{ConsumedRecord, Offer, PartitionSink, RecordSink, TimestampType};
 pub use status::ConsumerStatus;
 
+pub use super::TopicPartition;
 use super::client::{Backoff, Client};
-
-/// A partition of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPartition {
-    /// Topic name.
-    pub topic: Arc<str>,
-    /// Partition number.
-    pub partition: i32,
-}
-
-impl TopicPartition {
-    /// A partition of its two parts.
-    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
-        Self { topic: topic.into(), partition }
-    }
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.topic, self.partition)
-    }
-}
 
 /// Where to start in a partition without a committed offset, or with one that Kafka no longer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -44,7 +44,7 @@ use super::share::{self, NodeMemory, Share};
 use super::verdict::TOO_LARGE;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, IgnoreAcks, Mark, Outcome, Room, Ticket, Wake, WakeList};
-use crate::kafka::buffer::{Buffer, Numbers, Place, Put, Source};
+use crate::kafka::buffer::{Buffer, Numbers, Put, Source, TopicPartition};
 use crate::kafka::spill::Spill;
 
 /// A single record beyond this is refused whatever the limits say: the format ends at 2 GiB a batch.
@@ -95,7 +95,7 @@ pub struct Store {
     /// Shared by all inboxes of a bridge.
     pub buffer: Arc<Buffer>,
     /// Topic and partition of the records.
-    pub place: Place,
+    pub place: TopicPartition,
     /// Publishers are answered when their records are durable, and not only when they are in Kafka.
     pub answers: bool,
 }
@@ -288,7 +288,7 @@ impl Segment {
     }
 
     /// Gives the buffer what it does not have; false where it does not take it now.
-    fn collect(&mut self, place: &Place, put: &mut Put<'_>) -> bool {
+    fn collect(&mut self, place: &TopicPartition, put: &mut Put<'_>) -> bool {
         let count = self.builder.count() - self.given;
         let Some(base_timestamp) = self.builder.base_timestamp().filter(|_| count > 0) else { return true };
         let bytes = self.builder.encoded_from(self.given_bytes);

@@ -500,7 +500,7 @@ async fn while_memory_is_short_new_records_come_in_place_of_old_ones_beyond_the_
 fn stored_inbox(bytes: usize) -> (Arc<PartitionInbox>, Arc<Sleeper>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (buffer, _) = Buffer::open(directory.path(), 1 << 20).unwrap();
-    let place = Place { topic: "t".into(), partition: 0 };
+    let place = TopicPartition { topic: "t".into(), partition: 0 };
     let store = Some(Store { buffer, place, answers: true });
     let sleeper = Arc::new(Sleeper::default());
     let limits = InboxLimits { store, ..InboxLimits::new(bytes, 10_000) };
@@ -591,7 +591,7 @@ fn a_batch_goes_when_it_is_durable_and_its_tickets_are_answered_then_and_once() 
 async fn on_a_full_disk_the_durable_part_of_a_batch_goes_without_the_rest() {
     let disk = Double::default();
     let buffer = Buffer::open_on(disk.clone(), 1 << 20).unwrap();
-    let place = Place { topic: "t".into(), partition: 0 };
+    let place = TopicPartition { topic: "t".into(), partition: 0 };
     let store = Some(Store { buffer: buffer.clone(), place, answers: true });
     let sleeper = Arc::new(Sleeper::default());
     let limits = InboxLimits { store, ..InboxLimits::new(100_000, 10_000) };

@@ -42,7 +42,7 @@ use super::timestamps::{self, TimestampSource, Timestamps};
 use super::topic_producer::{FORBIDDEN_TOPIC, TopicMessage};
 use super::verdict::{INVALID_TIMESTAMP, describe};
 use crate::flow::Wake;
-use crate::kafka::buffer::{Buffer, Place, Seal};
+use crate::kafka::buffer::{Buffer, Seal, TopicPartition};
 use crate::kafka::client::{Client, Purpose};
 
 /// Why a record is given up for its age.
@@ -245,7 +245,7 @@ pub struct PartitionSetup {
     /// Leader known so far.
     pub leader: Option<i32>,
     /// The disk buffer and what records here belong to.
-    pub store: Option<(Arc<Buffer>, Place)>,
+    pub store: Option<(Arc<Buffer>, TopicPartition)>,
 }
 
 /// Actor of one partition producer; its state is [`Held`].

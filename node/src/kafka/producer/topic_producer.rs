@@ -50,7 +50,7 @@ use super::stall_detector::{Sign, StallDetector};
 use super::timestamps::TimestampSource;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Accepted, Ticket, WakeList};
-use crate::kafka::buffer::{Buffer, Place, Seal};
+use crate::kafka::buffer::{Buffer, Seal, TopicPartition};
 use crate::kafka::client::{Backoff, Client, Error, PartitionView, ProducerIdentity, Purpose, TopicView};
 use crate::supervision::Parent;
 
@@ -390,7 +390,7 @@ impl TopicProducer {
             latency: options.latency.clone(),
             store: options.store.as_ref().map(|store| Store {
                 buffer: store.buffer.clone(),
-                place: Place { topic: options.topic.clone(), partition: -1 },
+                place: TopicPartition { topic: options.topic.clone(), partition: -1 },
                 answers: store.answers,
             }),
             spill: options.spill.clone(),
@@ -1021,7 +1021,7 @@ impl Held {
         let lane = lane(&options.topic, partition.index, options.connections);
         let idempotent = options.required_acks == RequiredAcks::AllIsr;
         let store = options.store.as_ref().map(|store| {
-            let place = Place { topic: options.topic.clone(), partition: partition.index };
+            let place = TopicPartition { topic: options.topic.clone(), partition: partition.index };
             (store.buffer.clone(), place)
         });
         PartitionSetup {
