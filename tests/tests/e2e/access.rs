@@ -22,7 +22,7 @@ use crate::sections::producer;
 const SOON: Duration = Duration::from_secs(30);
 
 /// How long a storm may take until everybody is in.
-const STORM: Duration = Duration::from_mins(3);
+const STORM: Duration = Duration::from_mins(10);
 
 /// Nobody else's word: it must not show up in a log.
 const PASSWORD: &str = "sesame-4711-open";
