@@ -325,7 +325,7 @@ async fn everybody(node: &Node, wave: u32, users: u32) -> Result<Wave> {
                         other => anyhow::bail!("{user} was answered {other:?}"),
                     }
                     ensure!(started.elapsed() < STORM, "{user} is still not in after {busy} attempts");
-                    tokio::time::sleep(Duration::from_millis(rand::random_range(200..1000))).await;
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(1000..4000))).await;
                 }
             })
         })
